@@ -1,0 +1,127 @@
+"""Which concepts, variants and translations are trained on, and which are kept for the dev and the test split."""
+
+from __future__ import annotations
+
+import hashlib
+from collections import defaultdict
+from collections.abc import Sequence
+from dataclasses import dataclass
+from functools import cached_property
+from random import Random
+from typing import Literal
+
+from components.corpus.emoji.characters import Annotations, Emoji
+
+Split = Literal["train", "dev", "eval"]
+
+
+@dataclass(frozen=True)
+class Splits:
+    """Assigns by hash of what a thing is, so that the split of one thing never depends on the others."""
+
+    seed: int
+    dev_share: float
+    eval_share: float
+    withheld_share: float
+
+    def concept(self, emoji: Emoji) -> Split:
+        """Returns the split of a concept, the same for all its variants in skin tone and gender."""
+        return self._assign(("concept", emoji.concept), self.dev_share, self.eval_share)
+
+    def withheld(self, *key: object) -> Split:
+        """Returns "train", or the split for which this fact about a trained concept is withheld."""
+        return self._assign(key, self.withheld_share / 4, self.withheld_share * 3 / 4)
+
+    def _assign(self, key: object, dev_share: float, eval_share: float) -> Split:
+        digest = hashlib.sha256(f"{self.seed}:{key}".encode()).digest()
+        position = int.from_bytes(digest[:8], "big") / 2**64
+        return "eval" if position < eval_share else "dev" if position < eval_share + dev_share else "train"
+
+
+@dataclass(frozen=True)
+class Change:
+    """A described change from one emoji to a variant of it, such as "with dark skin tone"."""
+
+    before: Emoji
+    text: str
+    after: Emoji
+
+
+class Inventory:
+    """All emoji with their words, each fact bound to its split."""
+
+    def __init__(self, emoji: Sequence[Emoji], annotations: dict[str, Annotations], splits: Splits) -> None:
+        self.emoji = emoji
+        self.annotations = annotations
+        self.splits = splits
+
+    @cached_property
+    def concepts(self) -> list[Emoji]:
+        """One emoji a concept: the first that Unicode lists."""
+        first: dict[tuple[int, ...], Emoji] = {}
+        for emoji in self.emoji:
+            first.setdefault(emoji.concept, emoji)
+        return list(first.values())
+
+    def concepts_of(self, split: Split) -> list[Emoji]:
+        return [emoji for emoji in self.concepts if self.splits.concept(emoji) == split]
+
+    def toneless_of(self, split: Split) -> list[Emoji]:
+        """The emoji of a split without any skin tone, in all genders."""
+        return [emoji for emoji in self.emoji if not emoji.skin_tones and self.splits.concept(emoji) == split]
+
+    def toned_of(self, split: Split, known: bool) -> list[Emoji]:
+        """Emoji with exactly one skin tone: of trained concepts (`known`), withheld for `split`, or of its own concepts."""
+        toned = [emoji for emoji in self.emoji if len(emoji.skin_tones) == 1]
+        if known:
+            return [emoji for emoji in toned
+                    if self.splits.concept(emoji) == "train" and self.splits.withheld(emoji.sequence) == split]
+        return [emoji for emoji in toned if self.splits.concept(emoji) == split]
+
+    @cached_property
+    def changes(self) -> list[Change]:
+        """Every change in one step: a skin tone added, or a gender given."""
+        by_signs = {emoji.toneless + emoji.skin_tones: emoji for emoji in self.emoji}
+        found = []
+        for emoji in self.emoji:
+            if len(emoji.skin_tones) == 1 and (plain := by_signs.get(emoji.toneless)):
+                found.append(Change(plain, f"with {emoji.skin_tones[0]}", emoji))
+            if emoji.gender and (neutral := by_signs.get(emoji.concept + emoji.skin_tones)):
+                found.append(Change(neutral, f"as a {emoji.gender}", emoji))
+        return found
+
+    def changes_of(self, split: Split, known: bool) -> list[Change]:
+        """Changes whose result belongs to `split`, as in `toned_of`; trained changes start from trained images."""
+        def belongs(emoji: Emoji) -> bool:
+            concept = self.splits.concept(emoji)
+            if known:
+                return concept == "train" and self.splits.withheld(emoji.sequence) == split
+            return concept == split
+        return [change for change in self.changes
+                if belongs(change.after) and (split != "train" or belongs(change.before) or not change.before.skin_tones)]
+
+    def name(self, emoji: Emoji, language: str) -> str | None:
+        return self.annotations[language].name(emoji)
+
+    def keywords(self, emoji: Emoji, split: Split) -> list[str]:
+        """Returns the English keywords, without the name, that training or the tests of `split` may use.
+
+        Some trained concepts keep half of their keywords for the tests; an unseen concept has all for its own split.
+        """
+        words = [word for word in self.annotations["en"].keywords_of(emoji) if word.casefold() != emoji.name.casefold()]
+        if self.splits.concept(emoji) != "train":
+            return words if split == self.splits.concept(emoji) else []
+        owner = self.splits.withheld("keywords", emoji.concept) if len(words) >= 4 else "train"
+        asked = set(Random(f"{self.splits.seed}:{emoji.code}").sample(words, len(words) // 2)) if owner != "train" else set()
+        if split == "train":
+            return [word for word in words if word not in asked]
+        return [word for word in words if word in asked] if split == owner else []
+
+    @cached_property
+    def keyword_owners(self) -> dict[str, set[Emoji]]:
+        owners: dict[str, set[Emoji]] = defaultdict(set)
+        for emoji in self.concepts:
+            for word in self.annotations["en"].keywords_of(emoji):
+                owners[word].add(emoji)
+        return owners
+

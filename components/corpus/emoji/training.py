@@ -1,0 +1,95 @@
+"""The training rows of the emoji corpus: (query, positive) pairs of every kind that the evaluation asks about."""
+
+from __future__ import annotations
+
+from collections.abc import Iterable, Sequence
+from random import Random
+
+import pyarrow as pa
+
+from components.corpus.emoji.characters import Emoji
+from components.corpus.emoji.instructions import CROP, INSTRUCTIONS, PICTURE, SKILLS
+from components.corpus.emoji.scenes import Scene
+from components.corpus.emoji.splits import Inventory
+
+Part = tuple[str, str]  # (text, image path), "" where there is none
+KEYWORD_SETS = 3
+
+
+def picture(emoji: Emoji) -> str:
+    return f"emoji/{emoji.code}.png"
+
+
+def crop(scene: Scene, emoji: Emoji) -> str:
+    return f"crops/{scene.code}-{emoji.code}.png"
+
+
+def scene_picture(scene: Scene) -> str:
+    return f"scenes/{scene.code}.png"
+
+
+def training_tables(inventory: Inventory, scenes: Sequence[Scene], languages: Sequence[str]) -> dict[str, pa.Table]:
+    """Returns one table a task, in MMEB-train's columns plus the two instructions."""
+    known = inventory.toneless_of("train")
+    toned = inventory.toned_of("train", known=True)
+    pictures = {emoji: ("", picture(emoji)) for emoji in (*known, *toned)}
+    tables = {
+        "NameToImage": _table("NameToImage", [((emoji.name, ""), pictures[emoji]) for emoji in known], PICTURE),
+        "ImageToName": _table("ImageToName", [(pictures[emoji], (emoji.name, "")) for emoji in known]),
+        "ImageToVariantName": _table("ImageToName", [(pictures[emoji], (emoji.name, "")) for emoji in toned]),
+        "KeywordsToImage": _table("KeywordsToImage", _keyword_rows(inventory, known), PICTURE),
+        "TranslatedNameToImage": _table("NameToImage", _translated_rows(inventory, languages), PICTURE),
+        "Group": _table("Group", [(pictures[emoji], (emoji.group, "")) for emoji in known]),
+        "Subgroup": _table("Subgroup", [(pictures[emoji], (label(emoji.subgroup), "")) for emoji in known]),
+        "SkinTone": _table("SkinTone", [(pictures[emoji], (emoji.skin_tones[0], "")) for emoji in toned]),
+        "Composed": _table("Composed", [
+            ((change.text, picture(change.before)), ("", picture(change.after)))
+            for change in inventory.changes_of("train", known=True)
+        ], PICTURE),
+        "Grounding": _table("Grounding", [
+            ((emoji.name, scene_picture(scene)), ("", crop(scene, emoji)))
+            for scene in scenes for emoji, _ in scene.boxes
+        ], CROP),
+    }
+    for skill, task in SKILLS.items():
+        tables[task] = _table("Question", [
+            ((question.text, scene_picture(scene)), (question.answer, ""))
+            for scene in scenes for question in scene.questions if question.skill == skill
+        ])
+    return tables
+
+
+def label(subgroup: str) -> str:
+    return subgroup.replace("-", " ")
+
+
+def _keyword_rows(inventory: Inventory, known: Sequence[Emoji]) -> Iterable[tuple[Part, Part]]:
+    for emoji in known:
+        words = inventory.keywords(emoji, "train")
+        random = Random(f"{inventory.splits.seed}:keywords:{emoji.code}")
+        sets = {tuple(random.sample(words, random.randint(1, len(words)))) for _ in range(KEYWORD_SETS)} if words else set()
+        for chosen in sorted(sets):
+            yield (", ".join(chosen), ""), ("", picture(emoji))
+
+
+def _translated_rows(inventory: Inventory, languages: Sequence[str]) -> Iterable[tuple[Part, Part]]:
+    for language in languages:
+        for emoji in inventory.concepts_of("train"):
+            name = inventory.name(emoji, language)
+            if name and inventory.splits.withheld(language, emoji.concept) == "train":
+                yield (name, ""), ("", picture(emoji))
+
+
+def _table(instruction: str, rows: Iterable[tuple[Part, Part]], positive_instruction: str = "") -> pa.Table:
+    queries, positives = zip(*rows, strict=True)
+    empty = pa.array([""] * len(queries))
+    return pa.table({
+        "qry_inst": pa.array([INSTRUCTIONS[instruction]] * len(queries)),
+        "qry": pa.array([text for text, _ in queries]),
+        "qry_image_path": pa.array([image for _, image in queries]),
+        "pos_inst": pa.array([positive_instruction] * len(queries)),
+        "pos_text": pa.array([text for text, _ in positives]),
+        "pos_image_path": pa.array([image for _, image in positives]),
+        "neg_text": empty,
+        "neg_image_path": empty,
+    })

@@ -1,0 +1,113 @@
+"""What a data set is made of: its tasks, its inputs with their hashes, its licence, and a digest of its files."""
+
+from __future__ import annotations
+
+import hashlib
+import os
+from pathlib import Path
+from typing import Any, Literal
+
+from pydantic import BaseModel, ConfigDict, ValidationError
+
+from components.errors import DataInvalid, UsedWrongly
+
+MANIFEST = "manifest.json"
+MetaTask = Literal["classification", "vqa", "retrieval", "grounding"]
+Distribution = Literal["IND", "OOD"]
+
+
+class Record(BaseModel):
+    model_config = ConfigDict(frozen=True, strict=True, extra="forbid")
+
+
+class Input(Record):
+    """One thing that the data set was made from: its version, and the SHA-256 of its bytes."""
+
+    version: str
+    sha256: str
+
+
+class EvaluationTask(Record):
+    """A set of queries; `candidates` is the largest number of candidates that one of them has."""
+
+    rows: int
+    candidates: int
+    meta_task: MetaTask
+    distribution: Distribution
+
+
+class Tasks(Record):
+    """The number of rows of each training task, and the sets of queries of each other split."""
+
+    train: dict[str, int] = {}
+    dev: dict[str, EvaluationTask] = {}
+    eval: dict[str, EvaluationTask] = {}
+
+    @property
+    def rows(self) -> int:
+        queries = (*self.dev.values(), *self.eval.values())
+        return sum(self.train.values()) + sum(task.rows for task in queries)
+
+
+class Built(Record):
+    """What a source tells about the files that it has written."""
+
+    tasks: Tasks
+    licence: tuple[str, ...]
+    inputs: dict[str, Input]
+
+
+class Manifest(Record):
+    """The content of `manifest.json`; `corpus` is the configuration section, `digest` covers every other file."""
+
+    name: str
+    source: str
+    licence: list[str]
+    inputs: dict[str, Input]
+    corpus: dict[str, Any]
+    seed: int
+    tasks: Tasks
+    images: int
+    quarantined: int
+    digest: str
+
+    @classmethod
+    def read(cls, data: Path) -> Manifest:
+        """Raises `UsedWrongly` if there is no manifest in `data`, `DataInvalid` if it is not one."""
+        try:
+            return cls.model_validate_json((data / MANIFEST).read_bytes())
+        except FileNotFoundError as error:
+            raise UsedWrongly(f"{data / MANIFEST} is missing", "Build the data set with `embedline ingest`.") from error
+        except ValidationError as error:
+            raise DataInvalid(
+                f"{data / MANIFEST} is no manifest: {error}", "Build the data set again with `embedline ingest`."
+            ) from error
+
+    def write(self, data: Path) -> None:
+        partial = data / f".{MANIFEST}.partial"
+        partial.write_text(self.model_dump_json(indent=2) + "\n", encoding="utf-8")
+        partial.replace(data / MANIFEST)
+
+
+def file_sha256(file: Path) -> str:
+    """Returns the SHA-256 of a file's bytes in hexadecimal."""
+    with file.open("rb") as stream:
+        return hashlib.file_digest(stream, "sha256").hexdigest()
+
+
+def folder_sha256(folder: Path, leave_out: frozenset[str] = frozenset()) -> str:
+    """Returns one SHA-256 over the relative paths and contents of all files under `folder`, sorted by path."""
+    digest = hashlib.sha256()
+    for directory, subdirectories, names in os.walk(folder):
+        subdirectories.sort()
+        for name in sorted(names):
+            file = Path(directory, name)
+            path = file.relative_to(folder).as_posix()
+            if path not in leave_out:
+                digest.update(f"{path}\0{file_sha256(file)}\n".encode())
+    return digest.hexdigest()
+
+
+def data_digest(data: Path) -> str:
+    """Returns the digest that identifies a data set: `folder_sha256` of everything but its manifest."""
+    return folder_sha256(data, frozenset({MANIFEST}))

@@ -1,0 +1,141 @@
+"""A sentence-transformers module over transformers' `VisionTextDualEncoderModel`: text, image, or both to one vector."""
+
+from __future__ import annotations
+
+import json
+from collections.abc import Sequence
+from dataclasses import asdict
+from pathlib import Path
+from typing import Any
+
+import torch
+from sentence_transformers import SentenceTransformer
+from sentence_transformers.base.modules.input_module import InputModule
+from torch import Tensor
+from torch.nn import functional
+from transformers import (
+    AutoTokenizer,
+    PreTrainedModel,
+    PreTrainedTokenizerFast,
+    VisionTextDualEncoderConfig,
+    VisionTextDualEncoderModel,
+)
+
+from components.embedder import towers  # noqa: F401  (registers the towers that a model directory may name)
+from components.embedder.runtime import DESCRIPTION, Description, load_image, pixel_values
+
+IMAGE_MEAN = IMAGE_STD = (0.5, 0.5, 0.5)
+
+
+class DualEncoder(InputModule):
+    """Encodes dictionaries `{"text": ..., "image": ..., "instruction": ...}`, each part optional.
+
+    Texts are mean-pooled over the last hidden state of the text tower, images are what the image tower pools; both
+    are projected and L2-normalised. An item of several parts is the normalised sum of their vectors.
+    """
+
+    def __init__(
+        self, model: VisionTextDualEncoderModel, tokenizer: PreTrainedTokenizerFast, description: Description
+    ) -> None:
+        super().__init__()
+        self.model = model
+        self.tokenizer = tokenizer
+        self.description = description
+
+    @property
+    def modalities(self) -> list[Any]:
+        return ["text", "image", ("image", "text")]
+
+    def get_embedding_dimension(self) -> int:
+        return self.description.dimension
+
+    def tokens(self, texts: Sequence[str]) -> dict[str, Tensor]:
+        """Returns `input_ids` and `attention_mask`, `(n, longest)` int64."""
+        encoded = self.tokenizer(
+            list(texts), padding=True, truncation=True, max_length=self.description.max_tokens, return_tensors="pt"
+        )
+        return {name: encoded[name] for name in ("input_ids", "attention_mask")}
+
+    def pool_text(self, input_ids: Tensor, attention_mask: Tensor) -> Tensor:
+        """Returns `(n, text width)`: the mean of the text tower's last hidden states, before the projection."""
+        hidden = self.model.text_model(input_ids=input_ids, attention_mask=attention_mask).last_hidden_state
+        weights = attention_mask.unsqueeze(-1).to(hidden.dtype)
+        return (hidden * weights).sum(1) / weights.sum(1).clamp(min=1)
+
+    def project_text(self, pooled: Tensor) -> Tensor:
+        """Returns `(n, dimension)`, L2-normalised."""
+        return functional.normalize(self.model.text_projection(pooled), dim=-1)
+
+    def embed_text(self, input_ids: Tensor, attention_mask: Tensor) -> Tensor:
+        """Returns `(n, dimension)`, L2-normalised."""
+        return self.project_text(self.pool_text(input_ids, attention_mask))
+
+    def embed_images(self, pixels: Tensor) -> Tensor:
+        """Returns `(n, dimension)`, L2-normalised, of `pixels (n, 3, size, size)`."""
+        pooled = self.model.vision_model(pixel_values=pixels).pooler_output
+        return functional.normalize(self.model.visual_projection(pooled).float(), dim=-1)
+
+    def preprocess(self, inputs: Sequence[Any], prompt: str | None = None, **_: Any) -> dict[str, Any]:
+        """Returns the tensors of all parts and, for each, the rows of the batch that it belongs to."""
+        parts = [part if isinstance(part, dict) else {"text": part} if isinstance(part, str) else {"image": part}
+                 for part in inputs]
+        features: dict[str, Any] = {"rows": torch.tensor(len(parts))}
+        texts = [(row, text) for row, part in enumerate(parts) for text in (part.get("text"), part.get("instruction")) if text]
+        images = [(row, part["image"]) for row, part in enumerate(parts) if part.get("image") is not None]
+        if texts:
+            features |= self.tokens([text for _, text in texts])
+            features["text_rows"] = torch.tensor([row for row, _ in texts])
+        if images:
+            pixels = pixel_values([load_image(image) for _, image in images], self.description)
+            features["pixel_values"] = torch.from_numpy(pixels)
+            features["image_rows"] = torch.tensor([row for row, _ in images])
+        return features
+
+    def forward(self, features: dict[str, Any], **_: Any) -> dict[str, Any]:
+        total = torch.zeros(int(features["rows"]), self.description.dimension, device=self.model.device)
+        if "text_rows" in features:
+            vectors = self.embed_text(features["input_ids"], features["attention_mask"])
+            total = total.index_add(0, features["text_rows"], vectors.to(total.dtype))
+        if "image_rows" in features:
+            vectors = self.embed_images(features["pixel_values"])
+            total = total.index_add(0, features["image_rows"], vectors.to(total.dtype))
+        features["sentence_embedding"] = functional.normalize(total, dim=-1)
+        return features
+
+    def save(self, output_path: str, *_: Any, **__: Any) -> None:
+        self.model.save_pretrained(output_path)
+        self.tokenizer.save_pretrained(output_path)
+        (Path(output_path) / DESCRIPTION).write_text(json.dumps(asdict(self.description), indent=2), encoding="utf-8")
+
+    @classmethod
+    def load(cls, model_name_or_path: str, *_: Any, **__: Any) -> DualEncoder:
+        return cls(
+            VisionTextDualEncoderModel.from_pretrained(model_name_or_path),
+            AutoTokenizer.from_pretrained(model_name_or_path),
+            Description.read(Path(model_name_or_path)),
+        )
+
+
+def assemble(
+    text_tower: PreTrainedModel, image_tower: PreTrainedModel, tokenizer: PreTrainedTokenizerFast, description: Description
+) -> DualEncoder:
+    """Returns a dual encoder of two towers, with new projections to `description.dimension`."""
+    config = VisionTextDualEncoderConfig.from_vision_text_configs(
+        image_tower.config, text_tower.config, projection_dim=description.dimension
+    )
+    model = VisionTextDualEncoderModel(config=config, vision_model=image_tower, text_model=text_tower)
+    return DualEncoder(model, tokenizer, description)
+
+
+def save(encoder: DualEncoder, directory: Path) -> None:
+    """Writes a sentence-transformers model directory."""
+    SentenceTransformer(modules=[encoder], device="cpu").save(str(directory), create_model_card=False)
+
+
+def load(directory: Path) -> DualEncoder:
+    """Returns the dual encoder of a sentence-transformers model directory that `save` has written."""
+    model = SentenceTransformer(str(directory), device="cpu", trust_remote_code=True)
+    encoder = model[0]
+    if not isinstance(encoder, DualEncoder):
+        raise TypeError(f"{directory} holds a {type(encoder).__name__}, not a DualEncoder")
+    return encoder.eval()

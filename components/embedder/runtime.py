@@ -1,0 +1,160 @@
+"""The embedder as it is served: numpy, ONNX Runtime, tokenizers and Pillow, nothing else.
+
+This one file is copied into every bundle and is also what the evaluation loads, so that the model that
+is scored is the model that answers. It therefore imports nothing of this project.
+"""
+
+from __future__ import annotations
+
+import io
+import json
+import os
+from collections.abc import Callable, Sequence
+from dataclasses import dataclass
+from pathlib import Path
+from typing import Any
+
+import numpy as np
+import onnxruntime
+from PIL import Image
+from tokenizers import Tokenizer
+
+DESCRIPTION = "embedder.json"
+MAX_IMAGE_BYTES = 20_000_000
+MAX_IMAGE_PIXELS = 40_000_000
+
+
+class UnreadableImage(ValueError):
+    """An image that is too large, broken or of an unknown format."""
+
+
+@dataclass(frozen=True)
+class Description:
+    """What `embedder.json` says about the two graphs beside it."""
+
+    dimension: int
+    image_size: int
+    image_mean: tuple[float, float, float]
+    image_std: tuple[float, float, float]
+    max_tokens: int
+    matryoshka_dimensions: tuple[int, ...]
+
+    @classmethod
+    def read(cls, directory: Path) -> Description:
+        fields = json.loads((directory / DESCRIPTION).read_text(encoding="utf-8"))
+        return cls(**{name: tuple(value) if isinstance(value, list) else value for name, value in fields.items()})
+
+
+def load_image(source: bytes | str | Path | Image.Image) -> Image.Image:
+    """Returns the picture as RGB on white; raises `UnreadableImage` before a large one is decoded."""
+    if isinstance(source, bytes) and len(source) > MAX_IMAGE_BYTES:
+        raise UnreadableImage(f"the image has {len(source):,} bytes; at most {MAX_IMAGE_BYTES:,} are read")
+    try:
+        image = source if isinstance(source, Image.Image) else Image.open(
+            io.BytesIO(source) if isinstance(source, bytes) else source
+        )
+        if image.width * image.height > MAX_IMAGE_PIXELS:
+            raise UnreadableImage(f"the image is {image.width}x{image.height}; at most {MAX_IMAGE_PIXELS:,} pixels are read")
+        if image.mode == "RGB":
+            image.load()
+            return image
+        layered = image.convert("RGBA")
+        return Image.alpha_composite(Image.new("RGBA", layered.size, "white"), layered).convert("RGB")
+    except (OSError, SyntaxError, ValueError, Image.DecompressionBombError) as error:
+        if isinstance(error, UnreadableImage):
+            raise
+        raise UnreadableImage("the image cannot be decoded; send PNG, JPEG, WebP or GIF") from error
+
+
+def pixel_values(images: Sequence[Image.Image], description: Description) -> np.ndarray:
+    """Returns `(n, 3, size, size)` float32: each picture padded to a square on white, resized, standardised."""
+    size = description.image_size
+    pixels = np.empty((len(images), size, size, 3), np.float32)
+    for row, image in enumerate(images):
+        pixels[row] = np.asarray(square(image, size), np.float32)
+    mean = np.asarray(description.image_mean, np.float32)
+    std = np.asarray(description.image_std, np.float32)
+    return np.ascontiguousarray(((pixels / 255 - mean) / std).transpose(0, 3, 1, 2))
+
+
+def square(image: Image.Image, size: int) -> Image.Image:
+    """Returns the RGB picture scaled to fit `(size, size)`, centred on white."""
+    if image.size == (size, size):
+        return image
+    scale = size / max(image.size)
+    fitted = image.resize((max(1, round(image.width * scale)), max(1, round(image.height * scale))), Image.Resampling.BILINEAR)
+    if fitted.size == (size, size):
+        return fitted
+    canvas = Image.new("RGB", (size, size), "white")
+    canvas.paste(fitted, ((size - fitted.width) // 2, (size - fitted.height) // 2))
+    return canvas
+
+
+def normalise(vectors: np.ndarray) -> np.ndarray:
+    """Returns the rows as float32 with Euclidean norm 1; a zero row stays zero."""
+    vectors = np.asarray(vectors, np.float32)
+    return vectors / np.maximum(np.linalg.norm(vectors, axis=-1, keepdims=True), 1e-12)
+
+
+def session(path: Path, threads: int | None = None) -> onnxruntime.InferenceSession:
+    options = onnxruntime.SessionOptions()
+    options.intra_op_num_threads = threads or os.cpu_count() or 1
+    options.add_session_config_entry("session.intra_op.allow_spinning", "0")
+    return onnxruntime.InferenceSession(str(path), options, providers=["CPUExecutionProvider"])
+
+
+class Runtime:
+    """Encodes text, images, and both together, with the two graphs of one directory.
+
+    A vector is the L2-normalised sum of the normalised vectors of the parts that an item has: its text, its
+    image, its instruction.
+    """
+
+    def __init__(self, directory: Path, threads: int | None = None, batch_size: int = 64) -> None:
+        self.description = Description.read(directory)
+        self.batch_size = batch_size
+        self.tokenizer = Tokenizer.from_file(str(directory / "tokenizer.json"))
+        self.tokenizer.enable_truncation(self.description.max_tokens)
+        self.tokenizer.enable_padding()
+        self.text_session = session(directory / "text.onnx", threads)
+        self.image_session = session(directory / "image.onnx", threads)
+
+    def encode(
+        self,
+        texts: Sequence[str | None],
+        images: Sequence[bytes | str | Path | Image.Image | None],
+        instructions: Sequence[str | None],
+    ) -> np.ndarray:
+        """Returns `(n, dimension)` float32, L2-normalised. Raises `ValueError` if a row has no part at all."""
+        total = np.zeros((len(texts), self.description.dimension), np.float32)
+        for parts in (texts, instructions):
+            self._add(total, parts, self._encode_texts)
+        self._add(total, images, self._encode_images)
+        empty = [row for row in range(len(texts)) if not (texts[row] or images[row] or instructions[row])]
+        if empty:
+            raise ValueError(f"item {empty[0]} has neither text nor image nor instruction")
+        return normalise(total)
+
+    def _add(self, total: np.ndarray, parts: Sequence[Any], encode: Callable[[list[Any]], np.ndarray]) -> None:
+        """Adds to `total` the vectors of the parts that are there, each different text encoded once."""
+        rows = [row for row, part in enumerate(parts) if part]
+        different = list(dict.fromkeys(parts[row] for row in rows))
+        for start in range(0, len(different), self.batch_size):
+            batch = different[start : start + self.batch_size]
+            position = {part: index for index, part in enumerate(batch)}
+            vectors = encode(batch)
+            for row in rows:
+                if (index := position.get(parts[row])) is not None:
+                    total[row] += vectors[index]
+
+    def _encode_texts(self, texts: list[str]) -> np.ndarray:
+        encodings = self.tokenizer.encode_batch(texts)
+        inputs = {
+            "input_ids": np.array([encoding.ids for encoding in encodings], np.int64),
+            "attention_mask": np.array([encoding.attention_mask for encoding in encodings], np.int64),
+        }
+        return self.text_session.run(["sentence_embedding"], inputs)[0]
+
+    def _encode_images(self, images: list[Any]) -> np.ndarray:
+        pixels = pixel_values([load_image(image) for image in images], self.description)
+        return self.image_session.run(["image_embedding"], {"pixel_values": pixels})[0]

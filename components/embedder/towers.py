@@ -1,0 +1,114 @@
+"""The two towers that transformers has not: a small residual image network, and texts as means of word vectors.
+
+Importing this module registers both with transformers' `AutoConfig` and `AutoModel`.
+"""
+
+from __future__ import annotations
+
+from typing import Any
+
+import torch
+from torch import Tensor, nn
+from transformers import AutoConfig, AutoModel, PretrainedConfig, PreTrainedModel
+from transformers.modeling_outputs import BaseModelOutput, BaseModelOutputWithPooling
+
+
+class ResidualImageConfig(PretrainedConfig):
+    """`widths` and `depths`: channels and blocks of each stage; the first layer turns patches of `patch` pixels into one."""
+
+    model_type = "embedline_residual_image"
+
+    def __init__(
+        self,
+        image_size: int = 64,
+        widths: tuple[int, ...] = (64, 128, 256),
+        depths: tuple[int, ...] = (1, 1, 1),
+        patch: int = 4,
+        **kwargs: Any,
+    ) -> None:
+        super().__init__(**kwargs)
+        self.image_size = image_size
+        self.widths = list(widths)
+        self.depths = list(depths)
+        self.patch = patch
+        self.hidden_size = self.widths[-1]
+
+
+class ResidualBlock(nn.Module):
+    """Two 3x3 convolutions beside a shortcut (He et al., Deep Residual Learning for Image Recognition, 2015)."""
+
+    def __init__(self, channels_in: int, channels_out: int, stride: int) -> None:
+        super().__init__()
+        self.body = nn.Sequential(
+            nn.Conv2d(channels_in, channels_out, 3, stride, 1, bias=False),
+            nn.BatchNorm2d(channels_out),
+            nn.ReLU(),
+            nn.Conv2d(channels_out, channels_out, 3, 1, 1, bias=False),
+            nn.BatchNorm2d(channels_out),
+        )
+        self.shortcut: nn.Module = nn.Identity()
+        if stride > 1 or channels_in != channels_out:
+            self.shortcut = nn.Sequential(
+                nn.Conv2d(channels_in, channels_out, 1, stride, bias=False), nn.BatchNorm2d(channels_out)
+            )
+
+    def forward(self, pixels: Tensor) -> Tensor:
+        return torch.relu(self.body(pixels) + self.shortcut(pixels))
+
+
+class ResidualImageModel(PreTrainedModel):
+    """`pixel_values (n, 3, size, size)` to `pooler_output (n, widths[-1])`, the mean over all places."""
+
+    config_class = ResidualImageConfig
+    main_input_name = "pixel_values"
+
+    def __init__(self, config: ResidualImageConfig) -> None:
+        super().__init__(config)
+        width = config.widths[0]
+        layers: list[nn.Module] = [nn.Conv2d(3, width, config.patch, config.patch), nn.BatchNorm2d(width), nn.ReLU()]
+        for stage, (wider, depth) in enumerate(zip(config.widths, config.depths, strict=True)):
+            for block in range(depth):
+                layers.append(ResidualBlock(width, wider, 2 if stage and not block else 1))
+                width = wider
+        self.layers = nn.Sequential(*layers)
+        self.post_init()
+
+    def _init_weights(self, module: nn.Module) -> None:
+        """Keeps torch's own initialisation, which suits convolutions followed by normalisation."""
+
+    def forward(self, pixel_values: Tensor, **_: Any) -> BaseModelOutputWithPooling:
+        features = self.layers(pixel_values.contiguous(memory_format=torch.channels_last))
+        return BaseModelOutputWithPooling(last_hidden_state=features, pooler_output=features.mean((2, 3)))
+
+
+class WordVectorsConfig(PretrainedConfig):
+    model_type = "embedline_word_vectors"
+
+    def __init__(self, vocab_size: int = 30522, hidden_size: int = 128, **kwargs: Any) -> None:
+        super().__init__(**kwargs)
+        self.vocab_size = vocab_size
+        self.hidden_size = hidden_size
+
+
+class WordVectorsModel(PreTrainedModel):
+    """`input_ids (n, tokens)` to `last_hidden_state (n, tokens, hidden_size)`: one vector a token, no context."""
+
+    config_class = WordVectorsConfig
+    main_input_name = "input_ids"
+
+    def __init__(self, config: WordVectorsConfig) -> None:
+        super().__init__(config)
+        self.embeddings = nn.Embedding(config.vocab_size, config.hidden_size)
+        self.post_init()
+
+    def _init_weights(self, module: nn.Module) -> None:
+        if isinstance(module, nn.Embedding):
+            nn.init.normal_(module.weight, std=self.config.hidden_size**-0.5)
+
+    def forward(self, input_ids: Tensor, **_: Any) -> BaseModelOutput:
+        return BaseModelOutput(last_hidden_state=self.embeddings(input_ids))
+
+
+for config_class, model_class in ((ResidualImageConfig, ResidualImageModel), (WordVectorsConfig, WordVectorsModel)):
+    AutoConfig.register(config_class.model_type, config_class, exist_ok=True)
+    AutoModel.register(config_class, model_class, exist_ok=True)

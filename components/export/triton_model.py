@@ -1,0 +1,65 @@
+"""The `model.py` of every served version: text and encoded images in, embeddings out, through `runtime.py` beside it.
+
+Triton's python backend runs this file inside the server's own environment, so it imports nothing of this project. All
+that it needs lies in its version folder; how many threads an encoder uses is the model parameter `threads`.
+"""
+
+from __future__ import annotations
+
+import json
+from itertools import chain
+from pathlib import Path
+from typing import Any
+
+import numpy as np
+import triton_python_backend_utils as pb_utils  # type: ignore[import-not-found]
+from runtime import Runtime, UnreadableImage, load_image  # type: ignore[import-not-found]
+
+Row = tuple[str | None, bytes | None, str | None]
+
+
+class TritonPythonModel:
+    """One served version of the embedder."""
+
+    def initialize(self, args: dict[str, str]) -> None:
+        threads = json.loads(args["model_config"])["parameters"].get("threads", {}).get("string_value")
+        self.runtime = Runtime(Path(__file__).parent, int(threads) if threads else None)
+
+    def execute(self, requests: list[Any]) -> list[Any]:
+        """Returns one response a request. All rows are encoded together; a request that cannot be encoded is found
+        by halving, so that it fails alone."""
+        try:
+            rows_of = [read_rows(request) for request in requests]
+            texts, images, instructions = zip(*chain.from_iterable(rows_of), strict=True)
+            vectors = self.runtime.encode(texts, images, instructions)
+        except ValueError as error:
+            if len(requests) == 1:
+                return [refusal(requests[0], error)]
+            middle = len(requests) // 2
+            return self.execute(requests[:middle]) + self.execute(requests[middle:])
+        ends = np.cumsum([len(rows) for rows in rows_of])[:-1]
+        return [pb_utils.InferenceResponse([pb_utils.Tensor("EMBEDDING", part)]) for part in np.split(vectors, ends)]
+
+
+def read_rows(request: Any) -> list[Row]:
+    """Returns the rows of one request; an input that was not sent, or an empty string, is None."""
+    tensors = {name: pb_utils.get_input_tensor_by_name(request, name) for name in ("TEXT", "IMAGE", "INSTRUCTION")}
+    columns = {name: tensor.as_numpy().reshape(-1) for name, tensor in tensors.items() if tensor is not None}
+    if not columns:
+        raise ValueError("the request has no input; send TEXT, IMAGE or both")
+    nothing = [b""] * len(next(iter(columns.values())))
+    rows = zip(*(columns.get(name, nothing) for name in tensors), strict=True)
+    return [(text.decode() or None, image or None, instruction.decode() or None) for text, image, instruction in rows]
+
+
+def refusal(request: Any, error: ValueError) -> Any:
+    """Returns the response that says why the request cannot be encoded, and which of its items is to blame."""
+    problem = "TEXT and INSTRUCTION must be UTF-8" if isinstance(error, UnicodeDecodeError) else str(error)
+    if isinstance(error, UnreadableImage):
+        for position, (_, image, _) in enumerate(read_rows(request)):
+            try:
+                load_image(image) if image else None
+            except UnreadableImage:
+                problem = f"item {position}: {problem}"
+                break
+    return pb_utils.InferenceResponse(error=pb_utils.TritonError(problem, pb_utils.TritonError.INVALID_ARG))

@@ -1,0 +1,144 @@
+"""The workspace: a folder with `params.yaml` and `dvc.yaml`, under git and DVC, with one writer at a time."""
+
+from __future__ import annotations
+
+import fcntl
+import json
+import os
+import subprocess
+import sys
+import time
+from collections.abc import Iterator
+from contextlib import contextmanager
+from dataclasses import dataclass
+from datetime import UTC, datetime
+from pathlib import Path
+
+from components.errors import EmbedlineError, UsedWrongly
+
+STATE = ".embedline"
+"""The folder for what belongs to this workspace alone: locks, logs, local databases. Neither git nor DVC sees it."""
+IGNORED_BY_DVC = ("__pycache__/", "*.pyc")
+DVC_SETTINGS = {"analytics": False, "check_update": False}
+NOT_CODE = tuple(f":(exclude){name}" for name in ("data", "artifacts", "checkpoints", ".venv"))
+WRITTEN_BY_DVC = tuple(f":(exclude){name}" for name in ("*dvc.lock", "*.dvc", "*.gitignore"))
+POLL_SECONDS = 0.1
+
+
+@dataclass(frozen=True)
+class GitState:
+    """The commit that is checked out (`None` before the first), and whether files differ from it."""
+
+    commit: str | None
+    dirty: bool
+
+
+def prepare(root: Path) -> list[str]:
+    """Makes `root` a git and DVC workspace where it is none yet. Returns what it did, in words for the user.
+
+    Raises `EmbedlineError` if git or DVC cannot.
+    """
+    done = []
+    (root / STATE).mkdir(exist_ok=True)
+    (root / STATE / ".gitignore").write_text("*\n", encoding="utf-8")
+    fresh = not _is_in_git(root)
+    if fresh:
+        _git(root, "init", "--quiet")
+    if not (root / ".dvc" / "config").is_file():
+        nested = [] if (root / ".git").exists() else ["--subdir"]
+        _checked([sys.executable, "-m", "dvc", "init", "--quiet", "--force", *nested], root)
+        done.append(f"{root} is now a DVC workspace: DVC versions its data and artifacts")
+    _configure_dvc(root)
+    if fresh:
+        _first_commit(root)
+        done.append(f"{root} was no git repository and is one now, with a first commit: lineage names commits")
+    return done
+
+
+def git_state(root: Path) -> GitState:
+    """Returns the state of the code. What DVC records by hash (`dvc.lock`, `*.dvc`, artifacts) makes it no dirtier."""
+    head = subprocess.run(["git", "rev-parse", "--verify", "HEAD"], cwd=root, capture_output=True, text=True)
+    changes = _git(root, "status", "--porcelain", "--", ".", *NOT_CODE, *WRITTEN_BY_DVC)
+    return GitState(head.stdout.strip() if head.returncode == 0 else None, bool(changes.strip()))
+
+
+@contextmanager
+def lock(root: Path, timeout: float = 0) -> Iterator[None]:
+    """Holds the workspace for this process; waits at most `timeout` seconds for another to let go.
+
+    The operating system frees the lock when its holder ends, however that is. Raises `UsedWrongly`, naming the holder.
+    """
+    path = root / STATE / "lock"
+    path.parent.mkdir(exist_ok=True)
+    deadline = time.monotonic() + timeout
+    with path.open("a+", encoding="utf-8") as file:
+        while not _acquired(file.fileno()):
+            if time.monotonic() >= deadline:
+                raise _held(root, path)
+            time.sleep(POLL_SECONDS)
+        file.truncate(0)
+        file.write(json.dumps({"pid": os.getpid(), "since": datetime.now(UTC).isoformat(timespec="seconds")}))
+        file.flush()
+        try:
+            yield
+        finally:
+            file.truncate(0)
+
+
+def _acquired(descriptor: int) -> bool:
+    try:
+        fcntl.flock(descriptor, fcntl.LOCK_EX | fcntl.LOCK_NB)
+    except BlockingIOError:
+        return False
+    return True
+
+
+def _held(root: Path, path: Path) -> UsedWrongly:
+    try:
+        holder = json.loads(path.read_text(encoding="utf-8"))
+        who = f"process {holder['pid']} has been writing to it since {holder['since']}"
+        remedy = f"Wait until it has ended, or stop it with `kill {holder['pid']}`; finished stages are kept."
+    except ValueError:
+        who, remedy = "another process has just begun to write to it", "Wait until it has ended."
+    return UsedWrongly(f"{root}: one run at a time: {who}", remedy)
+
+
+def _is_in_git(root: Path) -> bool:
+    found = subprocess.run(["git", "rev-parse", "--git-dir"], cwd=root, capture_output=True, text=True)
+    if found.returncode and "not a git repository" not in found.stderr:
+        raise EmbedlineError(f"{root}: git: {found.stderr.strip()}", "Mend what git says, then run again.")
+    return found.returncode == 0
+
+
+def _configure_dvc(root: Path) -> None:
+    """Switches DVC's telemetry off and keeps Python's caches out of the hashes."""
+    from dvc.config import Config
+
+    with Config(str(root / ".dvc")).edit("repo", validate=False) as settings:
+        if any(settings.get("core", {}).get(name) != value for name, value in DVC_SETTINGS.items()):
+            settings.setdefault("core", {}).update(DVC_SETTINGS)
+    path = root / ".dvcignore"
+    present = path.read_text(encoding="utf-8").splitlines() if path.is_file() else []
+    if missing := [pattern for pattern in IGNORED_BY_DVC if pattern not in present]:
+        path.write_text("\n".join([*present, *missing]) + "\n", encoding="utf-8")
+
+
+def _first_commit(root: Path) -> None:
+    """Commits everything but the big folders, in the tool's own name."""
+    _git(root, "add", "--all", "--", ".", *NOT_CODE)
+    author = ("-c", "user.name=embedline", "-c", "user.email=embedline@localhost")
+    _git(root, *author, "commit", "--quiet", "--no-verify", "--no-gpg-sign", "--message", "Start of the workspace")
+
+
+def _git(root: Path, *arguments: str) -> str:
+    return _checked(["git", *arguments], root)
+
+
+def _checked(command: list[str], root: Path) -> str:
+    try:
+        finished = subprocess.run(command, cwd=root, capture_output=True, text=True)
+    except FileNotFoundError as error:
+        raise EmbedlineError(f"{command[0]} is not installed", f"Install {command[0]}, then run again.") from error
+    if finished.returncode:
+        raise EmbedlineError(f"{root}: `{' '.join(command)}` failed: {finished.stderr.strip()}", "Mend what it says.")
+    return finished.stdout

@@ -1,0 +1,33 @@
+"""Switches telemetry of every tool off, and the model hub too unless `HF_HUB_OFFLINE=0` asks for it.
+
+The tools read these variables when they are imported, so this module is imported before any of them.
+"""
+
+import os
+import warnings
+
+TELEMETRY_OFF = {
+    "DO_NOT_TRACK": "1",
+    "PREFECT_SERVER_ANALYTICS_ENABLED": "false",
+    "PREFECT_CLOUD_ENABLE_ORCHESTRATION_TELEMETRY": "false",
+    "MLFLOW_DISABLE_TELEMETRY": "true",
+    "GX_ANALYTICS_ENABLED": "false",
+    "DVC_NO_ANALYTICS": "1",
+    "HF_HUB_DISABLE_TELEMETRY": "1",
+}
+OFFLINE_BY_DEFAULT = {"HF_HUB_OFFLINE": "1", "TRANSFORMERS_OFFLINE": "1", "HF_DATASETS_OFFLINE": "1"}
+CALM = {
+    "TOKENIZERS_PARALLELISM": "false",
+    "HF_HUB_DISABLE_PROGRESS_BARS": "1",
+    "TRANSFORMERS_VERBOSITY": "error",
+    "MLFLOW_ENABLE_ARTIFACTS_PROGRESS_BAR": "false",
+    "PREFECT_LOGGING_TO_API_WHEN_MISSING_FLOW": "ignore",
+}
+
+os.environ.update(TELEMETRY_OFF)
+hub = os.environ.get("HF_HUB_OFFLINE")
+for name, value in OFFLINE_BY_DEFAULT.items():
+    os.environ.setdefault(name, hub if hub is not None else value)
+for name, value in CALM.items():
+    os.environ.setdefault(name, value)
+warnings.filterwarnings("ignore", category=FutureWarning)

@@ -1,0 +1,114 @@
+"""The ledger: one line for every change of role, each carrying the hash of the line before it.
+
+A change is two lines, `pending` before the first alias moves and `done` (or `reverted`) after the last, so that a
+change that was killed in between is seen and finished.
+"""
+
+from __future__ import annotations
+
+import hashlib
+import json
+import os
+from dataclasses import asdict, dataclass, fields, replace
+from datetime import UTC, datetime
+from pathlib import Path
+from typing import Literal
+
+from components.errors import EmbedlineError
+from components.registry.exclusive import exclusive
+
+START = "0" * 64
+Action = Literal["nominate", "promote", "rollback"]
+State = Literal["pending", "done", "reverted"]
+
+
+@dataclass(frozen=True)
+class Change:
+    """A change of roles: the version of each role before and after, the digests of the verdicts that allowed it."""
+
+    action: Action
+    version: str
+    from_role: str | None
+    to_role: str
+    before: dict[str, str | None]
+    after: dict[str, str | None]
+    verdicts: list[str]
+    reason: str
+
+
+@dataclass(frozen=True)
+class Entry(Change):
+    """One line: how far the change has come, and the link to the line before."""
+
+    n: int
+    time: str
+    state: State
+    previous: str
+    hash: str = ""
+
+    @property
+    def change(self) -> Change:
+        return Change(**{field.name: getattr(self, field.name) for field in fields(Change)})
+
+    def sealed(self) -> Entry:
+        """Returns the entry with the hash over all its other fields."""
+        text = json.dumps(asdict(replace(self, hash="")), sort_keys=True, ensure_ascii=False)
+        return replace(self, hash=hashlib.sha256(text.encode()).hexdigest())
+
+
+def append(path: Path, change: Change, state: State, head: str | None = None) -> Entry:
+    """Adds a line and returns it once it is on the disk.
+
+    A last line without an end was never acknowledged and is dropped. Raises as `verify` does: nothing is added to a
+    ledger that was tampered with.
+    """
+    with exclusive(path.with_suffix(".lock")):
+        entries = verify(path, head)
+        entry = Entry(
+            n=len(entries) + 1,
+            time=datetime.now(UTC).isoformat(timespec="milliseconds"),
+            state=state,
+            previous=entries[-1].hash if entries else START,
+            **asdict(change),
+        ).sealed()
+        line = json.dumps(asdict(entry), ensure_ascii=False).encode() + b"\n"
+        with path.open("ab") as file:
+            file.truncate(_whole(path))
+            file.write(line)
+            file.flush()
+            os.fsync(file.fileno())
+    return entry
+
+
+def verify(path: Path, head: str | None = None) -> list[Entry]:
+    """Returns all entries. Raises `EmbedlineError` that names the first line that was changed, removed or moved.
+
+    `head` is the hash of a line that was seen at the end once: lines cut off the end are found by it.
+    """
+    content = path.read_bytes()[: _whole(path)] if path.is_file() else b""
+    entries: list[Entry] = []
+    for number, line in enumerate(content.splitlines(), 1):
+        try:
+            entry = Entry(**json.loads(line))
+        except (ValueError, TypeError) as error:
+            raise _tampered(path, number, "is no entry") from error
+        if entry.sealed().hash != entry.hash:
+            raise _tampered(path, number, "was changed")
+        if entry.n != number or entry.previous != (entries[-1].hash if entries else START):
+            raise _tampered(path, number, "does not follow the line before it: one was removed, added or moved")
+        entries.append(entry)
+    if head and all(entry.hash != head for entry in entries):
+        raise _tampered(path, len(entries) + 1, "is missing: the registry has seen more lines than there are")
+    return entries
+
+
+def _whole(path: Path) -> int:
+    """Returns how many bytes the complete lines take."""
+    return path.read_bytes().rfind(b"\n") + 1 if path.is_file() else 0
+
+
+def _tampered(path: Path, line: int, what: str) -> EmbedlineError:
+    return EmbedlineError(
+        f"{path}: line {line} {what}",
+        "The record of who was champion cannot be trusted: compare it with a backup before anything is promoted.",
+    )

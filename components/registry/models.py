@@ -1,0 +1,176 @@
+"""The registered model: its versions, what each was made from, and which version plays which role."""
+
+from __future__ import annotations
+
+import json
+import shutil
+import tempfile
+import warnings
+from collections.abc import Mapping
+from importlib.metadata import version as installed_version
+from pathlib import Path
+from typing import Any, Literal, get_args
+
+import numpy as np
+from mlflow.artifacts import download_artifacts
+from mlflow.entities import LoggedModel, LoggedModelOutput
+from mlflow.entities.model_registry import RegisteredModel
+from mlflow.exceptions import MlflowException
+from mlflow.models import Model, ModelSignature
+from mlflow.protos.databricks_pb2 import (
+    INVALID_PARAMETER_VALUE,
+    RESOURCE_ALREADY_EXISTS,
+    RESOURCE_DOES_NOT_EXIST,
+    ErrorCode,
+)
+from mlflow.pyfunc import save_model
+from mlflow.types import ColSpec, DataType, Schema, TensorSpec
+
+from components.corpus.manifest import folder_sha256
+from components.errors import EmbedlineError, UsedWrongly
+from components.registry.tracking import Run, Tracking
+
+MODEL = "embedline-embedder"
+Role = Literal["champion", "challenger", "previous"]
+ROLES: tuple[Role, ...] = get_args(Role)
+Roles = dict[str, str | None]
+"""The version that plays each role; `None` where none does."""
+UNKNOWN_VERSION = {ErrorCode.Name(code) for code in (RESOURCE_DOES_NOT_EXIST, INVALID_PARAMETER_VALUE)}
+RUNTIME_PACKAGES = ("numpy", "onnxruntime", "tokenizers", "pillow")
+
+
+def register(run: Run, bundle: Path, scores: Mapping[str, Any], tags: Mapping[str, str]) -> str:
+    """Logs the bundle as a model with a signature, registers it, and returns its version number.
+
+    A bundle with the same fingerprint is registered once: its version is returned again. `scores` is the score file of
+    the variant that the bundle ships; `tags` name the data, the commit and the flow run.
+    """
+    tracking = run.tracking
+    description = json.loads((bundle / "bundle.json").read_text(encoding="utf-8"))
+    fingerprint = str(description["fingerprint"])
+    _create_model(tracking)
+    if known := tracking.client.search_model_versions(f"name = '{MODEL}' and tags.fingerprint = '{fingerprint}'"):
+        return str(max(int(version.version) for version in known))
+    all_tags = {
+        **tags,
+        "fingerprint": fingerprint,
+        "bundle_sha256": folder_sha256(bundle),
+        "model_fingerprint": str(scores["model"]["fingerprint"]),
+        "overall": f"{scores['aggregates']['overall']:.6f}",
+    }
+    logged = _log(run, bundle, int(description["dimension"]))
+    version = tracking.client.create_model_version(
+        MODEL, logged.artifact_location, run_id=run.run_id, tags=all_tags, model_id=logged.model_id
+    )
+    return str(version.version)
+
+
+def download(tracking: Tracking, version: str, to: Path) -> Path:
+    """Fetches the bundle of a version into the folder `to`, whole or not at all, and returns `to`.
+
+    Raises `EmbedlineError` if its bytes are not those that were registered.
+    """
+    tags = facts(tracking, version)
+    to.parent.mkdir(parents=True, exist_ok=True)
+    with tempfile.TemporaryDirectory(dir=to.parent, prefix=f".{to.name}.") as folder:
+        stored = tracking.client.get_model_version_download_uri(MODEL, version)
+        artifacts = Path(download_artifacts(f"{stored}/artifacts", dst_path=folder, tracking_uri=tracking.uri))
+        (fetched,) = artifacts.iterdir()
+        if folder_sha256(fetched) != tags["bundle_sha256"]:
+            raise EmbedlineError(
+                f"version {version} of {MODEL} is damaged: its files are not those that were registered",
+                "Restore MLflow's artifact store from a backup, or register the bundle again under a new fingerprint.",
+            )
+        if to.exists():
+            shutil.rmtree(to)
+        fetched.replace(to)
+    return to
+
+
+def facts(tracking: Tracking, version: str) -> dict[str, str]:
+    """Returns the tags of a version. Raises `UsedWrongly` if there is none of this number."""
+    try:
+        return dict(tracking.client.get_model_version(MODEL, version).tags)
+    except MlflowException as error:
+        if error.error_code not in UNKNOWN_VERSION:
+            raise
+        remedy = "MLflow's page of the model lists its versions."
+        raise UsedWrongly(f"{MODEL} has no version {version}", remedy) from error
+
+
+def role(tracking: Tracking, name: Role) -> str | None:
+    """Returns the number of the version that plays the role, if one does."""
+    return roles(tracking)[name]
+
+
+def roles(tracking: Tracking) -> Roles:
+    """Returns the version of every role."""
+    registered = _registered(tracking)
+    aliases = registered.aliases if registered else {}
+    return {name: str(aliases[name]) if name in aliases else None for name in ROLES}
+
+
+def set_role(tracking: Tracking, name: Role, version: str | None) -> None:
+    """Gives the role to a version, or to none. Only `promotion` calls this: every change of role is in the ledger."""
+    if version is None:
+        tracking.client.delete_registered_model_alias(MODEL, name)
+    else:
+        tracking.client.set_registered_model_alias(MODEL, name, version)
+
+
+def model_tags(tracking: Tracking) -> dict[str, str]:
+    """Returns the tags of the model as a whole; none before its first version."""
+    registered = _registered(tracking)
+    return dict(registered.tags) if registered else {}
+
+
+def _registered(tracking: Tracking) -> RegisteredModel | None:
+    try:
+        return tracking.client.get_registered_model(MODEL)
+    except MlflowException as error:
+        if error.error_code == ErrorCode.Name(RESOURCE_DOES_NOT_EXIST):
+            return None
+        raise
+
+
+def _create_model(tracking: Tracking) -> None:
+    try:
+        tracking.client.create_registered_model(MODEL)
+    except MlflowException as error:
+        if error.error_code != ErrorCode.Name(RESOURCE_ALREADY_EXISTS):
+            raise
+
+
+def _log(run: Run, bundle: Path, dimension: int) -> LoggedModel:
+    """Returns the logged model. This is `mlflow.pyfunc.log_model` without its global active run."""
+    tracking = run.tracking
+    logged = tracking.client.create_logged_model(
+        tracking.experiment_id, name="embedder", source_run_id=run.run_id, model_type="onnx-embedder"
+    )
+    with tempfile.TemporaryDirectory() as folder, warnings.catch_warnings():
+        warnings.simplefilter("ignore", UserWarning)  # MLflow asks for an example though the signature is given
+        path = Path(folder, "model")
+        save_model(
+            path,
+            python_model=str(Path(__file__).with_name("served_model.py")),
+            artifacts={"bundle": str(bundle.resolve())},
+            signature=_signature(dimension),
+            pip_requirements=[f"{name}=={installed_version(name)}" for name in ("mlflow", *RUNTIME_PACKAGES)],
+            mlflow_model=Model(
+                artifact_path=logged.artifact_location,
+                model_uuid=logged.model_id,
+                run_id=run.run_id,
+                model_id=logged.model_id,
+            ),
+        )
+        tracking.client.log_model_artifacts(logged.model_id, str(path))
+    tracking.client.finalize_logged_model(logged.model_id, "READY")
+    tracking.client.log_outputs(run.run_id, [LoggedModelOutput(logged.model_id, step=0)])
+    return logged
+
+
+def _signature(dimension: int) -> ModelSignature:
+    columns: list[ColSpec | TensorSpec] = [
+        ColSpec(DataType.string, name, required=False) for name in ("text", "image", "instruction")
+    ]
+    return ModelSignature(Schema(columns), Schema([TensorSpec(np.dtype(np.float32), (-1, dimension))]))

@@ -1,0 +1,142 @@
+"""Changes of role: nominate, promote, roll back; each is in the ledger, and one that was killed is finished later."""
+
+from __future__ import annotations
+
+from collections.abc import Iterator
+from contextlib import contextmanager
+from pathlib import Path
+
+from components.errors import Refused, UsedWrongly
+from components.registry import ledger, models
+from components.registry.exclusive import exclusive
+from components.registry.gate import Verdict
+from components.registry.ledger import Action, Change, Entry, State
+from components.registry.models import ROLES, Roles
+from components.registry.tracking import Tracking
+
+HEAD_TAG = "ledger_head"
+"""The registry remembers the last line of the ledger, so that lines cut off its end are missed."""
+
+
+def nominate(tracking: Tracking, version: str, reason: str = "") -> Roles:
+    """Makes a version the challenger. Returns the roles afterwards; a champion stays what it is."""
+    with _alone(tracking):
+        models.facts(tracking, version)
+        before = models.roles(tracking)
+        if version in (before["champion"], before["challenger"]):
+            return before
+        return _change(tracking, "nominate", version, None, "challenger", before | {"challenger": version}, [], reason)
+
+
+def promote(tracking: Tracking, version: str, quality: Verdict, infrastructure: Verdict, reason: str = "") -> Roles:
+    """Makes the challenger the champion and the champion the previous one. Returns the roles afterwards.
+
+    Raises `Refused` unless both verdicts passed and are about this very version, `UsedWrongly` if it is no challenger.
+    """
+    with _alone(tracking):
+        before = models.roles(tracking)
+        if before["champion"] == version:
+            return before
+        if before["challenger"] != version:
+            raise UsedWrongly(f"version {version} is not the challenger", "Register it in a round: `embedline run`.")
+        _require(tracking, version, quality, infrastructure, before)
+        folder = tracking.root / ".embedline" / "verdicts"
+        verdicts = [verdict.write(folder).stem for verdict in (quality, infrastructure)]
+        after = {"champion": version, "challenger": None, "previous": before["champion"]}
+        return _change(tracking, "promote", version, "challenger", "champion", after, verdicts, reason)
+
+
+def rollback(tracking: Tracking, reason: str = "") -> Roles:
+    """Makes the previous version the champion again. Returns the roles afterwards.
+
+    The version that was champion loses its role: to come back it passes the gate again.
+    """
+    with _alone(tracking):
+        before = models.roles(tracking)
+        if (version := before["previous"]) is None:
+            raise UsedWrongly("there is no previous version to go back to", "Promote another version: `embedline run`.")
+        after = before | {"champion": version, "previous": None}
+        return _change(tracking, "rollback", version, "previous", "champion", after, [], reason)
+
+
+def reconcile(tracking: Tracking) -> Entry | None:
+    """Finishes a change that was killed: completes it, or reverts it if its version is gone. Returns its last line."""
+    with exclusive(_path(tracking).with_name("promotion.lock")):
+        return _reconcile(tracking)
+
+
+def history(tracking: Tracking) -> list[Entry]:
+    """Returns every line of the ledger. Raises `EmbedlineError` if it was tampered with."""
+    return ledger.verify(_path(tracking), _head(tracking))
+
+
+@contextmanager
+def _alone(tracking: Tracking) -> Iterator[None]:
+    """One change at a time, and none upon an unfinished one."""
+    with exclusive(_path(tracking).with_name("promotion.lock")):
+        _reconcile(tracking)
+        yield
+
+
+def _change(
+    tracking: Tracking, action: Action, version: str, from_role: str | None, to_role: str, after: Roles,
+    verdicts: list[str], reason: str,
+) -> Roles:  # fmt: skip
+    change = Change(action, version, from_role, to_role, models.roles(tracking), after, verdicts, reason)
+    _append(tracking, change, "pending")
+    _apply(tracking, after)
+    _append(tracking, change, "done")
+    return after
+
+
+def _reconcile(tracking: Tracking) -> Entry | None:
+    entries = history(tracking)
+    if not entries or entries[-1].state != "pending":
+        return None
+    killed = entries[-1]
+    completed = _exists(tracking, killed.version)
+    _apply(tracking, killed.after if completed else killed.before)
+    return _append(tracking, killed.change, "done" if completed else "reverted")
+
+
+def _apply(tracking: Tracking, wanted: Roles) -> None:
+    """Moves the aliases, the champion first: from the first step on requests can be answered by the right one."""
+    present = models.roles(tracking)
+    for name in ROLES:
+        if present[name] != wanted[name]:
+            models.set_role(tracking, name, wanted[name])
+
+
+def _append(tracking: Tracking, change: Change, state: State) -> Entry:
+    entry = ledger.append(_path(tracking), change, state, _head(tracking))
+    tracking.client.set_registered_model_tag(models.MODEL, HEAD_TAG, entry.hash)
+    return entry
+
+
+def _require(tracking: Tracking, version: str, quality: Verdict, infrastructure: Verdict, roles: Roles) -> None:
+    quality.require()
+    infrastructure.require()
+    tags = models.facts(tracking, version)
+    champion = roles["champion"] and models.facts(tracking, roles["champion"])["model_fingerprint"]
+    if (quality.blessing, infrastructure.blessing) != ("quality", "infrastructure"):
+        raise Refused("two blessings are needed, one of each kind", "Give the quality and the infrastructure verdict.")
+    if quality.subject != tags["model_fingerprint"] or infrastructure.subject != tags["fingerprint"]:
+        raise Refused(f"the verdicts are about another model than version {version}", "Judge this version.")
+    if quality.against != champion:
+        raise Refused("the quality verdict is not against the present champion", "Compare with the champion of now.")
+
+
+def _exists(tracking: Tracking, version: str) -> bool:
+    try:
+        models.facts(tracking, version)
+    except UsedWrongly:
+        return False
+    return True
+
+
+def _head(tracking: Tracking) -> str | None:
+    return models.model_tags(tracking).get(HEAD_TAG)
+
+
+def _path(tracking: Tracking) -> Path:
+    return tracking.root / ".embedline" / "ledger.jsonl"

@@ -1,0 +1,204 @@
+"""One MLflow run a round with a child a stage: parameters, metrics over time, the data set.
+
+Everything goes through a client and a run id, never through MLflow's active run, which belongs to one thread only.
+"""
+
+from __future__ import annotations
+
+import json
+import os
+import re
+import socket
+import time
+from collections.abc import Iterable, Iterator, Mapping
+from contextlib import contextmanager
+from dataclasses import dataclass
+from pathlib import Path
+from typing import Any
+
+from mlflow import MlflowClient
+from mlflow.data.meta_dataset import MetaDataset
+from mlflow.entities import DatasetInput, InputTag, Metric, Param, RunTag
+from mlflow.exceptions import MlflowException
+from mlflow.utils.mlflow_tags import MLFLOW_DATASET_CONTEXT, MLFLOW_PARENT_RUN_ID
+
+from components.errors import EmbedlineError
+from components.registry.dataset_source import DvcDatasetSource
+from components.registry.exclusive import exclusive
+
+EXPERIMENT = "embedline"
+RUNS = Path("artifacts", "runs")
+METRICS_A_BATCH = 1000
+PARAMETERS_A_BATCH = 100
+MAX_PARAMETER_LENGTH = 6000
+SECRET = re.compile(r"passw|secret|credential|api_?key|(^|[._])token$", re.IGNORECASE)
+
+
+@dataclass(frozen=True)
+class Tracking:
+    """The tracking server of a workspace, and the experiment that its runs belong to."""
+
+    client: MlflowClient
+    uri: str
+    experiment_id: str
+    root: Path
+
+
+@dataclass(frozen=True)
+class Run:
+    """An MLflow run that is being written."""
+
+    tracking: Tracking
+    run_id: str
+
+    def log_parameters(self, parameters: Mapping[str, Any]) -> None:
+        """Logs nested settings as `section.key`; what looks like a secret is left out."""
+        flat = {name: value for name, value in _flatten(parameters) if not SECRET.search(name)}
+        logged = [Param(name, str(value)[:MAX_PARAMETER_LENGTH]) for name, value in flat.items()]
+        for start in range(0, len(logged), PARAMETERS_A_BATCH):
+            self.tracking.client.log_batch(self.run_id, params=logged[start : start + PARAMETERS_A_BATCH])
+
+    def log_metrics(self, metrics: Mapping[str, float], step: int = 0) -> None:
+        self.log_history([(step, metrics)])
+
+    def log_history(self, history: Iterable[tuple[int, Mapping[str, float]]]) -> None:
+        """Logs metrics over time, many at once: `(step, metrics)` pairs."""
+        now = int(time.time() * 1000)
+        logged = [
+            Metric(metric_name(name), float(value), now, step) for step, row in history for name, value in row.items()
+        ]
+        for start in range(0, len(logged), METRICS_A_BATCH):
+            self.tracking.client.log_batch(self.run_id, metrics=logged[start : start + METRICS_A_BATCH])
+
+    def log_dataset(self, data_hash: str, context: str, path: str = "data", commit: str | None = None) -> None:
+        """Records the data set as an input of the run, its DVC hash as its digest."""
+        dataset = MetaDataset(DvcDatasetSource(path, data_hash, commit), path, data_hash)  # type: ignore[abstract]
+        entry = DatasetInput(dataset._to_mlflow_entity(), [InputTag(MLFLOW_DATASET_CONTEXT, context)])
+        self.tracking.client.log_inputs(self.run_id, [entry])
+
+    def log_file(self, path: Path) -> None:
+        self.tracking.client.log_artifact(self.run_id, str(path))
+
+    def tag(self, tags: Mapping[str, str]) -> None:
+        self.tracking.client.log_batch(self.run_id, tags=[RunTag(name, value) for name, value in tags.items()])
+
+
+def tracking_uri(root: Path) -> str:
+    """Returns `MLFLOW_TRACKING_URI`, or the SQLite database of the workspace."""
+    return os.environ.get("MLFLOW_TRACKING_URI") or f"sqlite:///{root.resolve() / '.embedline' / 'mlflow.db'}"
+
+
+def prepare(root: Path) -> Tracking:
+    """Returns the tracking of the workspace; creates database and experiment once, one process at a time.
+
+    Raises `EmbedlineError` if the server does not answer.
+    """
+    uri = tracking_uri(root)
+    state = root.resolve() / ".embedline"
+    local = uri.startswith("sqlite:///")
+    try:
+        with exclusive(state / "mlflow.lock"):
+            client = MlflowClient(uri)
+            experiment = client.get_experiment_by_name(EXPERIMENT)
+            folder = (state / "mlflow-artifacts").as_uri() if local else None
+            identity = experiment.experiment_id if experiment else client.create_experiment(EXPERIMENT, folder)
+    except MlflowException as error:
+        remedy = "Check MLFLOW_TRACKING_URI, or unset it to use the database of this workspace."
+        raise EmbedlineError(f"MLflow does not answer: {error.message}", remedy) from error
+    return Tracking(client, uri, identity, root.resolve())
+
+
+def start_round(tracking: Tracking, parameters: Mapping[str, Any], tags: Mapping[str, str]) -> Run:
+    """Opens the parent run of a round. Runs that a killed round left open in this workspace are closed as killed.
+
+    The caller holds the lock of the workspace, therefore no open run of it can be alive.
+    """
+    left_open = tracking.client.search_runs(
+        [tracking.experiment_id], f"attributes.status = 'RUNNING' and tags.workspace = '{_workspace(tracking)}'"
+    )
+    for run in left_open:
+        tracking.client.set_terminated(run.info.run_id, "KILLED")
+    round_ = _create(tracking, "round", tags)
+    round_.log_parameters(parameters)
+    return round_
+
+
+def end_round(round_: Run, *, succeeded: bool) -> None:
+    round_.tracking.client.set_terminated(round_.run_id, "FINISHED" if succeeded else "FAILED")
+
+
+@contextmanager
+def stage_run(round_: Run, stage: str) -> Iterator[Run]:
+    """Opens the child run that a stage process logs into by `MLFLOW_RUN_ID`.
+
+    Where the outputs turn out to come from an earlier run, this idle one is tagged `reused_from`.
+    """
+    run = _create(round_.tracking, stage, {"stage": stage, MLFLOW_PARENT_RUN_ID: round_.run_id})
+    with _ending(run):
+        yield run
+        producer = producing_run(round_.tracking.root, stage)
+        if producer not in (None, run.run_id):
+            run.tag({"reused_from": str(producer)})
+
+
+@contextmanager
+def log_stage(stage: str, root: Path | None = None) -> Iterator[Run]:
+    """Gives a stage process its run: the one in `MLFLOW_RUN_ID`, else (a bare `dvc repro`) one of its own.
+
+    When the stage has succeeded, `artifacts/runs/STAGE.json` names the run that made its outputs.
+    """
+    tracking = prepare(root or Path.cwd())
+    given = os.environ.get("MLFLOW_RUN_ID")
+    run = Run(tracking, given) if given else _create(tracking, stage, {"stage": stage, "started_by": "dvc repro"})
+    with _ending(run, finish=not given):
+        yield run
+        _write_producing_run(tracking.root, stage, run.run_id)
+
+
+def producing_run(root: Path, stage: str) -> str | None:
+    """Returns the run that made the present outputs of a stage, or `None` before it has run."""
+    path = root / RUNS / f"{stage}.json"
+    return str(json.loads(path.read_text(encoding="utf-8"))["run_id"]) if path.is_file() else None
+
+
+def metric_name(name: str) -> str:
+    """Returns the name with what MLflow forbids replaced: `hit@1` becomes `hit_at_1`."""
+    return re.sub(r"[^\w\-. /]", "_", name.replace("@", "_at_"))
+
+
+def _create(tracking: Tracking, name: str, tags: Mapping[str, str]) -> Run:
+    all_tags = {"workspace": _workspace(tracking), **tags}
+    created = tracking.client.create_run(tracking.experiment_id, run_name=name, tags=all_tags)
+    return Run(tracking, created.info.run_id)
+
+
+def _workspace(tracking: Tracking) -> str:
+    return f"{socket.gethostname()}:{tracking.root}".replace("'", "_")
+
+
+@contextmanager
+def _ending(run: Run, *, finish: bool = True) -> Iterator[None]:
+    """Closes the run as failed on any error, interruption included, and as finished if `finish`."""
+    try:
+        yield
+    except BaseException:
+        run.tracking.client.set_terminated(run.run_id, "FAILED")
+        raise
+    if finish:
+        run.tracking.client.set_terminated(run.run_id, "FINISHED")
+
+
+def _write_producing_run(root: Path, stage: str, run_id: str) -> None:
+    path = root / RUNS / f"{stage}.json"
+    path.parent.mkdir(parents=True, exist_ok=True)
+    partial = path.with_name(f".{stage}.partial")
+    partial.write_text(json.dumps({"run_id": run_id}) + "\n", encoding="utf-8")
+    partial.replace(path)
+
+
+def _flatten(settings: Mapping[str, Any], prefix: str = "") -> Iterator[tuple[str, Any]]:
+    for name, value in settings.items():
+        if isinstance(value, Mapping):
+            yield from _flatten(value, f"{prefix}{name}.")
+        else:
+            yield f"{prefix}{name}", value

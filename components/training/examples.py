@@ -1,0 +1,62 @@
+"""The training set as numbers: every different text and image once, and the pairs as positions among them."""
+
+from __future__ import annotations
+
+from collections.abc import Iterable
+from dataclasses import dataclass
+from pathlib import Path
+
+import numpy as np
+from numpy.typing import NDArray
+
+from components.corpus import read_pairs, task_names
+from components.corpus.item import Item
+
+NONE = -1
+TEXT, IMAGE, INSTRUCTION = range(3)
+
+
+@dataclass(frozen=True)
+class Examples:
+    """`queries[task]` and `positives[task]` are `(rows, 3)` int32: text, image, instruction, or -1 where there is none."""
+
+    texts: list[str]
+    images: list[Path]
+    queries: dict[str, NDArray[np.int32]]
+    positives: dict[str, NDArray[np.int32]]
+
+    @property
+    def tasks(self) -> list[str]:
+        return list(self.queries)
+
+    def rows(self, task: str) -> int:
+        return len(self.queries[task])
+
+
+def read_examples(data: Path) -> Examples:
+    """Returns the examples of a data set's training split. Memory grows with the number of pairs, not of pixels."""
+    texts: dict[str, int] = {}
+    images: dict[Path, int] = {}
+
+    def positions(items: Iterable[Item]) -> NDArray[np.int32]:
+        return np.array([
+            (
+                texts.setdefault(item.text, len(texts)) if item.text else NONE,
+                images.setdefault(_path(item), len(images)) if item.image is not None else NONE,
+                texts.setdefault(item.instruction, len(texts)) if item.instruction else NONE,
+            )
+            for item in items
+        ], np.int32)
+
+    queries, positives = {}, {}
+    for task in task_names(data, "train"):
+        pairs = list(read_pairs(data, task))
+        queries[task] = positions(pair.query for pair in pairs)
+        positives[task] = positions(pair.positive for pair in pairs)
+    return Examples(list(texts), list(images), queries, positives)
+
+
+def _path(item: Item) -> Path:
+    if not isinstance(item.image, Path):
+        raise TypeError("the images of training pairs are files")
+    return item.image

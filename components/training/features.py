@@ -1,0 +1,57 @@
+"""What training reads again and again, computed once: pixels of images, outputs of a frozen text tower."""
+
+from __future__ import annotations
+
+from collections.abc import Callable, Sequence
+from concurrent.futures import ThreadPoolExecutor
+from pathlib import Path
+from typing import Any
+
+import numpy as np
+import torch
+from numpy.typing import NDArray
+
+from components.embedder.dual_encoder import DualEncoder
+from components.embedder.runtime import load_image, square
+
+CHUNK = 256
+
+
+def cached(path: Path, shape: tuple[int, ...], dtype: Any, chunk: Callable[[int, int], NDArray[Any]]) -> NDArray[Any]:
+    """Returns a memory-mapped array of `shape`, filled by `chunk(start, stop)` unless `path` already holds it."""
+    if not path.is_file():
+        path.parent.mkdir(parents=True, exist_ok=True)
+        partial = path.with_name(f".{path.name}.partial")
+        array = np.lib.format.open_memmap(partial, "w+", dtype, shape)
+        for start in range(0, shape[0], CHUNK):
+            stop = min(start + CHUNK, shape[0])
+            array[start:stop] = chunk(start, stop)
+        array.flush()
+        partial.replace(path)
+    return np.load(path, mmap_mode="r")
+
+
+def pixels(images: Sequence[Path], size: int, path: Path) -> NDArray[np.uint8]:
+    """Returns `(n, 3, size, size)` uint8, memory-mapped from `path`: the pictures as the embedder scales them."""
+    with ThreadPoolExecutor() as pool:
+        def chunk(start: int, stop: int) -> NDArray[np.uint8]:
+            pictures = pool.map(lambda image: np.asarray(square(load_image(image), size)), images[start:stop])
+            return np.stack(list(pictures)).transpose(0, 3, 1, 2)
+
+        return cached(path, (len(images), 3, size, size), np.uint8, chunk)
+
+
+def pooled_texts(encoder: DualEncoder, texts: Sequence[str], path: Path) -> NDArray[np.float32]:
+    """Returns `(n, text width)` float32, memory-mapped from `path`: the text tower's pooled outputs."""
+    order = sorted(range(len(texts)), key=lambda row: len(texts[row]))
+    width = encoder.model.config.text_config.hidden_size
+
+    def chunk(start: int, stop: int) -> NDArray[np.float32]:
+        with torch.inference_mode():
+            pooled = encoder.pool_text(**encoder.tokens([texts[row] for row in order[start:stop]]))
+        return pooled.float().numpy()
+
+    by_length = cached(path, (len(texts), width), np.float32, chunk)
+    positions = np.empty(len(texts), np.int64)
+    positions[order] = np.arange(len(texts))
+    return by_length[positions]

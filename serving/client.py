@@ -1,0 +1,147 @@
+"""Embeddings from the served model: the same `encode` as every other embedder, over Triton's HTTP endpoint."""
+
+from __future__ import annotations
+
+import io
+from collections.abc import Iterable, Iterator, Sequence
+from contextlib import contextmanager
+from functools import cached_property
+from pathlib import Path
+
+import numpy as np
+from geventhttpclient.response import HTTPParseError
+from PIL import Image
+from tritonclient.http import InferenceServerClient, InferInput, InferRequestedOutput
+from tritonclient.utils import InferenceServerException
+
+from components.corpus.item import Item
+from components.embedder.runtime import load_image, normalise
+from components.errors import EmbedlineError, UsedWrongly
+
+MAX_BATCH_BYTES = 32_000_000
+INPUTS = ("TEXT", "IMAGE", "INSTRUCTION")
+
+Row = tuple[bytes, bytes, bytes]
+
+
+class TritonEmbedder:
+    """Encodes items with one model of a running Triton server; `version` None is the highest served one.
+
+    Each call opens its own connection, so that threads may share one object.
+    """
+
+    def __init__(
+        self, url: str, model: str = "embedder", version: int | None = None, timeout_seconds: float = 60
+    ) -> None:
+        self.url = url
+        self.model = model
+        self.version = version
+        self.timeout_seconds = timeout_seconds
+
+    @property
+    def name(self) -> str:
+        return f"{self.model}/{self.version or 'latest'}"
+
+    @cached_property
+    def dimension(self) -> int:
+        """The length of a vector, measured on an answer."""
+        return len(self.encode([Item(text="dimension")])[0])
+
+    @cached_property
+    def max_batch_size(self) -> int:
+        """The most items that the server takes in one request."""
+        with connect(self.url, self.timeout_seconds) as client:
+            return int(client.get_model_config(self.model)["max_batch_size"])
+
+    def encode(self, items: Sequence[Item]) -> np.ndarray:
+        """Returns `(n, dimension)` float32, L2-normalised. Raises `EmbedlineError` if the server does not answer, or
+        refuses an item."""
+        if not items:
+            return np.empty((0, self.dimension), np.float32)
+        rows = (as_row(position, item) for position, item in enumerate(items))
+        with connect(self.url, self.timeout_seconds) as client:
+            return np.concatenate([self._infer(client, *batch) for batch in batches(rows, self.max_batch_size)])
+
+    def _infer(self, client: InferenceServerClient, start: int, batch: Sequence[Row]) -> np.ndarray:
+        inputs = [InferInput(name, [len(batch), 1], "BYTES") for name in INPUTS]
+        for tensor, column in zip(inputs, zip(*batch, strict=True), strict=True):
+            tensor.set_data_from_numpy(np.array(column, object).reshape(-1, 1), binary_data=True)
+        output = InferRequestedOutput("EMBEDDING", binary_data=True)
+        version = str(self.version or "")
+        try:
+            answer = client.infer(self.model, inputs, version, outputs=[output])
+        except InferenceServerException as error:
+            raise EmbedlineError(
+                f"{self.name} refused the items {start} to {start + len(batch) - 1}: {error.message()}",
+                "positions in the message count from the first of these items; mend or leave out the item it names",
+            ) from error
+        vectors = answer.as_numpy("EMBEDDING")
+        if vectors.shape[0] != len(batch) or not np.isfinite(vectors).all():
+            raise EmbedlineError(
+                f"{self.name} answered {vectors.shape} for {len(batch)} items, or values that are no numbers",
+                "load the version again, or go back to the previous one",
+            )
+        return normalise(vectors)
+
+
+@contextmanager
+def connect(url: str, timeout_seconds: float) -> Iterator[InferenceServerClient]:
+    """Yields a client of the server at `url` (`host:port`); a broken connection and a refusal that the caller does not
+    explain become an `EmbedlineError`."""
+    client = InferenceServerClient(url, connection_timeout=5, network_timeout=timeout_seconds)
+    try:
+        yield client
+    except TimeoutError as error:
+        raise EmbedlineError(
+            f"Triton at {url} took longer than {timeout_seconds:g} s", "see the server's log"
+        ) from error
+    except (OSError, HTTPParseError) as error:
+        raise EmbedlineError(
+            f"no Triton answers at {url} ({error})", "start it with `embedline serve`; if it was running, see its log"
+        ) from error
+    except InferenceServerException as error:
+        raise EmbedlineError(f"Triton at {url} refuses: {error.message()}", "see the server's log") from error
+    finally:
+        client.close()
+
+
+def batches(rows: Iterable[Row], max_rows: int) -> Iterator[tuple[int, list[Row]]]:
+    """Yields the rows in order, each batch with the position of its first row; a batch is bounded in rows and, unless
+    it is a single row, in bytes."""
+    start, size, batch = 0, 0, list[Row]()
+    for row in rows:
+        row_bytes = sum(map(len, row))
+        if batch and (len(batch) == max_rows or size + row_bytes > MAX_BATCH_BYTES):
+            yield start, batch
+            start, size, batch = start + len(batch), 0, []
+        batch.append(row)
+        size += row_bytes
+    if batch:
+        yield start, batch
+
+
+def as_row(position: int, item: Item) -> Row:
+    """Returns the item's text, encoded image and instruction as they travel; what is missing is empty."""
+    if item.video or item.is_empty:
+        problem = "is a video, which the served model does not take" if item.video else "has neither text nor image"
+        raise UsedWrongly(f"item {position} {problem}", "send text, an image, or both")
+    return (item.text or "").encode(), image_bytes(position, item), (item.instruction or "").encode()
+
+
+def image_bytes(position: int, item: Item) -> bytes:
+    match item.image:
+        case None:
+            return b""
+        case Image.Image() as image:
+            buffer = io.BytesIO()
+            load_image(image).save(buffer, "PNG")
+            return buffer.getvalue()
+        case Path() as path:
+            try:
+                return path.read_bytes()
+            except OSError as error:
+                raise UsedWrongly(
+                    f"item {position}: {path} cannot be read: {error.strerror}", "name an image"
+                ) from error
+        case data:
+            return data

@@ -1,0 +1,98 @@
+"""Which versions a running server serves: changed under traffic, proved by real answers, undone if they are wrong."""
+
+from __future__ import annotations
+
+import json
+from collections.abc import Sequence
+from contextlib import suppress
+from pathlib import Path
+
+import numpy as np
+from tritonclient.utils import InferenceServerException
+
+from components.corpus.item import Item
+from components.errors import EmbedlineError, UsedWrongly
+from serving import repository
+from serving.client import TritonEmbedder, connect
+from serving.triton import TritonServer
+
+LOAD_SECONDS = 300
+MINIMUM_COSINE = 0.999
+
+
+def serve(server: TritonServer, versions: Sequence[int]) -> None:
+    """Makes the server serve exactly these deployed versions, without a gap for those that it serves already.
+
+    A version whose process has died is healed by serving it again. Raises `EmbedlineError` if a version cannot be
+    loaded; what was served before goes on then, and stays configured.
+    """
+    before = repository.read_config(server.repository)
+    if before is None:
+        raise UsedWrongly("nothing was ever deployed here", "deploy a version first: `embedline deploy`")
+    repository.write_config(server.repository, before, versions)
+    try:
+        load(server)
+    except EmbedlineError:
+        repository.restore_config(server.repository, before)
+        raise
+
+
+def deploy(server: TritonServer, bundle: Path, version: int) -> list[int]:
+    """Serves the bundle as `version` next to the versions that are served already; returns all that are then served.
+
+    The new version has answered the bundle's examples as expected before this returns. Raises `EmbedlineError` if it
+    cannot be loaded or answers otherwise; then the old versions go on as before and a new folder is removed.
+    Deploying a version again checks it again.
+    """
+    before, old_config = repository.served(server.repository), repository.read_config(server.repository)
+    is_new = repository.add_version(server.repository, bundle, version)
+    try:
+        config = (bundle / repository.CONFIG).read_text(encoding="utf-8")
+        repository.write_config(server.repository, config, [*before, version])
+        load(server)
+        probe(server.url, bundle, version)
+    except BaseException as error:
+        repository.restore_config(server.repository, old_config)
+        with suppress(EmbedlineError):  # the first error is the one to tell
+            load(server)
+        if is_new:
+            repository.remove_version(server.repository, version)
+        if not isinstance(error, EmbedlineError):
+            raise
+        kept = f"served as before: {', '.join(map(str, before)) or 'nothing'}"
+        raise EmbedlineError(f"version {version} was not deployed ({kept}): {error.problem}", error.remedy) from error
+    return sorted({*before, version})
+
+
+def load(server: TritonServer) -> None:
+    """Makes the server follow the repository's configuration; nothing is served if there is none."""
+    for version in repository.served(server.repository):  # Triton starts anew what has changed, not what has died
+        (server.repository / repository.MODEL / str(version) / "model.py").touch()
+    with connect(server.url, LOAD_SECONDS) as client:
+        try:
+            if repository.read_config(server.repository) is None:
+                client.unload_model(repository.MODEL, headers=server.admin_headers)
+            else:
+                client.load_model(repository.MODEL, headers=server.admin_headers)
+        except InferenceServerException as error:
+            raise EmbedlineError(f"Triton cannot load it: {error.message()}", f"see its log: {server.log}") from error
+
+
+def probe(url: str, bundle: Path, version: int) -> float:
+    """Returns the smallest cosine between the bundle's expected vectors and the answers of the served version.
+
+    Raises `EmbedlineError` if it is below `MINIMUM_COSINE` or the version does not answer: being ready is no proof.
+    """
+    description = json.loads((bundle / "bundle.json").read_text(encoding="utf-8"))
+    expected = np.load(bundle / description["expected"])
+    examples = [Item(**example) for example in description["examples"]]
+    answers = TritonEmbedder(url, repository.MODEL, version).encode(examples)
+    if answers.shape != expected.shape:
+        raise EmbedlineError(f"version {version} answers {answers.shape}, not {expected.shape}", "package it again")
+    cosine = float((answers * expected).sum(axis=1).min())
+    if not cosine >= MINIMUM_COSINE:
+        raise EmbedlineError(
+            f"version {version} answers other vectors than its bundle expects: cosine {cosine:.4f} < {MINIMUM_COSINE}",
+            "the served runtime differs from the one that was scored: package the model again",
+        )
+    return cosine

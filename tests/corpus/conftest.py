@@ -1,0 +1,48 @@
+import io
+from collections.abc import Callable
+from pathlib import Path
+from typing import Any
+
+import pytest
+from PIL import Image
+
+from components.config import PARAMETERS, Corpus, read
+
+MakeConfig = Callable[..., Corpus]
+MakePicture = Callable[..., bytes]
+
+
+@pytest.fixture
+def config() -> MakeConfig:
+    """Makes the corpus section of a source, with nothing held out and no tolerance unless told."""
+
+    emoji = read(Path(__file__).parents[2] / PARAMETERS).corpus.emoji
+
+    def make(source: str, location: Path | str | None, **changes: Any) -> Corpus:
+        fields: dict[str, Any] = {
+            "source": source,
+            "name": "shop",
+            "location": None if location is None else str(location),
+            "columns": {},
+            "licence": "CC0-1.0",
+            "seed": 7,
+            "quarantine_limit": 0.0,
+            "dev_share": 0.0,
+            "eval_share": 0.0,
+            "emoji": emoji,
+        }
+        return Corpus(**(fields | changes))
+
+    return make
+
+
+@pytest.fixture
+def picture() -> MakePicture:
+    """Makes the bytes of a small picture; every number gives another one."""
+
+    def make(number: int = 0, size: tuple[int, int] = (8, 8), kind: str = "PNG") -> bytes:
+        stream = io.BytesIO()
+        Image.new("RGB", size, (number % 256, number // 256 % 256, number // 65536)).save(stream, kind)
+        return stream.getvalue()
+
+    return make

@@ -1,0 +1,91 @@
+import json
+import os
+import signal
+import subprocess
+import sys
+from pathlib import Path
+
+import pytest
+
+from components import lineage
+from components.errors import UsedWrongly
+
+REPOSITORY = Path(__file__).parents[2]
+HOLDER = """
+import pathlib, sys, time
+from components import lineage
+with lineage.lock(pathlib.Path(sys.argv[1])):
+    print("held", flush=True)
+    time.sleep(60)
+"""
+
+
+def hold(root: Path) -> subprocess.Popen[str]:
+    """Starts another process that holds the lock."""
+    environment = {**os.environ, "PYTHONPATH": str(REPOSITORY)}
+    holder = subprocess.Popen(
+        [sys.executable, "-c", HOLDER, str(root)], env=environment, stdout=subprocess.PIPE, text=True
+    )
+    assert holder.stdout is not None
+    assert holder.stdout.readline() == "held\n"
+    return holder
+
+
+def git(root: Path, *arguments: str) -> str:
+    return subprocess.run(["git", *arguments], cwd=root, check=True, capture_output=True, text=True).stdout
+
+
+def test_a_plain_folder_becomes_a_repository_with_a_first_commit_and_says_so(tmp_path: Path) -> None:
+    (tmp_path / "params.yaml").write_text("first: {steps: 1}\n")
+    (tmp_path / "data").mkdir()
+    (tmp_path / "data" / "large.bin").write_text("not for git")
+    done = lineage.prepare(tmp_path)
+    assert len(done) == 2 and "first commit" in done[1]
+    committed = git(tmp_path, "ls-files").split()
+    assert "params.yaml" in committed and ".dvc/config" in committed
+    assert not [name for name in committed if name.startswith(("data", ".embedline"))]
+    assert "analytics = False" in (tmp_path / ".dvc" / "config").read_text()
+    assert "__pycache__/" in (tmp_path / ".dvcignore").read_text()
+    assert lineage.git_state(tmp_path).dirty is False
+    assert lineage.prepare(tmp_path) == []
+
+
+def test_an_existing_repository_is_kept_as_it_is(tmp_path: Path) -> None:
+    git(tmp_path, "init", "--quiet")
+    (tmp_path / ".dvcignore").write_text("mine/")
+    lineage.prepare(tmp_path)
+    state = lineage.git_state(tmp_path)
+    assert state.commit is None and state.dirty
+    assert (tmp_path / ".dvcignore").read_text().startswith("mine/\n")
+
+
+def test_a_folder_inside_a_repository_becomes_a_workspace_of_its_own(tmp_path: Path) -> None:
+    git(tmp_path, "init", "--quiet")
+    (tmp_path / "inside").mkdir()
+    lineage.prepare(tmp_path / "inside")
+    assert (tmp_path / "inside" / ".dvc").is_dir() and not (tmp_path / "inside" / ".git").exists()
+
+
+def test_only_code_and_settings_make_a_workspace_dirty(workspace: Path) -> None:
+    lineage.reproduce(workspace, "first")
+    assert lineage.git_state(workspace).dirty is False
+    (workspace / "params.yaml").write_text("first: {steps: 2}\n")
+    assert lineage.git_state(workspace).dirty is True
+
+
+def test_a_second_writer_is_refused_with_the_first_one_s_process_number(tmp_path: Path) -> None:
+    holder = hold(tmp_path)
+    try:
+        with (
+            pytest.raises(UsedWrongly, match=f"process {holder.pid} .* since 20") as refusal,
+            lineage.lock(tmp_path, 0.3),
+        ):
+            pass
+        assert f"kill {holder.pid}" in refusal.value.remedy
+    finally:
+        holder.send_signal(signal.SIGKILL)
+        holder.wait()
+    with lineage.lock(tmp_path):
+        assert json.loads((tmp_path / ".embedline" / "lock").read_text())["pid"] == os.getpid()
+    with lineage.lock(tmp_path):
+        pass

@@ -1,0 +1,172 @@
+"""A real MLflow on SQLite, a real bundle with two small ONNX graphs, and score files with known answers."""
+
+import json
+import shutil
+from collections.abc import Callable
+from pathlib import Path
+from typing import Any
+
+import numpy as np
+import onnx
+import pytest
+from onnx import TensorProto, helper, numpy_helper
+from tokenizers import Tokenizer
+from tokenizers.models import WordLevel
+from tokenizers.pre_tokenizers import Whitespace
+
+from components.config import Promotion
+from components.registry import tracking
+from components.registry.tracking import Run, Tracking
+
+REPOSITORY = Path(__file__).parents[2]
+DIMENSION = 4
+WORDS = ["[UNK]", "a", "sad", "happy", "cat"]
+TASKS = {
+    "names": ("retrieval", "IND"),
+    "groups": ("classification", "IND"),
+    "counts": ("vqa", "OOD"),
+    "crops": ("grounding", "OOD"),
+}
+QUERIES = 200
+MakeScores = Callable[..., dict[str, Any]]
+
+
+@pytest.fixture(autouse=True)
+def own_tracking(monkeypatch: pytest.MonkeyPatch) -> None:
+    for name in ("MLFLOW_TRACKING_URI", "MLFLOW_RUN_ID"):
+        monkeypatch.delenv(name, raising=False)
+
+
+@pytest.fixture(scope="session")
+def database(tmp_path_factory: pytest.TempPathFactory) -> Path:
+    """The workspace whose fresh database every other one starts as a copy of: creating one takes seconds."""
+    root = tmp_path_factory.mktemp("database")
+    with pytest.MonkeyPatch.context() as patch:
+        patch.delenv("MLFLOW_TRACKING_URI", raising=False)
+        tracking.prepare(root)
+    return root
+
+
+@pytest.fixture
+def server(database: Path, tmp_path: Path) -> Tracking:
+    root = tmp_path / "workspace"
+    (root / ".embedline").mkdir(parents=True)
+    shutil.copy(database / ".embedline" / "mlflow.db", root / ".embedline" / "mlflow.db")
+    return tracking.prepare(root)
+
+
+@pytest.fixture
+def run(server: Tracking) -> Run:
+    return tracking.start_round(server, {}, {})
+
+
+@pytest.fixture(scope="session")
+def promotion_config() -> Promotion:
+    return Promotion(
+        floors={"overall": 0.3, "OOD": 0.2},
+        margin=0.01,
+        max_task_drop=0.05,
+        confidence=0.95,
+        max_tie_rate=0.05,
+        min_parity_cosine=0.99,
+        bootstrap_samples=2000,
+    )
+
+
+@pytest.fixture(scope="session")
+def make_scores() -> MakeScores:
+    """Makes the score file of a model that answers the given share of each task's queries, the easiest ones first."""
+
+    def make(fingerprint: str, share: float = 0.5, **shares: float) -> dict[str, Any]:
+        tasks = {}
+        for name, (meta_task, distribution) in TASKS.items():
+            hits = (np.arange(QUERIES) < round(shares.get(name, share) * QUERIES)).astype(float)
+            tasks[name] = {
+                "meta_task": meta_task,
+                "distribution": distribution,
+                "metric": "hit@1",
+                "score": float(hits.mean()),
+                "queries": QUERIES,
+                "candidates": 100,
+                "tie_rate": 0.0,
+                "hits": hits.tolist(),
+            }
+        return {
+            "model": {"name": "onnx-int8", "fingerprint": fingerprint, "dimension": DIMENSION, "parameters": 1000},
+            "dataset_digest": "data-1",
+            "scorer": "1",
+            "prompts": "prompts-1",
+            "tasks": tasks,
+            "aggregates": aggregates(tasks),
+            "items_per_second": 100.0,
+        }
+
+    return make
+
+
+def aggregates(tasks: dict[str, Any]) -> dict[str, float]:
+    groups: dict[str, list[float]] = {"overall": [task["score"] for task in tasks.values()]}
+    for task in tasks.values():
+        for key in ("meta_task", "distribution"):
+            groups.setdefault(task[key], []).append(task["score"])
+    return {name: float(np.mean(values)) for name, values in groups.items()}
+
+
+@pytest.fixture
+def make_bundle(tmp_path: Path) -> Callable[[str], Path]:
+    def make(fingerprint: str) -> Path:
+        bundle = tmp_path / "bundles" / fingerprint
+        version = bundle / "version"
+        version.mkdir(parents=True)
+        write_graphs(version)
+        shutil.copy(REPOSITORY / "components" / "embedder" / "runtime.py", version / "runtime.py")
+        (bundle / "bundle.json").write_text(json.dumps({"dimension": DIMENSION, "fingerprint": fingerprint}))
+        (bundle / "config.pbtxt").write_text('name: "embedder"\n')
+        return bundle
+
+    return make
+
+
+def write_graphs(version: Path) -> None:
+    generator = np.random.default_rng(0)
+    table = numpy_helper.from_array(generator.normal(size=(len(WORDS), DIMENSION)).astype(np.float32), "table")
+    weight = numpy_helper.from_array(generator.normal(size=(3, DIMENSION)).astype(np.float32), "weight")
+    last = numpy_helper.from_array(np.array([2], np.int64), "last")
+    text = [
+        helper.make_node("Gather", ["table", "input_ids"], ["words"]),
+        helper.make_node("Cast", ["attention_mask"], ["mask"], to=TensorProto.FLOAT),
+        helper.make_node("Unsqueeze", ["mask", "last"], ["mask3"]),
+        helper.make_node("Mul", ["words", "mask3"], ["kept"]),
+        helper.make_node("ReduceSum", ["kept", "one"], ["sentence_embedding"], keepdims=0),
+    ]
+    image = [
+        helper.make_node("ReduceMean", ["pixel_values", "sides"], ["colour"], keepdims=0),
+        helper.make_node("MatMul", ["colour", "weight"], ["image_embedding"]),
+    ]
+    one, sides = (
+        numpy_helper.from_array(np.array(axes, np.int64), name) for name, axes in (("one", [1]), ("sides", [2, 3]))
+    )
+    ids = [helper.make_tensor_value_info(n, TensorProto.INT64, ["n", "t"]) for n in ("input_ids", "attention_mask")]
+    pixels = [helper.make_tensor_value_info("pixel_values", TensorProto.FLOAT, ["n", 3, 8, 8])]
+    for name, nodes, inputs, output, constants in (
+        ("text", text, ids, "sentence_embedding", [table, last, one]),
+        ("image", image, pixels, "image_embedding", [weight, sides]),
+    ):
+        outputs = [helper.make_tensor_value_info(output, TensorProto.FLOAT, ["n", DIMENSION])]
+        graph = helper.make_graph(nodes, name, inputs, outputs, constants)
+        onnx.save(
+            helper.make_model(graph, opset_imports=[helper.make_opsetid("", 18)], ir_version=10),
+            version / f"{name}.onnx",
+        )
+    tokenizer = Tokenizer(WordLevel({word: index for index, word in enumerate(WORDS)}, "[UNK]"))
+    tokenizer.pre_tokenizer = Whitespace()
+    tokenizer.save(str(version / "tokenizer.json"))
+    description = {
+        "dimension": DIMENSION,
+        "image_size": 8,
+        "image_mean": [0.5] * 3,
+        "image_std": [0.5] * 3,
+        "max_tokens": 16,
+        "matryoshka_dimensions": [2, 4],
+    }
+    (version / "embedder.json").write_text(json.dumps(description))

@@ -1,0 +1,182 @@
+import math
+from collections.abc import Callable
+from pathlib import Path
+from typing import Any
+
+import numpy as np
+import pytest
+
+from components.config import Promotion
+from components.errors import Refused
+from components.registry import compare, infrastructure
+from components.registry.gate import holm, resampled_means
+
+TASKS = ("names", "groups", "counts", "crops")
+MakeScores = Callable[..., dict[str, Any]]
+CHECKS = {
+    "parity_cosine": 0.999,
+    "server_cosine": 1.0,
+    "loaded": True,
+    "answered": True,
+    "latency_ms": 3.0,
+    "size_bytes": 10,
+}
+
+
+def test_the_first_model_in_needs_only_its_floors(make_scores: MakeScores, promotion_config: Promotion) -> None:
+    verdict = compare(make_scores("a"), None, promotion_config, TASKS)
+    assert verdict.passed and verdict.against is None
+    assert verdict.table[0] == {"name": "overall", "challenger": 0.5} and len(verdict.table) == 5
+    low = compare(make_scores("a", counts=0.05, crops=0.05), None, promotion_config, TASKS)
+    assert not low.passed and low.reasons == (
+        "overall: 0.2750 is below its floor of 0.3",
+        "OOD: 0.0500 is below its floor of 0.2",
+    )
+    with pytest.raises(Refused, match="below its floor"):
+        low.require()
+
+
+@pytest.mark.parametrize(("share", "passes"), [(0.6, True), (0.5, True), (0.47, False), (0.4, False)])
+def test_better_and_equal_pass_and_worse_is_refused(
+    make_scores: MakeScores, promotion_config: Promotion, share: float, passes: bool
+) -> None:
+    verdict = compare(make_scores("new", share), make_scores("old", 0.5), promotion_config, TASKS)
+    assert verdict.passed is passes, verdict.reasons
+    assert verdict.table[0]["difference"] == pytest.approx(share - 0.5)
+
+
+def test_one_task_that_drops_is_refused_though_the_others_make_up_for_it(
+    make_scores: MakeScores, promotion_config: Promotion
+) -> None:
+    champion = make_scores("old", 0.5)
+    verdict = compare(make_scores("new", 0.7, counts=0.4), champion, promotion_config, TASKS)
+    assert verdict.table[0]["difference"] > 0.1
+    assert len(verdict.reasons) == 1 and verdict.reasons[0].startswith("counts: dropped by 0.1000")
+    small = compare(make_scores("new", 0.7, counts=0.46), champion, promotion_config, TASKS)
+    assert small.passed, "a drop within the limit is no reason"
+
+
+def test_a_large_drop_that_may_be_chance_is_no_reason(make_scores: MakeScores, promotion_config: Promotion) -> None:
+    """The same drop of 6 points, once on the same few queries and once with many answers changed both ways."""
+    champion, challenger = make_scores("old", 0.5), make_scores("new", 0.7)
+    hits = np.roll(champion["tasks"]["counts"]["hits"], 95)
+    hits[np.flatnonzero(hits)[:12]] = 0
+    replace_hits(challenger, "counts", hits)
+    noisy = compare(challenger, champion, promotion_config, TASKS)
+    assert row(noisy, "counts")["difference"] == pytest.approx(-0.06) and noisy.passed, noisy.reasons
+    clear = compare(make_scores("new", 0.7, counts=0.44), champion, promotion_config, TASKS)
+    assert row(clear, "counts")["difference"] == pytest.approx(-0.06) and not clear.passed
+
+
+def test_constant_hits_are_judged_without_a_warning(make_scores: MakeScores, promotion_config: Promotion) -> None:
+    assert compare(make_scores("new", 1.0), make_scores("old", 1.0), promotion_config, TASKS).passed
+    assert not compare(make_scores("new", 0.0), make_scores("old", 1.0), promotion_config, TASKS).passed
+
+
+@pytest.mark.parametrize(
+    ("spoil", "reason"),
+    [
+        (lambda s: s["tasks"].pop("crops"), "challenger: crops: was not scored"),
+        (lambda s: s["tasks"].update(extra=s["tasks"]["crops"]), "extra: is no evaluation set"),
+        (lambda s: s.update(tasks={}), "no task was scored"),
+        (lambda s: s.update(dataset_digest="data-2"), "the data set differs"),
+        (lambda s: s.update(scorer="2"), "the scorer differs"),
+        (lambda s: s.update(prompts="prompts-2"), "the prompts differs"),
+        (lambda s: s.pop("dataset_digest"), "dataset_digest is missing"),
+        (
+            lambda s: s["tasks"]["names"].update(score=math.nan),
+            "names: a score, tie rate or hit is missing or not finite",
+        ),
+        (lambda s: s["tasks"]["names"]["hits"].__setitem__(0, math.inf), "names: a score, tie rate or hit is"),
+        (lambda s: s["tasks"]["names"].update(score=0.8), "names: the score 0.800000 is not the mean of the hits"),
+        (lambda s: s["tasks"]["names"]["hits"].pop(), "names: 199 hits for 200 queries"),
+        (lambda s: s["tasks"]["names"].update(tie_rate=0.2), "names: 20.0% of the queries are ties"),
+        (lambda s: s["tasks"]["names"].update(candidates=7), "names: candidates differ: 7 and 100"),
+        (lambda s: s["aggregates"].update(overall=0.8), "aggregate overall: 0.8 is not the mean"),
+        (lambda s: s["aggregates"].pop("OOD"), "aggregate OOD: None is not the mean"),
+        (lambda s: s["model"].pop("fingerprint"), "the model's fingerprint is missing"),
+    ],
+)
+def test_evidence_that_is_missing_or_unsound_refuses(
+    make_scores: MakeScores, promotion_config: Promotion, spoil: Callable[[dict[str, Any]], object], reason: str
+) -> None:
+    challenger = make_scores("new", 0.9)
+    assert compare(challenger, make_scores("old"), promotion_config, TASKS).passed
+    spoil(challenger)
+    verdict = compare(challenger, make_scores("old"), promotion_config, TASKS)
+    assert not verdict.passed and any(reason in found for found in verdict.reasons), verdict.reasons
+    assert verdict.table == ()
+
+
+def test_a_champion_without_sound_scores_refuses_too(make_scores: MakeScores, promotion_config: Promotion) -> None:
+    champion = make_scores("old")
+    champion["tasks"].pop("names")
+    assert "champion: names: was not scored" in compare(make_scores("new"), champion, promotion_config, TASKS).reasons
+
+
+def test_a_verdict_is_the_same_each_time_and_its_digest_covers_it(
+    make_scores: MakeScores, promotion_config: Promotion, tmp_path: Path
+) -> None:
+    first, second = (compare(make_scores("new", 0.6), make_scores("old"), promotion_config, TASKS) for _ in range(2))
+    assert first == second and first.digest == second.digest
+    assert first.digest != compare(make_scores("new", 0.7), make_scores("old"), promotion_config, TASKS).digest
+    assert first.write(tmp_path).name == f"{first.digest}.json"
+
+
+def test_holm_adjusts_as_in_the_textbook() -> None:
+    assert holm(np.array([0.04, 0.01, 0.03, 0.005])) == pytest.approx([0.06, 0.03, 0.06, 0.02])
+    assert holm(np.array([0.9, 0.8])) == pytest.approx([1, 1])
+
+
+def test_resampled_means_have_the_spread_of_the_bootstrap() -> None:
+    values = np.random.default_rng(1).choice([-1.0, 0.0, 0.5, 1.0], 400)
+    means = resampled_means(values, 20_000, np.random.default_rng(0))
+    assert means.mean() == pytest.approx(values.mean(), abs=0.002)
+    assert means.std() == pytest.approx(values.std() / 20, rel=0.03)
+
+
+def test_equal_models_are_rarely_refused_and_worse_ones_nearly_always(
+    make_scores: MakeScores, promotion_config: Promotion
+) -> None:
+    """40 pairs each, every answer drawn anew: equal models are told from ones that are 8 points worse."""
+    generator = np.random.default_rng(0)
+
+    def passes(share: float) -> int:
+        passed = 0
+        for _ in range(40):
+            champion, challenger = make_scores("old"), make_scores("new")
+            for name in TASKS:
+                hard = generator.random(200)
+                replace_hits(champion, name, (hard + generator.normal(0, 0.02, 200) < 0.5).astype(float))
+                replace_hits(challenger, name, (hard + generator.normal(0, 0.02, 200) < share).astype(float))
+            passed += compare(challenger, champion, promotion_config, TASKS).passed
+        return passed
+
+    assert passes(0.5) >= 24 and passes(0.42) == 0
+
+
+def test_the_infrastructure_blessing_needs_every_check(promotion_config: Promotion) -> None:
+    assert infrastructure("a", CHECKS, promotion_config).passed
+    for name in CHECKS:
+        missing = {key: value for key, value in CHECKS.items() if key != name}
+        assert infrastructure("a", missing, promotion_config).reasons == (f"{name}: was not measured",)
+    for name, value in (
+        ("parity_cosine", 0.5),
+        ("server_cosine", math.nan),
+        ("loaded", False),
+        ("latency_ms", math.inf),
+    ):
+        assert len(infrastructure("a", CHECKS | {name: value}, promotion_config).reasons) == 1
+
+
+def replace_hits(scores: dict[str, Any], name: str, hits: Any) -> None:
+    scores["tasks"][name] |= {"hits": list(map(float, hits)), "score": float(np.mean(hits))}
+    tasks = scores["tasks"].values()
+    scores["aggregates"]["overall"] = float(np.mean([task["score"] for task in tasks]))
+    for key in ("meta_task", "distribution"):
+        for group in {task[key] for task in tasks}:
+            scores["aggregates"][group] = float(np.mean([task["score"] for task in tasks if task[key] == group]))
+
+
+def row(verdict: Any, name: str) -> dict[str, Any]:
+    return next(row for row in verdict.table if row["name"] == name)

@@ -1,0 +1,175 @@
+import os
+import signal
+import subprocess
+import sys
+from collections.abc import Callable
+from pathlib import Path
+from typing import Any
+
+import pytest
+
+from components.config import Promotion
+from components.errors import EmbedlineError, Refused, UsedWrongly
+from components.registry import compare, infrastructure, ledger, models, promotion
+from components.registry.gate import Verdict
+from components.registry.tracking import Run
+
+REPOSITORY = Path(__file__).parents[2]
+TASKS = ("names", "groups", "counts", "crops")
+CHECKS = {
+    "parity_cosine": 1.0,
+    "server_cosine": 1.0,
+    "loaded": True,
+    "answered": True,
+    "latency_ms": 3.0,
+    "size_bytes": 10,
+}
+MakeScores = Callable[..., dict[str, Any]]
+
+
+class Line:
+    """Registers models that get better with their number, and judges them as the flow does."""
+
+    def __init__(self, run: Run, make_scores: MakeScores, config: Promotion) -> None:
+        self.run, self.tracking, self.config = run, run.tracking, config
+        self.make_scores = make_scores
+        models._create_model(run.tracking)
+
+    def scores(self, number: int) -> dict[str, Any]:
+        return self.make_scores(f"model-{number}", 0.4 + 0.1 * number)
+
+    def register(self, number: int) -> str:
+        tags = {"fingerprint": f"bundle-{number}", "model_fingerprint": f"model-{number}"}
+        return str(self.tracking.client.create_model_version(models.MODEL, "file:///none", tags=tags).version)
+
+    def verdicts(self, number: int, champion: int | None) -> tuple[Verdict, Verdict]:
+        against = self.scores(champion) if champion else None
+        quality = compare(self.scores(number), against, self.config, TASKS)
+        return quality, infrastructure(f"bundle-{number}", CHECKS, self.config)
+
+    def promote(self, number: int, champion: int | None) -> dict[str, str | None]:
+        version = self.register(number)
+        promotion.nominate(self.tracking, version)
+        return promotion.promote(self.tracking, version, *self.verdicts(number, champion))
+
+
+@pytest.fixture
+def line(run: Run, make_scores: MakeScores, promotion_config: Promotion) -> Line:
+    return Line(run, make_scores, promotion_config)
+
+
+def test_promotion_and_rollback_move_the_roles_and_are_in_the_ledger(line: Line) -> None:
+    assert line.promote(1, None) == {"champion": "1", "challenger": None, "previous": None}
+    assert line.promote(2, 1) == {"champion": "2", "challenger": None, "previous": "1"}
+    assert promotion.promote(line.tracking, "2", *line.verdicts(2, 1))["champion"] == "2"
+    assert promotion.rollback(line.tracking, "too slow") == {"champion": "1", "challenger": None, "previous": None}
+    assert models.roles(line.tracking)["champion"] == "1"
+    with pytest.raises(UsedWrongly, match="no previous version"):
+        promotion.rollback(line.tracking)
+    entries = promotion.history(line.tracking)
+    assert [entry.state for entry in entries] == ["pending", "done"] * 5
+    assert [entry.action for entry in entries[::2]] == ["nominate", "promote", "nominate", "promote", "rollback"]
+    assert entries[-1].reason == "too slow"
+    verdicts = line.tracking.root / ".embedline" / "verdicts"
+    assert (
+        all((verdicts / f"{digest}.json").is_file() for digest in entries[2].verdicts) and len(entries[2].verdicts) == 2
+    )
+
+
+def test_without_both_blessings_of_this_very_version_nothing_moves(line: Line) -> None:
+    line.promote(2, None)
+    version = line.register(1)
+    with pytest.raises(UsedWrongly, match="is not the challenger"):
+        promotion.promote(line.tracking, version, *line.verdicts(1, 2))
+    promotion.nominate(line.tracking, version)
+    good, sound = line.verdicts(3, 2)
+    attempts = [
+        line.verdicts(1, 2),  # worse than the champion
+        line.verdicts(3, 2),  # another model
+        (sound, good),  # the wrong way round
+        line.verdicts(1, None),  # not compared with the champion
+        (line.verdicts(1, None)[0], infrastructure("bundle-1", {}, line.config)),
+    ]
+    for attempt in attempts:
+        with pytest.raises(Refused):
+            promotion.promote(line.tracking, version, *attempt)
+    assert models.roles(line.tracking) == {"champion": "1", "challenger": version, "previous": None}
+    assert len(promotion.history(line.tracking)) == 6
+
+
+class Killed(BaseException):
+    """Stands for the end of the process: nothing of ours catches it."""
+
+
+@pytest.mark.parametrize("step", range(5))
+def test_a_promotion_killed_at_any_step_is_completed(line: Line, step: int, monkeypatch: pytest.MonkeyPatch) -> None:
+    line.promote(1, None)
+    version = line.register(2)
+    promotion.nominate(line.tracking, version)
+    steps = iter(range(10))
+
+    def mortal(function: Callable[..., Any]) -> Callable[..., Any]:
+        def call(*arguments: Any, **named: Any) -> Any:
+            if next(steps) == step:
+                raise Killed
+            return function(*arguments, **named)
+
+        return call
+
+    with monkeypatch.context() as patch:
+        patch.setattr(models, "set_role", mortal(models.set_role))
+        patch.setattr(ledger, "append", mortal(ledger.append))
+        with pytest.raises(Killed):
+            promotion.promote(line.tracking, version, *line.verdicts(2, 1))
+    finished = promotion.reconcile(line.tracking)
+    moved = {"champion": "2", "challenger": None, "previous": "1"}
+    unmoved = {"champion": "1", "challenger": "2", "previous": None}
+    assert models.roles(line.tracking) == (unmoved if step == 0 else moved)
+    assert (finished is None) == (step == 0) and promotion.reconcile(line.tracking) is None
+    assert [entry.state for entry in promotion.history(line.tracking)][-2:] == ["pending", "done"]
+    assert promotion.promote(line.tracking, version, *line.verdicts(2, 1)) == moved
+
+
+def test_a_process_killed_in_the_middle_of_a_promotion_loses_nothing(line: Line) -> None:
+    line.promote(1, None)
+    version = line.register(2)
+    promotion.nominate(line.tracking, version)
+    for verdict, name in zip(line.verdicts(2, 1), ("quality", "infrastructure"), strict=True):
+        (line.tracking.root / name).write_text(verdict._text())
+    code = """
+import json, os, pathlib, signal
+from components.registry import gate, models, promotion, tracking
+root = pathlib.Path('.')
+def verdict(name):
+    fields = json.loads((root / name).read_text())
+    return gate.Verdict(**{**fields, 'reasons': tuple(fields['reasons']), 'table': tuple(fields['table'])})
+models.set_role = lambda tracking, name, version, move=models.set_role: (
+    move(tracking, name, version), os.kill(os.getpid(), signal.SIGKILL))
+promotion.promote(tracking.prepare(root), '2', verdict('quality'), verdict('infrastructure'))
+"""
+    environment = {**os.environ, "PYTHONPATH": str(REPOSITORY)}
+    killed = subprocess.run([sys.executable, "-c", code], cwd=line.tracking.root, env=environment)
+    assert killed.returncode == -signal.SIGKILL
+    assert models.roles(line.tracking) == {"champion": "2", "challenger": "2", "previous": None}
+    assert promotion.nominate(line.tracking, line.register(3)) == {"champion": "2", "challenger": "3", "previous": "1"}
+
+
+def test_a_killed_change_to_a_version_that_is_gone_is_reverted(line: Line, monkeypatch: pytest.MonkeyPatch) -> None:
+    line.promote(1, None)
+    version = line.register(2)
+    with monkeypatch.context() as patch:
+        patch.setattr(models, "set_role", lambda *_: (_ for _ in ()).throw(Killed()))
+        with pytest.raises(Killed):
+            promotion.nominate(line.tracking, version)
+    line.tracking.client.delete_model_version(models.MODEL, version)
+    reverted = promotion.reconcile(line.tracking)
+    assert reverted and reverted.state == "reverted"
+    assert models.roles(line.tracking) == {"champion": "1", "challenger": None, "previous": None}
+
+
+def test_nothing_is_promoted_upon_a_ledger_that_was_cut(line: Line) -> None:
+    line.promote(1, None)
+    path = line.tracking.root / ".embedline" / "ledger.jsonl"
+    path.write_bytes(b"".join(path.read_bytes().splitlines(keepends=True)[:-1]))
+    with pytest.raises(EmbedlineError, match="line 4 is missing"):
+        promotion.nominate(line.tracking, line.register(2))
