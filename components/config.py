@@ -70,10 +70,18 @@ class ImageTower(Section):
 
 
 class Schedule(Section):
-    """How long, how fast, on how many pairs at once."""
+    """How long, how fast, on what, on how many pairs at once.
+
+    A step draws `sub_batches` tasks by weight (1 where none is given). Pictures of `unmirrored_tasks`, whose answers
+    depend on left and right, are never mirrored.
+    """
 
     steps: Positive
     batch_size: Annotated[int, Field(ge=2)]
+    sub_batches: Positive
+    task_weights: dict[str, Annotated[float, Field(ge=0)]]
+    augmentation: Share
+    unmirrored_tasks: list[str]
     learning_rate: Rate
     weight_decay: Annotated[float, Field(ge=0)]
     warmup_share: Share
@@ -87,13 +95,15 @@ class Schedule(Section):
 class Teacher(Section):
     text_model: str
     max_tokens: Positive
+    instruction_weight: Annotated[float, Field(ge=0)]
     dimension: Positive
     image_tower: ImageTower
     schedule: Schedule
 
 
 class Distillation(Section):
-    max_tokens: Positive
+    """The student, and how much each of its losses counts; `matryoshka_dimensions` are learnt as prefixes."""
+
     text_dimension: Positive
     image_tower: ImageTower
     schedule: Schedule
@@ -101,6 +111,7 @@ class Distillation(Section):
     vector_weight: Annotated[float, Field(ge=0)]
     similarity_weight: Annotated[float, Field(ge=0)]
     label_weight: Annotated[float, Field(ge=0)]
+    similarity_temperature: Rate
 
 
 class Export(Section):
@@ -148,7 +159,7 @@ class Config(Section):
 def read(path: Path) -> Config:
     """Returns the configuration. Raises `UsedWrongly` that names each wrong key, what was found, and a remedy."""
     if not path.is_file():
-        raise UsedWrongly(f"{path}: missing", f"Run in a folder that has a {PARAMETERS}, or copy one from profiles/.")
+        raise UsedWrongly(f"{path}: missing", f"Run in a folder that has a {PARAMETERS}, such as a checkout of this project.")
     try:
         content = yaml.safe_load(path.read_text(encoding="utf-8"))
     except (yaml.YAMLError, UnicodeDecodeError) as error:
@@ -162,7 +173,7 @@ def parse(content: Any, origin: str = PARAMETERS) -> Config:
         return Config.model_validate(content)
     except ValidationError as error:
         raise UsedWrongly("\n".join(_explain(origin, fault) for fault in error.errors()),
-                          f"Mend {origin}; profiles/ holds working examples.") from error
+                          f"Mend {origin}; components/config.py says what each key may be.") from error
 
 
 def _explain(origin: str, fault: Any) -> str:

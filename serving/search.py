@@ -3,14 +3,16 @@
 from __future__ import annotations
 
 import hashlib
-from collections.abc import Sequence
+from collections import Counter
+from collections.abc import Callable, Iterator, Sequence
 from dataclasses import dataclass
+from itertools import permutations
 from pathlib import Path
 from typing import NamedTuple, Protocol
 
 import numpy as np
 
-from components.corpus.item import Item
+from components.corpus import Item, read_pairs, read_queries, task_names
 
 
 class Encoder(Protocol):
@@ -41,18 +43,18 @@ class Index:
 
 
 def open_index(
-    folder: Path, encoder: Encoder, entries: Sequence[Entry], fingerprint: str, dataset_digest: str
+    folder: Path, encoder: Encoder, entries: Callable[[], Sequence[Entry]], fingerprint: str, dataset_digest: str
 ) -> Index:
-    """Returns the index of the entries; it is kept in `folder`, and made if model, data set or entries are new.
+    """Returns the index of a data set's entries; it is kept in `folder`, and made if model or data set are new.
 
     `fingerprint` is that of the model which `encoder` serves. Raises what `encoder.encode` raises.
     """
-    path = folder / f"{index_key(entries, fingerprint, dataset_digest)}.npz"
+    path = folder / f"{index_key(fingerprint, dataset_digest)}.npz"
     if path.exists():
         with np.load(path) as saved:
             pairs = zip(saved["texts"].tolist(), saved["image_paths"].tolist(), strict=True)
             return Index(saved["vectors"], tuple(Entry(*pair) for pair in pairs))
-    index = build_index(encoder, entries)
+    index = build_index(encoder, entries())
     folder.mkdir(parents=True, exist_ok=True)
     partial = path.with_suffix(".partial")
     with partial.open("wb") as file:
@@ -75,9 +77,35 @@ def search(index: Index, vector: np.ndarray, top: int = 10) -> list[Hit]:
     return [Hit(float(scores[row]), *index.entries[row]) for row in best]
 
 
-def index_key(entries: Sequence[Entry], fingerprint: str, dataset_digest: str) -> str:
-    """Returns a name for the index that changes with the model, the data set and the entries."""
-    total = hashlib.sha256(f"{fingerprint}\0{dataset_digest}".encode())
-    for entry in entries:
-        total.update(f"\0{entry.text}\0{entry.image_path}".encode())
-    return total.hexdigest()
+def index_key(fingerprint: str, dataset_digest: str) -> str:
+    """Returns a name for the index that changes with the model and the data set."""
+    return hashlib.sha256(f"{fingerprint}\0{dataset_digest}".encode()).hexdigest()
+
+
+def named_pictures(data: Path) -> list[Entry]:
+    """Returns the pictures that the data set pairs with a text, each under the rarest of its texts.
+
+    A name belongs to one picture and a class label to many, so the rarest text is the one that says most.
+    """
+    texts: dict[Path, dict[str, None]] = {}
+    uses: Counter[str] = Counter()
+    for one, other in _text_image_pairs(data):
+        texts.setdefault(other, {})[one] = None
+        uses[one] += 1
+    return [Entry(min(names, key=lambda name: uses[name]), str(image)) for image, names in texts.items()]
+
+
+def _text_image_pairs(data: Path) -> Iterator[tuple[str, Path]]:
+    """Yields (text, picture) of every training pair and every right answer that join a bare text and a bare picture."""
+    for pair in read_pairs(data):
+        yield from _bare(pair.query, pair.positive)
+    for task in task_names(data, "eval"):
+        for query in read_queries(data, "eval", task):
+            for position in query.relevant:
+                yield from _bare(query.item, query.candidates[position])
+
+
+def _bare(*items: Item) -> Iterator[tuple[str, Path]]:
+    for one, other in permutations(items):
+        if one.text and one.image is None and isinstance(other.image, Path) and not other.text:
+            yield one.text, other.image

@@ -31,7 +31,7 @@ class DualEncoder(InputModule):
     """Encodes dictionaries `{"text": ..., "image": ..., "instruction": ...}`, each part optional.
 
     Texts are mean-pooled over the last hidden state of the text tower, images are what the image tower pools; both
-    are projected and L2-normalised. An item of several parts is the normalised sum of their vectors.
+    are projected and L2-normalised. An item of several parts is the normalised, weighted sum of their vectors.
     """
 
     def __init__(
@@ -39,6 +39,7 @@ class DualEncoder(InputModule):
     ) -> None:
         super().__init__()
         self.model = model
+        self.model.text_model.pooler = None  # texts are mean-pooled; this one would be random weights after each load
         self.tokenizer = tokenizer
         self.description = description
 
@@ -76,15 +77,24 @@ class DualEncoder(InputModule):
         return functional.normalize(self.model.visual_projection(pooled).float(), dim=-1)
 
     def preprocess(self, inputs: Sequence[Any], prompt: str | None = None, **_: Any) -> dict[str, Any]:
-        """Returns the tensors of all parts and, for each, the rows of the batch that it belongs to."""
+        """Returns the tensors of all parts and, for each, the rows of the batch that it belongs to.
+
+        Raises `ValueError` if an item has neither text nor image.
+        """
         parts = [part if isinstance(part, dict) else {"text": part} if isinstance(part, str) else {"image": part}
                  for part in inputs]
-        features: dict[str, Any] = {"rows": torch.tensor(len(parts))}
-        texts = [(row, text) for row, part in enumerate(parts) for text in (part.get("text"), part.get("instruction")) if text]
+        for row, part in enumerate(parts):
+            if not part.get("text") and part.get("image") is None:
+                raise ValueError(f"item {row} has neither text nor image")
+        weight = self.description.instruction_weight
+        texts = [(row, part["text"], 1.0) for row, part in enumerate(parts) if part.get("text")]
+        texts += [(row, part["instruction"], weight) for row, part in enumerate(parts) if part.get("instruction") and weight]
         images = [(row, part["image"]) for row, part in enumerate(parts) if part.get("image") is not None]
+        features: dict[str, Any] = {"rows": torch.tensor(len(parts))}
         if texts:
-            features |= self.tokens([text for _, text in texts])
-            features["text_rows"] = torch.tensor([row for row, _ in texts])
+            features |= self.tokens([text for _, text, _ in texts])
+            features["text_rows"] = torch.tensor([row for row, _, _ in texts])
+            features["text_weights"] = torch.tensor([[weight] for _, _, weight in texts])
         if images:
             pixels = pixel_values([load_image(image) for _, image in images], self.description)
             features["pixel_values"] = torch.from_numpy(pixels)
@@ -94,7 +104,7 @@ class DualEncoder(InputModule):
     def forward(self, features: dict[str, Any], **_: Any) -> dict[str, Any]:
         total = torch.zeros(int(features["rows"]), self.description.dimension, device=self.model.device)
         if "text_rows" in features:
-            vectors = self.embed_text(features["input_ids"], features["attention_mask"])
+            vectors = self.embed_text(features["input_ids"], features["attention_mask"]) * features["text_weights"]
             total = total.index_add(0, features["text_rows"], vectors.to(total.dtype))
         if "image_rows" in features:
             vectors = self.embed_images(features["pixel_values"])

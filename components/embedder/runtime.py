@@ -30,19 +30,26 @@ class UnreadableImage(ValueError):
 
 @dataclass(frozen=True)
 class Description:
-    """What `embedder.json` says about the two graphs beside it."""
+    """What `embedder.json` says about the model beside it.
+
+    `instruction_weight` is how much an item's instruction counts beside its text and its image, which count 1.
+    """
 
     dimension: int
     image_size: int
     image_mean: tuple[float, float, float]
     image_std: tuple[float, float, float]
     max_tokens: int
+    instruction_weight: float
     matryoshka_dimensions: tuple[int, ...]
 
     @classmethod
     def read(cls, directory: Path) -> Description:
         fields = json.loads((directory / DESCRIPTION).read_text(encoding="utf-8"))
-        return cls(**{name: tuple(value) if isinstance(value, list) else value for name, value in fields.items()})
+        frozen: dict[str, Any] = {
+            name: tuple(value) if isinstance(value, list) else value for name, value in fields.items()
+        }
+        return cls(**frozen)
 
 
 def load_image(source: bytes | str | Path | Image.Image) -> Image.Image:
@@ -54,7 +61,8 @@ def load_image(source: bytes | str | Path | Image.Image) -> Image.Image:
             io.BytesIO(source) if isinstance(source, bytes) else source
         )
         if image.width * image.height > MAX_IMAGE_PIXELS:
-            raise UnreadableImage(f"the image is {image.width}x{image.height}; at most {MAX_IMAGE_PIXELS:,} pixels are read")
+            size = f"{image.width}x{image.height}"
+            raise UnreadableImage(f"the image is {size}; at most {MAX_IMAGE_PIXELS:,} pixels are read")
         if image.mode == "RGB":
             image.load()
             return image
@@ -82,7 +90,8 @@ def square(image: Image.Image, size: int) -> Image.Image:
     if image.size == (size, size):
         return image
     scale = size / max(image.size)
-    fitted = image.resize((max(1, round(image.width * scale)), max(1, round(image.height * scale))), Image.Resampling.BILINEAR)
+    width, height = (max(1, round(side * scale)) for side in image.size)
+    fitted = image.resize((width, height), Image.Resampling.BILINEAR)
     if fitted.size == (size, size):
         return fitted
     canvas = Image.new("RGB", (size, size), "white")
@@ -93,7 +102,8 @@ def square(image: Image.Image, size: int) -> Image.Image:
 def normalise(vectors: np.ndarray) -> np.ndarray:
     """Returns the rows as float32 with Euclidean norm 1; a zero row stays zero."""
     vectors = np.asarray(vectors, np.float32)
-    return vectors / np.maximum(np.linalg.norm(vectors, axis=-1, keepdims=True), 1e-12)
+    normalised: np.ndarray = vectors / np.maximum(np.linalg.norm(vectors, axis=-1, keepdims=True), 1e-12)
+    return normalised
 
 
 def session(path: Path, threads: int | None = None) -> onnxruntime.InferenceSession:
@@ -106,8 +116,8 @@ def session(path: Path, threads: int | None = None) -> onnxruntime.InferenceSess
 class Runtime:
     """Encodes text, images, and both together, with the two graphs of one directory.
 
-    A vector is the L2-normalised sum of the normalised vectors of the parts that an item has: its text, its
-    image, its instruction.
+    A vector is the L2-normalised, weighted sum of the normalised vectors of the parts that an item has: its text,
+    its image, its instruction.
     """
 
     def __init__(self, directory: Path, threads: int | None = None, batch_size: int = 64) -> None:
@@ -126,35 +136,38 @@ class Runtime:
         instructions: Sequence[str | None],
     ) -> np.ndarray:
         """Returns `(n, dimension)` float32, L2-normalised. Raises `ValueError` if a row has no part at all."""
-        total = np.zeros((len(texts), self.description.dimension), np.float32)
-        for parts in (texts, instructions):
-            self._add(total, parts, self._encode_texts)
-        self._add(total, images, self._encode_images)
-        empty = [row for row in range(len(texts)) if not (texts[row] or images[row] or instructions[row])]
+        empty = [row for row in range(len(texts)) if not (texts[row] or images[row])]
         if empty:
-            raise ValueError(f"item {empty[0]} has neither text nor image nor instruction")
+            raise ValueError(f"item {empty[0]} has neither text nor image")
+        total = np.zeros((len(texts), self.description.dimension), np.float32)
+        self._add(total, texts, self._encode_texts, 1.0)
+        self._add(total, images, self._encode_images, 1.0)
+        self._add(total, instructions, self._encode_texts, self.description.instruction_weight)
         return normalise(total)
 
-    def _add(self, total: np.ndarray, parts: Sequence[Any], encode: Callable[[list[Any]], np.ndarray]) -> None:
-        """Adds to `total` the vectors of the parts that are there, each different text encoded once."""
-        rows = [row for row, part in enumerate(parts) if part]
-        different = list(dict.fromkeys(parts[row] for row in rows))
-        for start in range(0, len(different), self.batch_size):
-            batch = different[start : start + self.batch_size]
-            position = {part: index for index, part in enumerate(batch)}
-            vectors = encode(batch)
-            for row in rows:
-                if (index := position.get(parts[row])) is not None:
-                    total[row] += vectors[index]
+    def _add(
+        self, total: np.ndarray, parts: Sequence[Any], encode: Callable[[list[Any]], np.ndarray], weight: float
+    ) -> None:
+        """Adds to `total` the weighted vectors of the parts that are there."""
+        rows = [row for row, part in enumerate(parts) if part and weight]
+        for start in range(0, len(rows), self.batch_size):
+            batch = rows[start : start + self.batch_size]
+            total[batch] += weight * encode([parts[row] for row in batch])
 
     def _encode_texts(self, texts: list[str]) -> np.ndarray:
-        encodings = self.tokenizer.encode_batch(texts)
+        """Returns `(n, dimension)`; each different text of the batch, often an instruction, is computed once."""
+        different = list(dict.fromkeys(texts))
+        encodings = self.tokenizer.encode_batch(different)
         inputs = {
             "input_ids": np.array([encoding.ids for encoding in encodings], np.int64),
             "attention_mask": np.array([encoding.attention_mask for encoding in encodings], np.int64),
         }
-        return self.text_session.run(["sentence_embedding"], inputs)[0]
+        vectors: np.ndarray = self.text_session.run(["sentence_embedding"], inputs)[0]
+        position = {text: row for row, text in enumerate(different)}
+        return vectors[[position[text] for text in texts]]
 
     def _encode_images(self, images: list[Any]) -> np.ndarray:
+        """Returns `(n, dimension)`."""
         pixels = pixel_values([load_image(image) for image in images], self.description)
-        return self.image_session.run(["image_embedding"], {"pixel_values": pixels})[0]
+        vectors: np.ndarray = self.image_session.run(["image_embedding"], {"pixel_values": pixels})[0]
+        return vectors

@@ -7,8 +7,8 @@ from torch import Tensor
 from torch.nn import functional
 
 
-def augment(pixels: Tensor, generator: torch.Generator, strength: float, mirror: bool) -> Tensor:
-    """Returns `pixels (n, 3, size, size)` float32 in 0..1 turned, scaled, moved, tinted, and mirrored if allowed.
+def augment(pixels: Tensor, generator: torch.Generator, strength: float, mirror: Tensor) -> Tensor:
+    """Returns `pixels (n, 3, size, size)` float32 in 0..1 turned, scaled, moved, tinted, and mirrored where `mirror (n,)` allows.
 
     What comes in from outside is white, the ground on which the embedder puts every picture. `strength` 0 changes
     nothing.
@@ -23,8 +23,7 @@ def augment(pixels: Tensor, generator: torch.Generator, strength: float, mirror:
     angle = uniform(-0.3, 0.3)
     scale_x = torch.exp(uniform(-0.2, 0.4))
     scale_y = scale_x * torch.exp(uniform(-0.1, 0.1))
-    if mirror:
-        scale_x = scale_x * torch.where(torch.rand(count, generator=generator) < 0.5, -1.0, 1.0)
+    scale_x = scale_x * torch.where(mirror & (torch.rand(count, generator=generator) < 0.5), -1.0, 1.0)
     cosine, sine = torch.cos(angle), torch.sin(angle)
     transform = torch.stack([
         torch.stack([cosine * scale_x, -sine * scale_y, uniform(-0.15, 0.15)], 1),

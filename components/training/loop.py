@@ -37,7 +37,7 @@ def train(module: nn.Module, groups: list[Group], losses: Losses, schedule: Sche
     """Trains `module` in place, from `checkpoint` if there is one, and leaves it in evaluation mode.
 
     The weights of a resumed run are bitwise those of an uninterrupted one on the same machine. Raises
-    `EmbedlineError` at a loss that is not finite, before it has changed any weight.
+    `EmbedlineError` at a loss or gradient that is not finite, before it has changed any weight.
     """
     optimiser = torch.optim.AdamW(
         [{"params": group.parameters, "lr": schedule.learning_rate * group.rate} for group in groups],
@@ -51,13 +51,13 @@ def train(module: nn.Module, groups: list[Group], losses: Losses, schedule: Sche
     for step in range(start, schedule.steps):
         parts = losses(step)
         loss = torch.stack(list(parts.values())).sum()
-        if not torch.isfinite(loss):
-            values = ", ".join(f"{name} {value.item()}" for name, value in parts.items())
-            raise EmbedlineError(f"the loss is not finite at step {step}: {values}",
-                                 "Lower schedule.learning_rate, raise schedule.temperature, or use precision float32.")
         optimiser.zero_grad(set_to_none=True)
         loss.backward()
         norm = nn.utils.clip_grad_norm_(trained, CLIP_NORM)
+        if not torch.isfinite(loss + norm):
+            values = ", ".join(f"{name} {value.item()}" for name, value in parts.items())
+            raise EmbedlineError(f"the loss is not finite at step {step}: {values}, gradient norm {norm.item()}",
+                                 "Lower schedule.learning_rate, raise schedule.temperature, or use precision float32.")
         optimiser.step()
         rates.step()
         pairs += schedule.batch_size

@@ -53,7 +53,3 @@ def similarity_distillation(
         functional.cross_entropy(student, teacher.softmax(-1)) + functional.cross_entropy(student.T, teacher.T.softmax(-1))
     ) / 2
 
-
-def equal_rows(positions: Tensor) -> Tensor:
-    """Returns `(n, n)` bool: which rows of `positions (n, parts)` are the same."""
-    return (positions[:, None, :] == positions[None, :, :]).all(-1)

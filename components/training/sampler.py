@@ -10,10 +10,10 @@ from collections.abc import Mapping
 from random import Random
 
 
-def draw(rows: Mapping[str, int], weights: Mapping[str, float], batch_size: int, sub_batches: int, seed: int, step: int) -> list[tuple[str, list[int]]]:
-    """Returns `(task, row numbers)` of each sub-batch, at most `batch_size` rows in all, no row twice in one."""
+def draw(rows: Mapping[str, int], weights: Mapping[str, float], batch_size: int, sub_batches: int, seed: int, step: int) -> dict[str, list[int]]:
+    """Returns the row numbers of each drawn task, at most `batch_size` rows in all, no row twice."""
     random = Random(f"{seed}:{step}")
     tasks = [task for task in rows if weights.get(task, 1.0) > 0]
     chosen = random.choices(tasks, [weights.get(task, 1.0) for task in tasks], k=sub_batches)
     sizes = {task: chosen.count(task) * (batch_size // sub_batches) for task in dict.fromkeys(chosen)}
-    return [(task, random.sample(range(rows[task]), min(size, rows[task]))) for task, size in sizes.items()]
+    return {task: random.sample(range(rows[task]), min(size, rows[task])) for task, size in sizes.items()}

@@ -1,4 +1,4 @@
-"""Search finds the nearest pictures exactly; its index belongs to one model, one data set, one list of entries."""
+"""Search finds the nearest pictures exactly; its index belongs to one model and one data set."""
 
 from __future__ import annotations
 
@@ -8,10 +8,11 @@ from pathlib import Path
 import numpy as np
 import pytest
 
-from components.corpus.item import Item
+from components.corpus import TRAIN_SCHEMA, Item
+from components.corpus.layout import write_rows
 from components.errors import EmbedlineError
 from serving import TritonEmbedder, TritonServer
-from serving.search import Entry, Index, build_index, open_index, search
+from serving.search import Entry, Index, build_index, named_pictures, open_index, search
 
 COLOURS = ("red", "green", "blue", "yellow", "black", "white")
 
@@ -55,7 +56,7 @@ def test_search_is_exact_and_breaks_ties_by_order() -> None:
     assert len(search(index, vectors[3])) == 10
 
 
-def test_the_index_is_kept_until_model_data_or_entries_change(
+def test_the_index_is_kept_until_model_or_data_change(
     server: TritonServer, entries: list[Entry], tmp_path: Path
 ) -> None:
     folder = tmp_path / "index"
@@ -63,7 +64,7 @@ def test_the_index_is_kept_until_model_data_or_entries_change(
 
     def encoded(chosen: list[Entry], fingerprint: str = "model", dataset_digest: str = "data") -> int:
         before = encoder.encoded
-        index = open_index(folder, encoder, chosen, fingerprint, dataset_digest)
+        index = open_index(folder, encoder, lambda: chosen, fingerprint, dataset_digest)
         assert index.entries == tuple(dict.fromkeys(chosen))
         return encoder.encoded - before
 
@@ -71,13 +72,12 @@ def test_the_index_is_kept_until_model_data_or_entries_change(
     assert encoded(entries + entries[:2]) == 0
     assert encoded(entries, fingerprint="other model") == len(entries)
     assert encoded(entries, dataset_digest="other data") == len(entries)
-    assert encoded(entries[:3]) == 3
     assert all(path.suffix == ".npz" for path in folder.iterdir())
 
 
 def test_a_saved_index_answers_as_the_built_one(server: TritonServer, entries: list[Entry], tmp_path: Path) -> None:
     embedder = TritonEmbedder(server.url, version=2)
-    built, saved = (open_index(tmp_path / "index", embedder, entries, "model", "data") for _ in range(2))
+    built, saved = (open_index(tmp_path / "index", embedder, lambda: entries, "model", "data") for _ in range(2))
     np.testing.assert_array_equal(built.vectors, saved.vectors)
     assert built.entries == saved.entries
 
@@ -86,7 +86,17 @@ def test_a_missing_picture_fails_the_index_and_leaves_no_file(
     server: TritonServer, entries: list[Entry], tmp_path: Path
 ) -> None:
     with pytest.raises(EmbedlineError, match=r"item 6: .*missing.png cannot be read"):
-        open_index(
-            tmp_path / "index", TritonEmbedder(server.url), [*entries, Entry("gone", "missing.png")], "model", "data"
-        )
+        broken = [*entries, Entry("gone", "missing.png")]
+        open_index(tmp_path / "index", TritonEmbedder(server.url), lambda: broken, "model", "data")
     assert not (tmp_path / "index").exists()
+
+
+def test_a_picture_goes_by_its_rarest_text(tmp_path: Path) -> None:
+    rows = [("", "cat.png", "Animals", ""), ("", "dog.png", "Animals", ""), ("a cat", "", "", "cat.png"),
+            ("a dog", "", "", "dog.png"), ("what is it?", "scene.png", "a cat", "")]
+    names = ("qry", "qry_image_path", "pos_text", "pos_image_path")
+    empty = {"qry_inst": "", "pos_inst": "", "neg_text": "", "neg_image_path": ""}
+    written = [dict(zip(names, row, strict=True)) | empty for row in rows]
+    write_rows(tmp_path / "train" / "Task.parquet", TRAIN_SCHEMA, written)
+    found = {Path(entry.image_path).name: entry.text for entry in named_pictures(tmp_path)}
+    assert found == {"cat.png": "a cat", "dog.png": "a dog"}

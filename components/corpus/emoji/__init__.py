@@ -77,6 +77,8 @@ def build(config: Corpus, directory: Path) -> Built:
         written = {}
         for task in evaluation_sets(inventory, split, composed, drawn, settings.trained_languages,
                                     settings.unseen_languages, trained_pairs):
+            if not task.queries:
+                continue
             write_table(directory / split / f"{task.name}.parquet", EVAL_SCHEMA, task.table())
             written[task.name] = EvaluationTask(rows=len(task.queries), candidates=len(task.candidates),
                                                 meta_task=task.meta_task, distribution=task.distribution)

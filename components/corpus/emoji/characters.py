@@ -30,7 +30,7 @@ JOINER, VARIATION = 0x200D, 0xFE0F
 
 @dataclass(frozen=True)
 class Emoji:
-    """One fully-qualified sequence; all variants in skin tone and gender of one thing share its `concept`."""
+    """One fully-qualified sequence."""
 
     sequence: tuple[int, ...]
     group: str
@@ -56,18 +56,19 @@ class Emoji:
         return {(1, 0): "woman", (0, 1): "man"}.get((women, men))
 
     @property
-    def toneless(self) -> tuple[int, ...]:
+    def concept(self) -> tuple[int, ...]:
+        """The signs without skin tones: all skin-tone variants of one thing share it."""
         return tuple(point for point in self.sequence if point not in SKIN_TONES and point != VARIATION)
 
     @property
-    def concept(self) -> tuple[int, ...]:
-        neutral = [PERSON if point in (MAN, WOMAN) else point for point in self.toneless]
+    def neutral(self) -> tuple[int, ...]:
+        """The signs of the concept without a gender: "woman cook" and "man cook" share those of "cook"."""
         kept: list[int] = []
-        for point in neutral:
+        for point in self.concept:
             if point in (MALE_SIGN, FEMALE_SIGN) and kept and kept[-1] == JOINER:
                 kept.pop()
             else:
-                kept.append(point)
+                kept.append(PERSON if point in (MAN, WOMAN) else point)
         return tuple(kept)
 
 

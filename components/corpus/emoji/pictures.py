@@ -35,7 +35,7 @@ def colour_picture(emoji: Emoji, size: int, path: Path = COLOUR_FONT) -> Image.I
 
 def line_art_picture(emoji: Emoji, size: int, path: Path = LINE_ART_FONT) -> Image.Image | None:
     """Returns the emoji as black lines, `(size, size)` RGBA, or None where the font has no such sign."""
-    points = emoji.toneless
+    points = emoji.concept
     if len(points) != 1 or _mask(path, size, points[0]) == _mask(path, size, 0x10FFFF):
         return None
     canvas = Image.new("RGBA", (size * 3, size * 3))

@@ -25,7 +25,7 @@ class Splits:
     withheld_share: float
 
     def concept(self, emoji: Emoji) -> Split:
-        """Returns the split of a concept, the same for all its variants in skin tone and gender."""
+        """Returns the split of a concept, the same for all its skin-tone variants."""
         return self._assign(("concept", emoji.concept), self.dev_share, self.eval_share)
 
     def withheld(self, *key: object) -> Split:
@@ -66,39 +66,30 @@ class Inventory:
     def concepts_of(self, split: Split) -> list[Emoji]:
         return [emoji for emoji in self.concepts if self.splits.concept(emoji) == split]
 
-    def toneless_of(self, split: Split) -> list[Emoji]:
-        """The emoji of a split without any skin tone, in all genders."""
-        return [emoji for emoji in self.emoji if not emoji.skin_tones and self.splits.concept(emoji) == split]
-
     def toned_of(self, split: Split, known: bool) -> list[Emoji]:
         """Emoji with exactly one skin tone: of trained concepts (`known`), withheld for `split`, or of its own concepts."""
-        toned = [emoji for emoji in self.emoji if len(emoji.skin_tones) == 1]
-        if known:
-            return [emoji for emoji in toned
-                    if self.splits.concept(emoji) == "train" and self.splits.withheld(emoji.sequence) == split]
-        return [emoji for emoji in toned if self.splits.concept(emoji) == split]
+        return [emoji for emoji in self.emoji if len(emoji.skin_tones) == 1 and self._belongs(emoji, split, known)]
 
     @cached_property
     def changes(self) -> list[Change]:
         """Every change in one step: a skin tone added, or a gender given."""
-        by_signs = {emoji.toneless + emoji.skin_tones: emoji for emoji in self.emoji}
+        by_signs = {emoji.concept + emoji.skin_tones: emoji for emoji in self.emoji}
         found = []
         for emoji in self.emoji:
-            if len(emoji.skin_tones) == 1 and (plain := by_signs.get(emoji.toneless)):
+            if len(emoji.skin_tones) == 1 and (plain := by_signs.get(emoji.concept)):
                 found.append(Change(plain, f"with {emoji.skin_tones[0]}", emoji))
-            if emoji.gender and (neutral := by_signs.get(emoji.concept + emoji.skin_tones)):
+            if emoji.neutral != emoji.concept and emoji.gender and (neutral := by_signs.get(emoji.neutral + emoji.skin_tones)):
                 found.append(Change(neutral, f"as a {emoji.gender}", emoji))
         return found
 
     def changes_of(self, split: Split, known: bool) -> list[Change]:
-        """Changes whose result belongs to `split`, as in `toned_of`; trained changes start from trained images."""
-        def belongs(emoji: Emoji) -> bool:
-            concept = self.splits.concept(emoji)
-            if known:
-                return concept == "train" and self.splits.withheld(emoji.sequence) == split
-            return concept == split
+        """Changes whose result belongs to `split`, as in `toned_of`; trained changes start from trained pictures."""
         return [change for change in self.changes
-                if belongs(change.after) and (split != "train" or belongs(change.before) or not change.before.skin_tones)]
+                if self._belongs(change.after, split, known) and (split != "train" or self._belongs(change.before, split, known))]
+
+    def _belongs(self, emoji: Emoji, split: Split, known: bool) -> bool:
+        concept = self.splits.concept(emoji)
+        return concept == "train" and self.splits.withheld(emoji.sequence) == split if known else concept == split
 
     def name(self, emoji: Emoji, language: str) -> str | None:
         return self.annotations[language].name(emoji)

@@ -29,8 +29,8 @@ def scene_picture(scene: Scene) -> str:
 
 
 def training_tables(inventory: Inventory, scenes: Sequence[Scene], languages: Sequence[str]) -> dict[str, pa.Table]:
-    """Returns one table a task, in MMEB-train's columns plus the two instructions."""
-    known = inventory.toneless_of("train")
+    """Returns one table a task that has rows, in MMEB-train's columns plus the two instructions."""
+    known = inventory.concepts_of("train")
     toned = inventory.toned_of("train", known=True)
     pictures = {emoji: ("", picture(emoji)) for emoji in (*known, *toned)}
     tables = {
@@ -56,7 +56,7 @@ def training_tables(inventory: Inventory, scenes: Sequence[Scene], languages: Se
             ((question.text, scene_picture(scene)), (question.answer, ""))
             for scene in scenes for question in scene.questions if question.skill == skill
         ])
-    return tables
+    return {task: table for task, table in tables.items() if table.num_rows}
 
 
 def label(subgroup: str) -> str:
@@ -81,7 +81,8 @@ def _translated_rows(inventory: Inventory, languages: Sequence[str]) -> Iterable
 
 
 def _table(instruction: str, rows: Iterable[tuple[Part, Part]], positive_instruction: str = "") -> pa.Table:
-    queries, positives = zip(*rows, strict=True)
+    pairs = list(rows)
+    queries, positives = ([pair[side] for pair in pairs] for side in (0, 1))
     empty = pa.array([""] * len(queries))
     return pa.table({
         "qry_inst": pa.array([INSTRUCTIONS[instruction]] * len(queries)),

@@ -1,0 +1,36 @@
+# `make run` and `make test` need nothing but Python 3.11 or 3.12 and make; everything else they install.
+PYTHON ?= python3
+VENV := .venv
+BIN := $(VENV)/bin
+INSTALLED := $(VENV)/.installed
+SYSTEM := fonts-noto-color-emoji fonts-symbola unicode-cldr-core unicode-data git
+
+.PHONY: run test test-slow serve lint bench clean
+
+run: $(INSTALLED)
+	@$(BIN)/embedline run
+
+test: $(INSTALLED)
+	@$(BIN)/python -m pytest -m "not slow"
+
+test-slow: $(INSTALLED)
+	@$(BIN)/python -m pytest -m slow
+
+serve: $(INSTALLED)
+	@$(BIN)/embedline serve
+
+lint: $(INSTALLED)
+	@$(BIN)/ruff check .
+	@$(BIN)/ruff format --check .
+	@$(BIN)/mypy components flows monitoring serving benchmarks
+
+bench: $(INSTALLED)
+	@$(BIN)/python benchmarks/line.py
+
+# Everything that a round has made; the environment stays.
+clean:
+	rm -rf artifacts checkpoints data .data.partial .data.old .embedline .dvc/cache .dvc/tmp dvc.lock search.html
+
+$(INSTALLED): requirements.lock pyproject.toml Makefile
+	@sh install.sh "$(PYTHON)" "$(VENV)" $(SYSTEM)
+	@touch $@

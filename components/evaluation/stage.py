@@ -1,0 +1,59 @@
+"""The stage `evaluate`: scores the trained models and every exported variant as it is shipped."""
+
+from __future__ import annotations
+
+import functools
+import math
+import shutil
+from collections.abc import Callable, Mapping
+from pathlib import Path
+
+from safetensors import safe_open
+
+from components.config import Config
+from components.embedder import Embedder, OnnxEmbedder, TorchEmbedder, fingerprint
+from components.errors import EmbedlineError
+from components.evaluation.report import Scores, evaluate
+
+TRAINED, STUDENT = ("teacher", "student"), "student"
+Report = Callable[[str, int, int], None]
+"""Is told the model at work, how many items have their vector, and how many there are."""
+
+
+def run(
+    config: Config, data: Path, models: Mapping[str, Path], output: Path, cache: Path, report: Report
+) -> dict[str, Scores]:
+    """Scores each model directory under its name and writes `output/NAME.json`; returns the scores by name.
+
+    `teacher` and `student` are computed by torch, every other directory is an export of the student, computed by ONNX
+    Runtime. `output` appears when all are scored. Raises as `evaluate` does.
+    """
+    partial = output.with_name(f".{output.name}.partial")
+    shutil.rmtree(partial, ignore_errors=True)
+    scores = {}
+    for name, directory in models.items():
+        embedder = _load(name, directory, config.evaluation.batch_size)
+        weights = directory if name in TRAINED else models[STUDENT]
+        scores[name] = evaluate(
+            embedder, name, fingerprint(directory), parameters(weights), data, config.evaluation, cache,
+            functools.partial(report, name),
+        )  # fmt: skip
+        scores[name].write(partial / f"{name}.json")
+    shutil.rmtree(output, ignore_errors=True)
+    partial.rename(output)
+    return scores
+
+
+def parameters(directory: Path) -> int:
+    """Returns how many numbers the weights of a model directory hold. Raises `EmbedlineError` if it has none."""
+    count = 0
+    for file in directory.rglob("*.safetensors"):
+        with safe_open(file, "numpy") as tensors:
+            count += sum(math.prod(tensors.get_slice(name).get_shape()) for name in tensors.keys())  # noqa: SIM118
+    if not count:
+        raise EmbedlineError(f"{directory}: holds no weights (*.safetensors)", "Train it again with `dvc repro`.")
+    return count
+
+
+def _load(name: str, directory: Path, batch_size: int) -> Embedder:
+    return TorchEmbedder(directory, batch_size) if name in TRAINED else OnnxEmbedder(directory, batch_size)

@@ -1,0 +1,139 @@
+"""The serving bundle: one Triton model version with all that it needs, and what proves and watches it.
+
+config.pbtxt, version/    what is served; `fingerprint` in bundle.json covers every byte of it
+bundle.json               what the bundle is, and items whose vectors are known
+examples.npy, examples/   those vectors, and the pictures of those items
+reference.npz             the reference window for drift
+model_card.md
+"""
+
+from __future__ import annotations
+
+import hashlib
+import json
+import shutil
+from dataclasses import asdict, dataclass
+from pathlib import Path
+from typing import Any
+
+import numpy as np
+
+from components.config import Serving
+from components.corpus import Item, Manifest
+from components.embedder import OnnxEmbedder, Vectors, fingerprint, runtime
+from components.export.reference_window import reference_window
+from components.export.sample import of_each_modality, training_items
+from components.export.stage import written_whole
+
+MODEL = "embedder"
+DESCRIPTION, TRITON_CONFIG, VERSION, EXPECTED = "bundle.json", "config.pbtxt", "version", "examples.npy"
+REFERENCE, CARD = "reference.npz", "model_card.md"
+EXAMPLES_A_MODALITY = 3
+TRITON_TEMPLATE = """name: "{name}"
+backend: "python"
+max_batch_size: {max_batch_size}
+dynamic_batching {{ }}
+input [
+  {{ name: "TEXT" data_type: TYPE_STRING dims: [ 1 ] optional: true }},
+  {{ name: "IMAGE" data_type: TYPE_STRING dims: [ 1 ] optional: true }},
+  {{ name: "INSTRUCTION" data_type: TYPE_STRING dims: [ 1 ] optional: true }}
+]
+output [ {{ name: "EMBEDDING" data_type: TYPE_FP32 dims: [ {dimension} ] }} ]
+instance_group [ {{ kind: KIND_CPU count: 1 }} ]
+parameters {{ key: "threads" value {{ string_value: "{threads}" }} }}
+"""
+
+
+@dataclass(frozen=True)
+class Bundle:
+    """The content of `bundle.json`. `fingerprint` identifies what is served, `model_fingerprint` the scored model.
+
+    An example has `text`, `image` (a path in the bundle) and `instruction`, each possibly None; `expected` is the file
+    of the examples' vectors, `(n, dimension)` float32.
+    """
+
+    model_name: str
+    dimension: int
+    variant: str
+    fingerprint: str
+    model_fingerprint: str
+    dataset_digest: str
+    examples: list[dict[str, str | None]]
+    expected: str
+
+
+def package(config: Serving, onnx: Path, data: Path, output: Path, card: str) -> Bundle:
+    """Writes the bundle of the variant that `config` names, from what the stage `export` wrote to `onnx`.
+
+    `card` is the text of the model card. The same input gives the same bytes.
+    """
+    model = onnx / config.variant
+    with written_whole(output) as partial:
+        write_version(model, partial / VERSION)
+        embedder = OnnxEmbedder(partial / VERSION, threads=config.threads)
+        (partial / TRITON_CONFIG).write_text(triton_config(config, embedder.dimension), encoding="utf-8")
+        items = of_each_modality(training_items(data), EXAMPLES_A_MODALITY)
+        bundle = Bundle(
+            model_name=MODEL,
+            dimension=embedder.dimension,
+            variant=config.variant,
+            fingerprint=served_fingerprint(partial),
+            model_fingerprint=fingerprint(model),
+            dataset_digest=Manifest.read(data).digest,
+            examples=[write_example(item, number, partial) for number, item in enumerate(items)],
+            expected=EXPECTED,
+        )
+        (partial / DESCRIPTION).write_text(json.dumps(asdict(bundle), indent=2, ensure_ascii=False) + "\n", "utf-8")
+        np.save(partial / EXPECTED, embedder.encode(items))
+        window: dict[str, Any] = reference_window(embedder, data)
+        np.savez(partial / REFERENCE, **window)
+        (partial / CARD).write_text(card, encoding="utf-8")
+    return bundle
+
+
+def read_bundle(directory: Path) -> Bundle:
+    """Returns what a bundle says about itself."""
+    return Bundle(**json.loads((directory / DESCRIPTION).read_text(encoding="utf-8")))
+
+
+def read_examples(directory: Path) -> tuple[list[Item], Vectors]:
+    """Returns the examples of a bundle, and the vectors that whoever serves it must answer."""
+    bundle = read_bundle(directory)
+    items = [
+        Item(example["text"], directory / image if (image := example["image"]) else None,
+             instruction=example["instruction"])
+        for example in bundle.examples
+    ]
+    vectors: Vectors = np.load(directory / bundle.expected)
+    return items, vectors
+
+
+def served_fingerprint(bundle: Path) -> str:
+    """Returns one SHA-256 over all that a server reads of a bundle: its version folder and its configuration."""
+    configuration = hashlib.sha256((bundle / TRITON_CONFIG).read_bytes()).hexdigest()
+    return hashlib.sha256(f"{fingerprint(bundle / VERSION)}{configuration}".encode()).hexdigest()
+
+
+def triton_config(serving: Serving, dimension: int) -> str:
+    return TRITON_TEMPLATE.format(
+        name=MODEL, max_batch_size=serving.max_batch_size, dimension=dimension, threads=serving.threads
+    )
+
+
+def write_version(model: Path, folder: Path) -> None:
+    """Writes the content of a numbered version folder: the graphs with their files, and the code that runs them."""
+    folder.mkdir()
+    for file in sorted(model.iterdir()):
+        shutil.copyfile(file, folder / file.name)
+    shutil.copyfile(Path(runtime.__file__), folder / "runtime.py")
+    shutil.copyfile(Path(__file__).with_name("triton_model.py"), folder / "model.py")
+
+
+def write_example(item: Item, number: int, bundle: Path) -> dict[str, str | None]:
+    """Returns the example as bundle.json holds it; its picture, if it has one, is copied into the bundle."""
+    image = None
+    if isinstance(item.image, Path):
+        image = f"examples/{number}{item.image.suffix}"
+        (bundle / image).parent.mkdir(exist_ok=True)
+        shutil.copyfile(item.image, bundle / image)
+    return {"text": item.text, "image": image, "instruction": item.instruction}

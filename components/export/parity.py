@@ -1,0 +1,74 @@
+"""Parity: does the exported model answer as the model that it was exported from?"""
+
+from __future__ import annotations
+
+from collections.abc import Sequence
+from dataclasses import asdict, dataclass
+from pathlib import Path
+
+import numpy as np
+from numpy.typing import NDArray
+
+from components.corpus import Item
+from components.embedder import Embedder, Vectors
+from components.errors import Refused
+
+
+@dataclass(frozen=True)
+class Parity:
+    """Cosines of the exported model's vectors to the reference's; `worst` describes the item with the lowest one.
+
+    `batch_difference` is the largest difference that an item's neighbours in a batch make to a number of its vector.
+    """
+
+    items: int
+    minimum: float
+    mean: float
+    worst: dict[str, str]
+    batch_difference: float
+
+    @property
+    def numbers(self) -> dict[str, float]:
+        return {name: value for name, value in asdict(self).items() if name != "worst"}
+
+
+def parity(reference: Embedder, exported: Embedder, items: Sequence[Item]) -> Parity:
+    """Returns how alike the two answer: all items at once, and each one alone, the worse of both."""
+    expected, together, alone = reference.encode(items), exported.encode(items), one_by_one(exported, items)
+    cosines = np.minimum(likeness(expected, together), likeness(expected, alone))
+    worst = int(cosines.argmin())
+    return Parity(
+        items=len(items),
+        minimum=float(cosines[worst]),
+        mean=float(cosines.mean()),
+        worst=describe(items[worst]),
+        batch_difference=float(np.abs(together - alone).max()),
+    )
+
+
+def demand(found: Parity, variant: str, least: float) -> None:
+    """Raises `Refused` if a cosine is below `least`."""
+    if not found.minimum >= least:  # a NaN is refused as well
+        raise Refused(
+            f"the {variant} graphs answer otherwise than the model: cosine {found.minimum:.5f} < {least} "
+            f"for {found.worst} (mean {found.mean:.5f} of {found.items} items)",
+            f"Look at export.parity_cosine.{variant} in params.yaml; a wrong export is far below, rounding just below.",
+        )
+
+
+def one_by_one(embedder: Embedder, items: Sequence[Item]) -> Vectors:
+    """Returns `(n, dimension)`: each item encoded without neighbours."""
+    return np.concatenate([embedder.encode([item]) for item in items])
+
+
+def likeness(expected: Vectors, found: Vectors) -> NDArray[np.float64]:
+    """Returns `(n,)`: the cosine of unit vectors, computed so that two zero vectors are alike, and one alone is not."""
+    cosines: NDArray[np.float64] = 1 - ((expected.astype(np.float64) - found) ** 2).sum(1) / 2
+    return cosines
+
+
+def describe(item: Item) -> dict[str, str]:
+    """Returns the parts that an item has; of a picture, the name of its file."""
+    picture = item.image.name if isinstance(item.image, Path) else item.image and "a picture without a file"
+    parts = {"text": item.text, "image": picture, "instruction": item.instruction}
+    return {name: part for name, part in parts.items() if part}

@@ -1,0 +1,57 @@
+"""The stage `export`: a student to ONNX, as fp32 and as int8, each proved to answer as the student does."""
+
+from __future__ import annotations
+
+import json
+import shutil
+from collections.abc import Iterator
+from contextlib import contextmanager
+from dataclasses import asdict
+from pathlib import Path
+
+from components.config import Export
+from components.embedder import OnnxEmbedder, TorchEmbedder
+from components.export.onnx_graphs import export
+from components.export.parity import Parity, demand, parity
+from components.export.quantisation import quantise
+from components.export.sample import of_each_modality, pictures, training_items
+
+PARITY = "parity.json"
+CALIBRATION_PICTURES = 256
+
+
+def run(config: Export, student: Path, data: Path, output: Path) -> dict[str, dict[str, float]]:
+    """Writes `output/fp32`, `output/int8` and `output/parity.json`; returns the numbers of the latter by variant.
+
+    Raises `Refused`, and writes nothing, if a variant answers otherwise than the student.
+    """
+    reference, items = TorchEmbedder(student), training_items(data)
+    sample = of_each_modality(items, config.parity_items)
+    with written_whole(output) as partial:
+        export(reference.encoder, partial / "fp32", config.opset)
+        quantise(partial / "fp32", partial / "int8", pictures(items, CALIBRATION_PICTURES))
+        report: dict[str, Parity] = {}
+        for variant, least in sorted(config.parity_cosine.items()):
+            report[variant] = parity(reference, OnnxEmbedder(partial / variant), sample)
+            demand(report[variant], variant, least)
+        content = {variant: asdict(found) for variant, found in report.items()}
+        (partial / PARITY).write_text(json.dumps(content, indent=2, ensure_ascii=False) + "\n", encoding="utf-8")
+    return {variant: found.numbers for variant, found in report.items()}
+
+
+@contextmanager
+def written_whole(output: Path) -> Iterator[Path]:
+    """Gives an empty folder that takes the place of `output` when the block ends, and is removed when it fails."""
+    partial, old = (output.with_name(f".{output.name}.{state}") for state in ("partial", "old"))
+    shutil.rmtree(partial, ignore_errors=True)
+    partial.mkdir(parents=True)
+    try:
+        yield partial
+    except BaseException:
+        shutil.rmtree(partial)
+        raise
+    shutil.rmtree(old, ignore_errors=True)
+    if output.exists():
+        output.rename(old)
+    partial.rename(output)
+    shutil.rmtree(old, ignore_errors=True)

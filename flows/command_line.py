@@ -1,0 +1,251 @@
+"""The command line: `embedline run`, `ingest`, `stage`, `evaluate`, `serve`, `search`, `rollback`, `doctor`."""
+
+from __future__ import annotations
+
+import errno
+import json
+import sys
+import time
+import traceback
+import webbrowser
+from pathlib import Path
+from typing import Annotated, Any
+
+import components  # noqa: F401  (first: it switches telemetry off)
+import typer
+from rich.console import Console
+from rich.progress import Progress
+from rich.table import Table
+
+from components import config as configuration
+from components.errors import EmbedlineError, UsedWrongly
+
+HOME = Path(".embedline")
+TRACEBACKS = HOME / "logs" / "traceback.log"
+
+app = typer.Typer(no_args_is_help=True, add_completion=False, pretty_exceptions_enable=False, rich_markup_mode="markdown")
+screen = Console()
+Machine = Annotated[bool, typer.Option("--json", help="Print one line of JSON.")]
+
+
+@app.command()
+def run(machine: Machine = False) -> None:
+    """Run the whole line: ingest, every stage that is not up to date, register, compare, deploy, promote.
+
+    Example: `embedline run`
+    """
+    from flows.retrain import retrain
+
+    began = time.monotonic()
+    outcome = retrain()
+    seconds = time.monotonic() - began
+    if machine:
+        say({"version": outcome.version, "roles": dict(outcome.roles), "repeated": outcome.repeated, "seconds": seconds})
+        return
+    show_scores()
+    repeated = ", ".join(outcome.repeated) or "none: everything was up to date"
+    screen.print(f"Version [bold]{outcome.version}[/bold]; roles: {spell(outcome.roles)}. Stages run: {repeated}. {seconds:.0f} s.")
+    screen.print('Next: [bold]embedline search "a sad cat"[/bold], or `make serve` to keep a server running.')
+
+
+@app.command()
+def ingest(machine: Machine = False) -> None:
+    """Build the data set that params.yaml describes and version it with DVC.
+
+    Example: `embedline ingest`
+    """
+    from components.corpus import Manifest
+    from flows.ingest import ingest as flow
+
+    version = flow()
+    manifest = Manifest.read(Path("data"))
+    facts = {"data": version, "rows": manifest.tasks.rows, "images": manifest.images, "quarantined": manifest.quarantined}
+    if machine:
+        say(facts)
+    else:
+        screen.print(f"data/ is version [bold]{version}[/bold]: {spell(facts)}")
+
+
+@app.command()
+def stage(name: Annotated[str, typer.Argument(help="A stage of dvc.yaml.")]) -> None:
+    """Run one stage in this folder, as `dvc repro` does.
+
+    Example: `embedline stage teacher`
+    """
+    from components.stages import run_stage
+
+    run_stage(name)
+
+
+@app.command()
+def evaluate(
+    model: Annotated[Path, typer.Argument(help="A sentence-transformers directory, or an exported one.")],
+    machine: Machine = False,
+) -> None:
+    """Score a model on the evaluation sets of data/.
+
+    Example: `embedline evaluate artifacts/student`
+    """
+    from components.embedder import OnnxEmbedder, TorchEmbedder, fingerprint
+    from components.evaluation import evaluate as score
+    from components.evaluation import table
+    from components.stages import DATA, VECTORS
+
+    if not model.is_dir():
+        raise UsedWrongly(f"{model}: no such folder", "Name a model directory such as artifacts/student.")
+    settings = configuration.read(Path(configuration.PARAMETERS)).evaluation
+    embedder = OnnxEmbedder(model) if (model / "text.onnx").is_file() else TorchEmbedder(model)
+    with Progress(console=screen, transient=True) as bar:
+        task = bar.add_task(model.name)
+        scores = score(embedder, model.name, fingerprint(model), 0, DATA, settings, VECTORS,
+                       lambda done, total: bar.update(task, completed=done, total=total))
+    if machine:
+        say(dict(scores.aggregates))
+    else:
+        screen.print(table({model.name: scores}))
+
+
+@app.command()
+def serve() -> None:
+    """Start Triton on the champion and the previous version, until Ctrl-C.
+
+    Example: `embedline serve`
+    """
+    from flows.serve import serve_roles
+
+    settings = configuration.read(Path(configuration.PARAMETERS)).serving
+    with serve_roles(HOME, settings) as (server, versions):
+        screen.print(f"Triton answers on http://{server.url} with version {versions[0]} (of {versions}); "
+                     f"metrics on {server.metrics_url}. Ctrl-C stops it.")
+        while server.is_running:
+            time.sleep(0.5)
+        raise EmbedlineError("Triton has ended by itself", f"See {server.log}, then start it again.")
+
+
+@app.command()
+def search(
+    text: Annotated[str | None, typer.Argument(help="What to search for.")] = None,
+    image: Annotated[Path | None, typer.Option(help="A picture to search with, alone or together with the text.")] = None,
+    instruction: Annotated[str | None, typer.Option(help="What kind of answer is wanted.")] = None,
+    top: Annotated[int, typer.Option(min=1, max=100, help="How many to show.")] = 10,
+    page: Annotated[bool, typer.Option("--open", help="Write search.html with the pictures and open it.")] = False,
+    machine: Machine = False,
+) -> None:
+    """Find the pictures of data/ nearest to a text, a picture, or both, by the champion on Triton.
+
+    Example: `embedline search "a sad cat"`
+    """
+    from flows.serve import search_served
+    from serving.page import results_page, write_page
+
+    if not text and image is None:
+        raise UsedWrongly("nothing to search for", 'Give a text or a picture: embedline search "a sad cat"')
+    if image is not None and not image.is_file():
+        raise UsedWrongly(f"{image}: no such file", "Name a PNG, JPEG, WebP or GIF file.")
+    settings = configuration.read(Path(configuration.PARAMETERS)).serving
+    found = search_served(HOME, settings, text, image, instruction, top)
+    if page:
+        write_page(Path("search.html"), results_page(found.query, found.hits, found.model, found.latency_ms, found.searched))
+        webbrowser.open(Path("search.html").resolve().as_uri())
+    if machine:
+        say({"model": found.model, "latency_ms": found.latency_ms, "hits": [hit._asdict() for hit in found.hits]})
+        return
+    listing = Table(title=f"{found.model}, {found.latency_ms:.1f} ms, {found.searched} pictures")
+    for column in ("", "score", "name", "picture"):
+        listing.add_column(column)
+    for rank, hit in enumerate(found.hits, 1):
+        listing.add_row(str(rank), f"{hit.score:.3f}", hit.text, hit.image_path)
+    screen.print(listing)
+    if page:
+        screen.print("The pictures are in search.html.")
+
+
+@app.command()
+def rollback(reason: Annotated[str, typer.Option(help="Why; the ledger keeps it.")] = "", machine: Machine = False) -> None:
+    """Make the previous version the champion again; a running server follows.
+
+    Example: `embedline rollback --reason "wrong answers for flags"`
+    """
+    from flows.serve import roll_back
+
+    roles = roll_back(HOME, reason)
+    if machine:
+        say(dict(roles))
+    else:
+        screen.print(f"Roles: {spell(roles)}")
+
+
+@app.command()
+def doctor(machine: Machine = False) -> None:
+    """Check versions, fonts, ports, databases, disk and offline switches, and say how to mend each.
+
+    Example: `embedline doctor`
+    """
+    from monitoring.doctor import diagnose
+
+    parameters = Path(configuration.PARAMETERS)
+    ports = {}
+    if parameters.is_file():
+        settings = configuration.read(parameters).serving
+        ports = {"ports": (settings.http_port, settings.grpc_port, settings.metrics_port)}
+    findings = diagnose(Path(), **ports)
+    if machine:
+        say([finding.__dict__ for finding in findings])
+    else:
+        for finding in findings:
+            screen.print(f"{'[green]ok[/green]  ' if finding.ok else '[red]mend[/red]'} {finding.name}: {finding.detail}")
+            if not finding.ok:
+                screen.print(f"     {finding.remedy}")
+    if not all(finding.ok for finding in findings):
+        raise typer.Exit(1)
+
+
+def show_scores() -> None:
+    from components.evaluation import Scores, table
+    from components.stages import SCORES
+
+    screen.print(table({file.stem: Scores.read(file) for file in sorted(SCORES.glob("*.json"), reverse=True)}))
+
+
+def spell(facts: Any) -> str:
+    return ", ".join(f"{name} {value}" for name, value in facts.items() if value is not None)
+
+
+def say(facts: Any) -> None:
+    print(json.dumps(facts, default=str))
+
+
+def main() -> None:
+    """Runs a command; every error becomes a message that says what to do, and its exit code."""
+    try:
+        app(standalone_mode=True)
+    except EmbedlineError as error:
+        sys.exit(fail(error))
+    except KeyboardInterrupt:
+        sys.exit(fail(EmbedlineError("stopped by Ctrl-C", "Run the same command again: it goes on where it was.")))
+    except OSError as error:
+        if error.errno != errno.ENOSPC:
+            sys.exit(fail(unexpected(error)))
+        sys.exit(fail(EmbedlineError(f"the disk is full: {error.filename or Path.cwd()}",
+                                     "Free some space and run the same command again; nothing finished is lost.")))
+    except Exception as error:  # the last resort: users see a message, the traceback goes to a file
+        sys.exit(fail(unexpected(error)))
+
+
+def unexpected(error: BaseException) -> EmbedlineError:
+    TRACEBACKS.parent.mkdir(parents=True, exist_ok=True)
+    TRACEBACKS.write_text("".join(traceback.format_exception(error)), encoding="utf-8")
+    return EmbedlineError(f"{type(error).__name__}: {error}", f"This is a fault of ours; its traceback is in {TRACEBACKS}.")
+
+
+def fail(error: EmbedlineError) -> int:
+    if "--json" in sys.argv:
+        say({"error": error.problem, "remedy": error.remedy, "exit_code": error.exit_code})
+    else:
+        lines = [f"embedline: {error.problem}", *(f"  {line}" for line in error.remedy.splitlines())]
+        print("\n".join(lines), file=sys.stderr)
+    return error.exit_code
+
+
+if __name__ == "__main__":
+    main()

@@ -1,0 +1,186 @@
+"""The round: ingest, the stages of `dvc.yaml`, then register, compare, deploy, promote."""
+
+from __future__ import annotations
+
+import dataclasses
+import json
+from collections.abc import Mapping
+from dataclasses import dataclass
+from pathlib import Path
+from typing import Any
+
+from prefect import flow, get_run_logger, task
+from prefect.artifacts import create_table_artifact
+from prefect.cache_policies import NO_CACHE
+from prefect.runtime import flow_run
+
+from components import config as configuration
+from components import lineage
+from components.config import Config
+from components.corpus import Manifest
+from components.embedder import OnnxEmbedder
+from components.errors import Refused, UsedWrongly
+from components.evaluation import evaluate
+from components.registry import Verdict, compare, infrastructure, models, promotion, tracking
+from components.registry.tracking import Run, Tracking
+from components.stages import ARTIFACTS, BUNDLE, DATA, ONNX, SCORES, STAGES, VECTORS
+from flows.ingest import ingest_data
+from flows.serve import serve_versions
+from serving import TritonServer, repository
+from serving.release import release, running_server
+
+HOME = Path(".embedline")
+
+
+@dataclass(frozen=True)
+class Outcome:
+    """How a round ended: the version, who plays which role now, and which stages were not up to date."""
+
+    version: str
+    roles: Mapping[str, str | None]
+    repeated: tuple[str, ...]
+
+
+def _may_pass(_task: object, _run: object, state: Any) -> bool:
+    """Whether another try may help: what a gate refused or a user wrote stays as it is."""
+    return not isinstance(state.result(raise_on_failure=False), Refused | UsedWrongly)
+
+
+@flow(name="retrain", description="One round: from the data set to a promoted version on a running server.")
+def retrain(parameters: Path = Path(configuration.PARAMETERS)) -> Outcome:
+    """Runs one round in the present folder and returns its outcome.
+
+    Raises `DataInvalid`, `Refused` or another `EmbedlineError` with what to do; whatever was finished stays.
+    """
+    config = configuration.read(parameters)
+    root = Path()
+    with lineage.lock(root):
+        for deed in lineage.prepare(root):
+            get_run_logger().info(deed)
+        data_hash = ingest_data(config)
+        tracked = tracking.prepare(root)
+        tags = {"data": data_hash, "git_commit": lineage.git_state(root).commit or "none", "flow_run": str(flow_run.get_id())}
+        round_ = tracking.start_round(tracked, config.model_dump(), tags)
+        succeeded = False
+        try:
+            round_.log_dataset(data_hash, "round")
+            repeated = run_stages(round_)
+            version = register(round_, config, tags)
+            roles = bless(config, tracked, round_, version)
+            write_lineage(config, round_, version)
+            succeeded = True
+        finally:
+            tracking.end_round(round_, succeeded=succeeded)
+        return Outcome(version, roles, repeated)
+
+
+def run_stages(round_: Run) -> tuple[str, ...]:
+    """Runs what DVC finds changed, and everything after it; returns the names of the stages that ran."""
+    changed = lineage.changed_stages(Path())
+    repeated: list[str] = []
+    for name in STAGES:
+        if name in changed or repeated:
+            if run_stage.with_options(name=name)(round_, name):
+                repeated.append(name)
+        else:
+            reuse_stage.with_options(name=f"{name} (up to date)")(round_, name)
+    return tuple(repeated)
+
+
+@task(cache_policy=NO_CACHE, persist_result=False)
+def run_stage(round_: Run, name: str) -> bool:
+    """Brings one stage up to date by `dvc repro`; returns whether it ran."""
+    logger = get_run_logger()
+    with tracking.stage_run(round_, name) as run:
+        return lineage.reproduce(Path(), name, {"MLFLOW_RUN_ID": run.run_id}, logger.info).ran
+
+
+@task(cache_policy=NO_CACHE, persist_result=False)
+def reuse_stage(round_: Run, name: str) -> None:
+    """Records that the outputs of an earlier run are still right."""
+    with tracking.stage_run(round_, name):
+        pass
+
+
+@task(name="register", retries=2, retry_delay_seconds=2, retry_condition_fn=_may_pass, cache_policy=NO_CACHE, persist_result=False)
+def register(round_: Run, config: Config, tags: Mapping[str, str]) -> str:
+    """Registers the bundle and nominates it as challenger unless it is champion; returns its version."""
+    version = models.register(round_, BUNDLE, read_scores(f"onnx-{config.serving.variant}"), tags)
+    promotion.nominate(round_.tracking, version)
+    return version
+
+
+def bless(config: Config, tracked: Tracking, round_: Run, version: str) -> Mapping[str, str | None]:
+    """Compares, deploys and promotes a challenger; only sees to it that a champion is deployed."""
+    champion = models.role(tracked, "champion")
+    if champion == version:
+        if int(version) not in repository.versions(HOME / "model_repository"):
+            deploy(config, version)
+        return models.roles(tracked)
+    quality = compare_with_champion(config, tracked, champion)
+    publish(config, quality)
+    quality.require()
+    checks = deploy(config, version)
+    blessing = infrastructure(str(read_json(BUNDLE / "bundle.json")["fingerprint"]), checks, config.promotion)
+    round_.log_metrics({name: float(value) for name, value in checks.items()})
+    return promote(config, tracked, version, quality, blessing)
+
+
+@task(name="compare with the champion", cache_policy=NO_CACHE, persist_result=False)
+def compare_with_champion(config: Config, tracked: Tracking, champion: str | None) -> Verdict:
+    """Returns the quality verdict; the champion answers the very queries that the challenger answered."""
+    challenger = read_scores(f"onnx-{config.serving.variant}")
+    sets = Manifest.read(DATA).tasks.eval
+    if champion is None:
+        return compare(challenger, None, config.promotion, sets)
+    bundle = models.download(tracked, champion, HOME / "champion")
+    identity = models.facts(tracked, champion)["model_fingerprint"]
+    embedder = OnnxEmbedder(bundle / "version", config.evaluation.batch_size)
+    scores = evaluate(embedder, f"champion {champion}", identity, 0, DATA, config.evaluation, VECTORS, lambda *_: None)
+    return compare(challenger, dataclasses.asdict(scores), config.promotion, sets)
+
+
+@task(name="deploy to Triton", retries=1, retry_delay_seconds=5, retry_condition_fn=_may_pass, cache_policy=NO_CACHE, persist_result=False)
+def deploy(config: Config, version: str) -> dict[str, Any]:
+    """Serves the bundle beside the present versions and returns what was measured there."""
+    with running_server(HOME, config.serving) as server:
+        checks = release(server, BUNDLE, int(version))
+    return {**checks, "parity_cosine": read_json(ONNX / "parity.json")[config.serving.variant]["minimum"]}
+
+
+@task(name="promote", cache_policy=NO_CACHE, persist_result=False)
+def promote(
+    config: Config, tracked: Tracking, version: str, quality: Verdict, blessing: Verdict
+) -> Mapping[str, str | None]:
+    """Moves the aliases; from then on a running server answers with the new champion and keeps the previous one."""
+    roles = promotion.promote(tracked, version, quality, blessing)
+    if server := TritonServer.find(HOME):
+        serve_versions(server, tracked)
+    return roles
+
+
+@task(name="publish the scores", cache_policy=NO_CACHE, persist_result=False)
+def publish(config: Config, quality: Verdict) -> None:
+    """Leaves the scores and the verdict as an artifact in Prefect."""
+    verdict = "passed" if quality.passed else "refused: " + "; ".join(quality.reasons)
+    create_table_artifact([dict(row) for row in quality.table], key="scores", description=f"Quality: {verdict}")
+
+
+def write_lineage(config: Config, round_: Run, version: str) -> None:
+    """Writes `artifacts/lineage.json` and keeps it with the round in MLflow."""
+    found = lineage.collect(Path(), config.model_dump(), round_.run_id, str(flow_run.get_id()))
+    fingerprint = read_scores(f"onnx-{config.serving.variant}")["model"]["fingerprint"]
+    path = ARTIFACTS / lineage.LINEAGE
+    dataclasses.replace(
+        found, score_fingerprint=fingerprint, model_name=models.MODEL, model_version=version, triton_version=version
+    ).write(path)
+    round_.log_file(path)
+
+
+def read_scores(name: str) -> dict[str, Any]:
+    return read_json(SCORES / f"{name}.json")
+
+
+def read_json(path: Path) -> dict[str, Any]:
+    content: dict[str, Any] = json.loads(path.read_text(encoding="utf-8"))
+    return content

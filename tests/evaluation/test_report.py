@@ -1,0 +1,167 @@
+import io
+import json
+from collections.abc import Callable
+from pathlib import Path
+from typing import Any
+
+import numpy as np
+import pytest
+from rich.console import Console
+from sklearn.metrics.pairwise import cosine_similarity
+
+from components.config import Evaluation, Promotion
+from components.corpus import Item, read_queries, task_names
+from components.embedder import Embedder, Vectors
+from components.errors import EmbedlineError
+from components.evaluation import SCORER, Scores, evaluate, table
+from components.registry import compare
+from tests.evaluation.conftest import ConstantEmbedder, HashEmbedder, TableEmbedder, row, write_data
+
+Score = Callable[..., Scores]
+PROMOTION = Promotion(
+    floors={"overall": 0.0},
+    margin=0.01,
+    max_task_drop=0.05,
+    confidence=0.95,
+    max_tie_rate=0.05,
+    min_parity_cosine=0.97,
+    bootstrap_samples=200,
+)
+
+
+@pytest.fixture
+def score(config: Evaluation, tmp_path: Path) -> Score:
+    def score(data: Path, embedder: Embedder, fingerprint: str = "a") -> Scores:
+        return evaluate(embedder, "model", fingerprint, 7, data, config, tmp_path / "cache", lambda done, total: None)
+
+    return score
+
+
+def test_known_answers(score: Score, tmp_path: Path) -> None:
+    rows = [
+        row("east", ["right", "up", "corner"], [0]),
+        row("north", ["right", "up", "corner"], [2]),
+        row("north east", ["corner", "corner again", "up"], [0]),
+        row("north", ["right", "up"], [1]),
+    ]
+    vectors: dict[str, list[float]] = {
+        "east": [1, 0.1], "north": [0, 1], "north east": [1, 1], "right": [3, 0], "up": [0, 2], "corner": [1, 1],
+        "corner again": [2, 2],
+    }  # fmt: skip
+    scores = score(write_data(tmp_path / "data", {"Set": rows}), TableEmbedder(vectors))
+    task = scores.tasks["Set"]
+    assert task.hits == [1, 0, 0.5, 1] and task.score == 0.625 and task.tie_rate == 0.25
+    assert (task.queries, task.candidates, task.metric) == (4, 3, "hit@1")
+    assert scores.aggregates == {"overall": 0.625, "IND": 0.625, "retrieval": 0.625}
+
+
+def test_scores_equal_an_independent_implementation(score: Score, data: Path) -> None:
+    """Row by row, with scikit-learn's cosines, over the items of the plain reader."""
+    scores, embedder = score(data, HashEmbedder()), HashEmbedder()
+    for name in task_names(data, "eval"):
+        hits = []
+        for query in read_queries(data, "eval", name):
+            vectors = embedder.encode([query.item, *query.candidates]).astype(np.float64)
+            similarities = cosine_similarity(vectors[:1], vectors[1:])[0]
+            top = np.flatnonzero(similarities >= similarities.max() - 1e-12)
+            hits.append(np.mean([index in query.relevant for index in top]))
+        assert scores.tasks[name].hits == pytest.approx(hits, abs=1e-12)
+        assert scores.tasks[name].score == pytest.approx(np.mean(hits), abs=1e-12)
+    assert 0 < scores.aggregates["overall"] < 0.5, "a random model hits by chance alone"
+
+
+@pytest.mark.parametrize("value", [0.25, -3.0, 1e-20])
+def test_a_constant_model_scores_chance_and_every_query_ties(score: Score, data: Path, value: float) -> None:
+    scores = score(data, ConstantEmbedder(value))
+    chance = {"Groups": 1 / 7, "Keywords": 2 / 30, "Names": 1 / 12, "Own": 1 / 20}
+    assert {name: task.score for name, task in scores.tasks.items()} == pytest.approx(chance)
+    assert {task.tie_rate for task in scores.tasks.values()} == {1}
+
+
+@pytest.mark.parametrize(
+    ("text", "value", "problem"),
+    [
+        ("word 3", np.nan, "model: Groups: a candidate of row 0, .*'word 3'.*: the vector is not finite"),
+        ("name 4", np.inf, "model: Names: query of row 4: the vector is not finite"),
+        ("word 45", 0.0, "model: Keywords: query of row 45: the vector is zero"),
+    ],
+)
+def test_one_broken_vector_is_refused_by_model_set_and_row(
+    score: Score, data: Path, text: str, value: float, problem: str
+) -> None:
+    class OneBroken(HashEmbedder):
+        def vector(self, item: Item) -> Vectors:
+            return super().vector(item) * (np.float32(value) if item.text == text else np.float32(1))
+
+    with pytest.raises(EmbedlineError, match=problem):
+        score(data, OneBroken())
+
+
+@pytest.mark.parametrize("value", [np.nan, 0.0])
+def test_a_model_whose_vectors_are_all_broken_is_refused(score: Score, data: Path, value: float) -> None:
+    with pytest.raises(EmbedlineError, match="model: Groups: query of row 0: the vector is"):
+        score(data, ConstantEmbedder(value))
+
+
+def test_permuted_candidates_give_the_same_hits(score: Score, tmp_path: Path) -> None:
+    generator = np.random.default_rng(0)
+    words = [f"word {number}" for number in range(50)]
+    rows = [row(f"query {number}", words, [number % 50]) for number in range(100)]
+
+    def permuted(question: dict[str, Any]) -> dict[str, Any]:
+        order = generator.permutation(50)
+        label = int(np.flatnonzero(order == question["label"][0])[0])
+        return question | {"tgt_text": [words[index] for index in order], "label": [label]}
+
+    plain = score(write_data(tmp_path / "plain", {"Set": rows}), HashEmbedder())
+    other = score(write_data(tmp_path / "permuted", {"Set": [permuted(question) for question in rows]}), HashEmbedder())
+    assert plain.tasks == other.tasks and sum(plain.tasks["Set"].hits) > 0
+
+
+def test_a_duplicated_truth_that_is_not_labelled_halves_the_hit(score: Score, tmp_path: Path) -> None:
+    vectors = {"q": [1, 0], "a": [1, 0], "b": [0, 1]}
+    data = write_data(tmp_path / "data", {"Set": [row("q", ["a", "b", "a"], [0]), row("q", ["a", "b", "a"], [0, 2])]})
+    assert score(data, TableEmbedder(vectors)).tasks["Set"].hits == [0.5, 1]
+
+
+def test_the_file_holds_every_number_unrounded_and_is_read_back_as_it_was(
+    score: Score, data: Path, tmp_path: Path
+) -> None:
+    scores = score(data, HashEmbedder())
+    scores.write(tmp_path / "scores" / "model.json")
+    assert [file.name for file in (tmp_path / "scores").iterdir()] == ["model.json"]
+    assert Scores.read(tmp_path / "scores" / "model.json") == scores
+    assert scores.model.parameters == 7 and scores.model.dimension == 16 and scores.scorer == SCORER
+    low, high = scores.confidence["overall"]
+    assert low < scores.aggregates["overall"] < high
+
+
+def test_the_gate_reads_the_file(score: Score, data: Path, tmp_path: Path) -> None:
+    contents = []
+    for fingerprint, embedder in (("a", HashEmbedder()), ("b", HashEmbedder()), ("c", ConstantEmbedder())):
+        score(data, embedder, fingerprint).write(tmp_path / f"{fingerprint}.json")
+        contents.append(json.loads((tmp_path / f"{fingerprint}.json").read_text()))
+    tasks = task_names(data, "eval")
+    assert compare(contents[0], None, PROMOTION, tasks).passed
+    assert compare(contents[0], contents[1], PROMOTION, tasks).passed
+    collapsed = compare(contents[2], None, PROMOTION, tasks)
+    assert any("100.0% of the queries are ties" in reason for reason in collapsed.reasons)
+
+
+def test_progress_rises_to_the_number_of_items(data: Path, config: Evaluation, tmp_path: Path) -> None:
+    calls: list[tuple[int, int]] = []
+    for _ in range(2):
+        evaluate(HashEmbedder(), "m", "a", 7, data, config, tmp_path / "cache", lambda *call: calls.append(call))
+    total = calls[0][1]
+    assert calls[0] == (0, total) and calls[1] == (32, total) and calls[-2:] == [(total, total)] * 2
+
+
+def test_the_table_shows_models_beside_each_other_and_marks_ties(score: Score, data: Path) -> None:
+    console = Console(width=120, file=io.StringIO(), color_system=None)
+    with console.capture() as capture:
+        console.print(table({"first": score(data, HashEmbedder()), "collapsed": score(data, ConstantEmbedder())}))
+    rows = [[cell.strip() for cell in line.split("│")[1:-1]] for line in capture.get().splitlines() if "│" in line]
+    sets = ["Groups", "Keywords", "Names", "Own"]
+    groups = ["overall", "IND", "OOD", "classification", "vqa", "retrieval"]
+    assert [cells[0] for cells in rows] == [*groups, *sets, "items a second", "parameters"]
+    assert rows[6][2] == "14.3 (ties 100%)" and "ties" not in rows[6][1] and " to " in rows[0][1]

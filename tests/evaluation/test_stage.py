@@ -1,0 +1,79 @@
+import json
+import shutil
+from pathlib import Path
+
+import pytest
+import torch
+from transformers import AutoModel, AutoTokenizer
+
+from components.config import PARAMETERS, Config, read
+from components.embedder import fingerprint
+from components.embedder.dual_encoder import IMAGE_MEAN, IMAGE_STD, assemble, load, save
+from components.embedder.runtime import Description
+from components.embedder.towers import ResidualImageConfig, ResidualImageModel
+from components.errors import EmbedlineError
+from components.evaluation import Scores, parameters, run
+from components.export.onnx_graphs import export
+
+NAMES = ("teacher", "student", "onnx-fp32")
+
+
+@pytest.fixture(scope="session")
+def models(text_model: Path, tmp_path_factory: pytest.TempPathFactory) -> dict[str, Path]:
+    """A teacher and a student with random weights, and the student's graphs."""
+    folder = tmp_path_factory.mktemp("artifacts")
+    for seed, name in enumerate(("teacher", "student")):
+        torch.manual_seed(seed)
+        image_tower = ResidualImageModel(ResidualImageConfig(image_size=16, widths=(8 + 8 * seed,), depths=(1,)))
+        text_tower = AutoModel.from_pretrained(text_model, add_pooling_layer=False)
+        description = Description(12, 16, IMAGE_MEAN, IMAGE_STD, 16, 0.25, (12,))
+        save(assemble(text_tower, image_tower, AutoTokenizer.from_pretrained(text_model), description), folder / name)
+    export(load(folder / "student"), folder / "fp32", 20)
+    return {"teacher": folder / "teacher", "student": folder / "student", "onnx-fp32": folder / "fp32"}
+
+
+@pytest.fixture
+def whole_config() -> Config:
+    return read(Path(__file__).parents[2] / PARAMETERS)
+
+
+def test_every_model_is_scored_by_the_backend_that_ships_it(
+    models: dict[str, Path], data: Path, tmp_path: Path, whole_config: Config
+) -> None:
+    output, calls = tmp_path / "artifacts" / "scores", set()
+    scores = run(whole_config, data, models, output, tmp_path / "cache", lambda *call: calls.add(call))
+    assert sorted(file.stem for file in output.iterdir()) == sorted(NAMES)
+    assert [folder.name for folder in output.parent.iterdir()] == ["scores"]
+    assert {name: Scores.read(output / f"{name}.json") for name in NAMES} == scores
+    assert {name: score.model.fingerprint for name, score in scores.items()} == {
+        name: fingerprint(directory) for name, directory in models.items()
+    }
+    counts = {name: score.model.parameters for name, score in scores.items()}
+    assert counts["teacher"] != counts["student"] == counts["onnx-fp32"]
+    assert {name for name, *_ in calls} == set(NAMES)
+    student, exported = scores["student"], scores["onnx-fp32"]
+    for task, score in student.tasks.items():
+        assert exported.tasks[task].score == pytest.approx(score.score, abs=0.05), "the same weights"
+    again = run(whole_config, data, models, output, tmp_path / "cache", lambda *_: None)
+    assert again == scores, "nothing is encoded twice, and the speeds are those of the first time"
+
+
+def test_parameters_are_those_of_the_trained_model(models: dict[str, Path], tmp_path: Path) -> None:
+    tensors = load(models["student"]).state_dict().values()
+    assert parameters(models["student"]) == sum(tensor.numel() for tensor in tensors)
+    with pytest.raises(EmbedlineError, match="holds no weights"):
+        parameters(tmp_path)
+
+
+def test_scores_appear_whole_or_not_at_all(
+    models: dict[str, Path], data: Path, tmp_path: Path, whole_config: Config
+) -> None:
+    broken = tmp_path / "broken"
+    shutil.copytree(models["onnx-fp32"], broken)
+    (broken / "text.onnx").write_bytes(b"")
+    output = tmp_path / "scores"
+    with pytest.raises(Exception, match=r"text\.onnx"):
+        run(whole_config, data, models | {"onnx-fp32": broken}, output, tmp_path / "cache", lambda *_: None)
+    assert not output.exists()
+    run(whole_config, data, models, output, tmp_path / "cache", lambda *_: None)
+    assert json.loads((output / "onnx-fp32.json").read_text())["model"]["dimension"] == 12

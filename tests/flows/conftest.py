@@ -1,0 +1,101 @@
+"""A workspace with the whole line in small: all stages real, towers tiny, a minute in all."""
+
+from __future__ import annotations
+
+import json
+import os
+import signal
+import subprocess
+import sys
+from collections.abc import Iterator
+from dataclasses import dataclass
+from pathlib import Path
+from typing import Any
+
+import pytest
+import yaml
+
+ROOT = Path(__file__).resolve().parents[2]
+COMMAND = str(Path(sys.executable).with_name("embedline"))
+TIMEOUT = 300
+
+
+@dataclass(frozen=True)
+class Line:
+    """A workspace and its commands; each command is a process of its own, in a group that can be killed as a whole."""
+
+    root: Path
+    environment: dict[str, str]
+
+    def start(self, *arguments: str) -> subprocess.Popen[str]:
+        return subprocess.Popen(
+            [COMMAND, *arguments], cwd=self.root, env=self.environment, text=True,
+            stdout=subprocess.PIPE, stderr=subprocess.PIPE, start_new_session=True,
+        )
+
+    def call(self, *arguments: str) -> subprocess.CompletedProcess[str]:
+        process = self.start(*arguments)
+        try:
+            output, errors = process.communicate(timeout=TIMEOUT)
+        except subprocess.TimeoutExpired:
+            os.killpg(process.pid, signal.SIGKILL)
+            raise
+        return subprocess.CompletedProcess(arguments, process.returncode, output, errors)
+
+    def answer(self, *arguments: str) -> Any:
+        """Returns what a command says with `--json`; fails the test if it fails."""
+        finished = self.call(*arguments, "--json")
+        assert finished.returncode == 0, finished.stdout + finished.stderr
+        return json.loads(finished.stdout.splitlines()[-1])
+
+    def change(self, **sections: dict[str, Any]) -> None:
+        """Changes knobs of params.yaml, section by section."""
+        path = self.root / "params.yaml"
+        content = yaml.safe_load(path.read_text(encoding="utf-8"))
+        for name, values in sections.items():
+            content[name] |= values
+        path.write_text(yaml.safe_dump(content), encoding="utf-8")
+
+    def producers(self) -> dict[str, str]:
+        """The MLflow run that made the outputs of each stage that has finished."""
+        return {file.stem: file.read_text(encoding="utf-8") for file in (self.root / "artifacts" / "runs").glob("*.json")}
+
+
+@pytest.fixture
+def line(tmp_path: Path, text_model: Path) -> Iterator[Line]:
+    """A copy of this checkout with a small configuration, committed to a git repository of its own."""
+    root = tmp_path / "workspace"
+    root.mkdir()
+    listed = subprocess.run(["git", "ls-files", "-coz", "--exclude-standard"], cwd=ROOT, capture_output=True, check=True)
+    files = [name for name in listed.stdout.decode().split("\0") if name and (ROOT / name).is_file()]
+    archive = subprocess.run(["tar", "-c", *files], cwd=ROOT, capture_output=True, check=True).stdout
+    subprocess.run(["tar", "-x"], cwd=root, input=archive, check=True)
+    environment = os.environ | {"PREFECT_HOME": str(tmp_path / "prefect"), "GIT_AUTHOR_NAME": "t", "GIT_COMMITTER_NAME": "t",
+                                "GIT_AUTHOR_EMAIL": "t@t", "GIT_COMMITTER_EMAIL": "t@t", "OMP_NUM_THREADS": "2"}
+    line = Line(root, environment)
+    shrink(line, text_model)
+    for arguments in (["init", "-q"], ["add", "-A"], ["commit", "-qm", "workspace"]):
+        subprocess.run(["git", *arguments], cwd=root, env=environment, check=True)
+    yield line
+
+
+def shrink(line: Line, text_model: Path) -> None:
+    """Makes every part small; which parts there are stays as it is."""
+    content = yaml.safe_load((line.root / "params.yaml").read_text(encoding="utf-8"))
+    content["corpus"]["emoji"] |= {
+        "trained_languages": ["de"], "unseen_languages": ["it"], "train_scenes": 60, "dev_scenes": 9, "eval_scenes": 30,
+        "picture_size": 24, "scene_size": 48,
+    }
+    tower = {"image_size": 16, "widths": [8, 16], "depths": [1, 1]}
+    steps = {"steps": 12, "batch_size": 64, "checkpoint_every": 4, "log_every": 2}
+    content["teacher"] |= {
+        "text_model": str(text_model), "dimension": 32, "image_tower": tower, "schedule": content["teacher"]["schedule"] | steps
+    }
+    content["distillation"] |= {
+        "text_dimension": 8, "image_tower": tower, "matryoshka_dimensions": [32, 16],
+        "schedule": content["distillation"]["schedule"] | steps,
+    }
+    content["validation"] |= {"min_image_side": 4}
+    content["export"] |= {"parity_cosine": {"fp32": 0.999, "int8": 0.5}}
+    content["promotion"] |= {"floors": {"overall": 0.0}, "max_tie_rate": 1.0, "min_parity_cosine": 0.5}
+    (line.root / "params.yaml").write_text(yaml.safe_dump(content), encoding="utf-8")

@@ -1,0 +1,134 @@
+"""The line from end to end, as its users run it: once, again, with a change, and with what can go wrong."""
+
+from __future__ import annotations
+
+import json
+import os
+import signal
+import socket
+import subprocess
+import time
+from collections.abc import Callable
+from pathlib import Path
+
+import pytest
+
+from components.stages import STAGES
+
+from .conftest import Line
+
+KILL_AFTER_SECONDS = 0.5
+START_SECONDS = 240
+
+
+def test_a_round_promotes_and_the_next_repeats_nothing(line: Line) -> None:
+    first = line.answer("run")
+    assert first["repeated"] == list(STAGES)
+    assert first["roles"]["champion"] == first["version"] == "1"
+    lineage = json.loads((line.root / "artifacts" / "lineage.json").read_text(encoding="utf-8"))
+    assert lineage["model_version"] == lineage["triton_version"] == "1"
+    assert set(lineage["stage_runs"]) == set(STAGES)
+    assert all(lineage[name] for name in ("git_commit", "data_hash", "dvc_lock_sha256", "flow_run", "round_run"))
+
+    second = line.answer("run")
+    assert (second["repeated"], second["version"], second["roles"]) == ([], "1", first["roles"])
+
+    line.change(serving={"max_batch_size": 32})
+    third = line.answer("run")
+    assert third["repeated"] == ["package"]
+    assert third["roles"] == {"champion": "2", "challenger": None, "previous": "1"}
+
+    found = line.answer("search", "a sad cat")
+    scores = [hit["score"] for hit in found["hits"]]
+    assert len(scores) == 10
+    assert scores == sorted(scores, reverse=True)
+    assert all(Path(line.root, hit["image_path"]).is_file() for hit in found["hits"])
+    picture = found["hits"][0]["image_path"]
+    assert line.answer("search", "--image", picture)["hits"][0]["score"] == pytest.approx(1, abs=0.01)
+
+    assert line.answer("rollback", "--reason", "test")["champion"] == "1"
+
+    line.change(serving={"max_batch_size": 16}, promotion={"floors": {"overall": 0.99}})
+    refused = line.call("run")
+    assert refused.returncode == 3, refused.stderr
+    assert "overall" in refused.stderr
+    assert "Traceback" not in refused.stderr
+
+
+@pytest.mark.parametrize(
+    ("section", "values", "code", "said"),
+    [
+        ("teacher", {"dimensions": 3}, 2, "did you mean 'dimension'?"),
+        ("export", {"opset": "20"}, 2, "export.opset"),
+        ("promotion", {"confidence": 2.0}, 2, "promotion.confidence"),
+        ("teacher", {"text_model": "no/such-model"}, 1, "HF_HUB_OFFLINE=0"),
+        ("validation", {"min_train_rows": 10_000_000}, 4, "enough training rows"),
+    ],
+)
+def test_bad_parameters_end_in_a_message_and_its_exit_code(
+    line: Line, section: str, values: dict[str, object], code: int, said: str
+) -> None:
+    line.change(**{section: values})
+    failed = line.call("run")
+    assert failed.returncode == code, failed.stdout + failed.stderr
+    assert said in failed.stderr
+    assert "Traceback" not in failed.stderr
+
+
+@pytest.mark.slow
+def test_a_line_killed_in_the_middle_of_each_stage_goes_on(line: Line) -> None:
+    finished: dict[str, str] = {}
+    for stage in STAGES:
+        kill_during(line, stage)
+        assert line.producers().items() >= finished.items(), f"killing {stage} lost something finished"
+        finished = line.producers()
+        assert stage not in finished
+        assert not list((line.root / "artifacts").glob("[!.]*/**/*.partial"))
+    outcome = line.answer("run")
+    assert line.producers().items() >= finished.items(), "a finished stage was repeated"
+    assert outcome["roles"]["champion"] == outcome["version"]
+
+
+@pytest.mark.slow
+def test_a_second_run_beside_the_first_is_refused(line: Line) -> None:
+    first = line.start("run")
+    try:
+        wait_for(lambda: (line.root / ".embedline" / "logs" / "validate.log").exists(), first)
+        second = line.call("run")
+    finally:
+        os.killpg(first.pid, signal.SIGKILL)
+        first.wait()
+    assert second.returncode == 2
+    assert str(first.pid) in second.stderr
+
+
+@pytest.mark.slow
+def test_serving_on_a_port_in_use_says_so(line: Line) -> None:
+    line.answer("run")
+    with socket.create_server(("127.0.0.1", 0)) as taken:
+        port = taken.getsockname()[1]
+        line.change(serving={"http_port": port, "grpc_port": 0, "metrics_port": 0})
+        failed = line.call("serve")
+    assert failed.returncode == 1
+    assert f"port {port}" in failed.stderr
+
+
+def kill_during(line: Line, stage: str) -> None:
+    """Starts a round and kills all of it shortly after the stage has begun to work."""
+    log = line.root / ".embedline" / "logs" / f"{stage}.log"
+    log.unlink(missing_ok=True)
+    process = line.start("run")
+    try:
+        wait_for(lambda: log.exists() and "Running stage" in log.read_text(), process)
+        time.sleep(KILL_AFTER_SECONDS)
+    finally:
+        os.killpg(process.pid, signal.SIGKILL)
+        process.wait()
+
+
+def wait_for(condition: Callable[[], bool], process: subprocess.Popen[str]) -> None:
+    deadline = time.monotonic() + START_SECONDS
+    while not condition():
+        assert process.poll() is None, "".join(process.communicate())
+        assert time.monotonic() < deadline, "waited too long"
+        time.sleep(0.05)
