@@ -17,12 +17,12 @@ from dataclasses import asdict, dataclass
 from pathlib import Path
 from typing import Annotated
 
-import components  # noqa: F401  (first: it switches telemetry off)
 import psutil
 import typer
 from rich.console import Console
 from rich.table import Table
 
+import components  # noqa: F401  (first: it switches telemetry off)
 from components.stages import STAGES
 
 ROOT = Path(__file__).resolve().parent.parent
@@ -79,7 +79,9 @@ def first_run(workspace: Path) -> list[Row]:
     rows = [Row(f"stage {name}", seconds, "s") for name, seconds in stage_seconds(workspace).items()]
     return [
         *rows,
-        Row("everything else (Prefect, ingest, DVC, MLflow, Triton)", run.seconds - sum(row.value for row in rows), "s"),
+        Row(
+            "everything else (Prefect, ingest, DVC, MLflow, Triton)", run.seconds - sum(row.value for row in rows), "s"
+        ),
         limit("first run", run.seconds, "s", 480),
         limit("first run: peak memory of all processes", run.peak_gib, "GiB", 4),
     ]
@@ -92,14 +94,21 @@ def limit(name: str, value: float, unit: str, goal: float) -> Row:
 def copy_checkout(workspace: Path, with_artifacts: bool) -> None:
     """Copies what git tracks and what is new, and commits it there, as the line wants a git repository."""
     listed = subprocess.run(
-        ["git", "ls-files", "--cached", "--others", "--exclude-standard", "-z"], cwd=ROOT, capture_output=True, check=True
+        ["git", "ls-files", "--cached", "--others", "--exclude-standard", "-z"],
+        cwd=ROOT,
+        capture_output=True,
+        check=True,
     ).stdout.split(b"\0")
     files = [name.decode() for name in listed if name and (ROOT / name.decode()).is_file()]
     kept = [name for name in KEPT if with_artifacts and (ROOT / name).exists()]
     workspace.mkdir(parents=True)
     archive = subprocess.run(["tar", "-c", *files, *kept], cwd=ROOT, capture_output=True, check=True).stdout
     subprocess.run(["tar", "-x"], cwd=workspace, input=archive, check=True)
-    for command in (["init", "-q"], ["add", "-A"], ["-c", "user.name=b", "-c", "user.email=b@b", "commit", "-qm", "copy"]):
+    for command in (
+        ["init", "-q"],
+        ["add", "-A"],
+        ["-c", "user.name=b", "-c", "user.email=b@b", "commit", "-qm", "copy"],
+    ):
         subprocess.run(["git", *command], cwd=workspace, check=True)
 
 

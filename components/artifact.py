@@ -10,7 +10,7 @@ from pathlib import Path
 
 @contextmanager
 def whole(output: Path) -> Iterator[Path]:
-    """Yields a new folder that takes the place of `output` if nothing fails; leaves nothing behind if something does."""
+    """Yields a new folder that takes the place of `output` if nothing fails, and is removed if something does."""
     partial, old = (output.with_name(f".{output.name}.{state}") for state in ("partial", "old"))
     shutil.rmtree(partial, ignore_errors=True)
     partial.mkdir(parents=True)

@@ -4,10 +4,10 @@ from __future__ import annotations
 
 import difflib
 from pathlib import Path
-from typing import Annotated, Any, Literal
+from typing import Annotated, Any, Literal, Self, TypeVar
 
 import yaml
-from pydantic import BaseModel, ConfigDict, Field, ValidationError
+from pydantic import BaseModel, ConfigDict, Field, ValidationError, model_validator
 
 from components.errors import UsedWrongly
 
@@ -15,11 +15,12 @@ PARAMETERS = "params.yaml"
 Share = Annotated[float, Field(ge=0, le=1)]
 Positive = Annotated[int, Field(gt=0)]
 Rate = Annotated[float, Field(gt=0)]
+Model = TypeVar("Model", bound=BaseModel)
 Port = Annotated[int, Field(ge=0, le=65535)]
 
 
 class Section(BaseModel):
-    model_config = ConfigDict(frozen=True, extra="forbid", strict=True)
+    model_config = ConfigDict(frozen=True, extra="forbid", strict=True, allow_inf_nan=False)
 
 
 class EmojiCorpus(Section):
@@ -49,6 +50,10 @@ class Corpus(Section):
     eval_share: Share
     emoji: EmojiCorpus
 
+    @model_validator(mode="after")
+    def _leaves_something_to_train_on(self) -> Self:
+        return demand(self, self.dev_share + self.eval_share < 1, "dev_share and eval_share together must be below 1")
+
 
 class Validation(Section):
     min_train_rows: Positive
@@ -60,13 +65,21 @@ class Validation(Section):
     max_duplicate_share: Share
     max_class_share: Share
 
+    @model_validator(mode="after")
+    def _admits_some_image(self) -> Self:
+        return demand(self, self.min_image_side <= self.max_image_side, "min_image_side is above max_image_side")
+
 
 class ImageTower(Section):
     """A small residual network: channels of its stages, and how many blocks each stage has."""
 
     image_size: Positive
-    widths: list[Positive]
+    widths: Annotated[list[Positive], Field(min_length=1)]
     depths: list[Positive]
+
+    @model_validator(mode="after")
+    def _has_as_many_depths_as_widths(self) -> Self:
+        return demand(self, len(self.widths) == len(self.depths), "widths and depths must be of the same length")
 
 
 class Schedule(Section):
@@ -91,6 +104,11 @@ class Schedule(Section):
     log_every: Positive
     seed: int
 
+    @model_validator(mode="after")
+    def _has_negatives(self) -> Self:
+        enough = self.batch_size >= 2 * self.sub_batches
+        return demand(self, enough, "batch_size must be at least twice sub_batches, or a sub-batch has no negatives")
+
 
 class Teacher(Section):
     text_model: str
@@ -107,7 +125,7 @@ class Distillation(Section):
     text_dimension: Positive
     image_tower: ImageTower
     schedule: Schedule
-    matryoshka_dimensions: list[Positive]
+    matryoshka_dimensions: Annotated[list[Positive], Field(min_length=1)]
     vector_weight: Annotated[float, Field(ge=0)]
     similarity_weight: Annotated[float, Field(ge=0)]
     label_weight: Annotated[float, Field(ge=0)]
@@ -134,6 +152,11 @@ class Serving(Section):
     max_batch_size: Positive
     startup_seconds: Positive
 
+    @model_validator(mode="after")
+    def _has_a_port_for_each(self) -> Self:
+        ports = [port for port in (self.http_port, self.grpc_port, self.metrics_port) if port]
+        return demand(self, len(ports) == len(set(ports)), "two ports are the same; 0 takes any free one")
+
 
 class Promotion(Section):
     floors: dict[str, Share]
@@ -155,11 +178,29 @@ class Config(Section):
     serving: Serving
     promotion: Promotion
 
+    @model_validator(mode="after")
+    def _student_fits_the_teacher(self) -> Self:
+        largest = max(*self.distillation.matryoshka_dimensions, self.distillation.text_dimension)
+        return demand(
+            self,
+            largest <= self.teacher.dimension,
+            "distillation: matryoshka_dimensions and text_dimension must not exceed teacher.dimension",
+        )
+
+
+def demand(model: Model, holds: bool, otherwise: str) -> Model:
+    """Returns the model if what it must be like holds; raises `ValueError`, which pydantic reports, if not."""
+    if not holds:
+        raise ValueError(otherwise)
+    return model
+
 
 def read(path: Path) -> Config:
     """Returns the configuration. Raises `UsedWrongly` that names each wrong key, what was found, and a remedy."""
     if not path.is_file():
-        raise UsedWrongly(f"{path}: missing", f"Run in a folder that has a {PARAMETERS}, such as a checkout of this project.")
+        raise UsedWrongly(
+            f"{path}: missing", f"Run in a folder that has a {PARAMETERS}, such as a checkout of this project."
+        )
     try:
         content = yaml.safe_load(path.read_text(encoding="utf-8"))
     except (yaml.YAMLError, UnicodeDecodeError) as error:
@@ -172,8 +213,15 @@ def parse(content: Any, origin: str = PARAMETERS) -> Config:
     try:
         return Config.model_validate(content)
     except ValidationError as error:
-        raise UsedWrongly("\n".join(_explain(origin, fault) for fault in error.errors()),
-                          f"Mend {origin}; components/config.py says what each key may be.") from error
+        raise UsedWrongly(
+            "\n".join(_explain(origin, fault) for fault in error.errors()),
+            f"Mend {origin}; components/config.py says what each key may be.",
+        ) from error
+
+
+def schema() -> dict[str, Any]:
+    """Returns the JSON schema of `params.yaml`, which `params.schema.json` holds for editors."""
+    return Config.model_json_schema()
 
 
 def _explain(origin: str, fault: Any) -> str:
@@ -184,8 +232,12 @@ def _explain(origin: str, fault: Any) -> str:
         return f"{origin}: {place}: unknown key{suggestion}"
     if fault["type"] == "missing":
         return f"{origin}: {place}: is missing"
-    message = fault["msg"].removeprefix("Input ").removeprefix("Value error, ")
-    return f"{origin}: {place}: {message}, got {fault['input']!r}"
+    if fault["type"] == "value_error":
+        return ": ".join(part for part in (origin, place, fault["msg"].removeprefix("Value error, ")) if part)
+    return (
+        ": ".join(part for part in (origin, place, fault["msg"].removeprefix("Input ")) if part)
+        + f", got {fault['input']!r}"
+    )
 
 
 def _keys(path: tuple[Any, ...]) -> list[str]:

@@ -13,7 +13,7 @@ from typing import TYPE_CHECKING, Any
 
 from components import config as configuration
 from components.config import Config
-from components.errors import UsedWrongly
+from components.errors import Refused, UsedWrongly
 
 if TYPE_CHECKING:
     from components.registry.tracking import Run
@@ -22,8 +22,7 @@ DATA = Path("data")
 CHECKPOINTS = Path("checkpoints")
 ARTIFACTS = Path("artifacts")
 VALIDATION, TEACHER, EMBEDDINGS, STUDENT, ONNX, SCORES, BUNDLE = (
-    ARTIFACTS / name
-    for name in ("validation", "teacher", "teacher_embeddings", "student", "onnx", "scores", "bundle")
+    ARTIFACTS / name for name in ("validation", "teacher", "teacher_embeddings", "student", "onnx", "scores", "bundle")
 )
 VECTORS = CHECKPOINTS / "vectors"
 METRICS = ARTIFACTS / "metrics.json"
@@ -98,23 +97,29 @@ def _evaluate(config: Config, run: Run) -> None:
 
 def _package(config: Config, run: Run) -> None:
     from components.corpus import Manifest
-    from components.export import bundle
+    from components.embedder import fingerprint
+    from components.export import package
     from components.lineage import git_state
     from components.registry import model_card
 
+    shipped = f"onnx-{config.serving.variant}"
     scores = {file.stem: json.loads(file.read_text(encoding="utf-8")) for file in sorted(SCORES.glob("*.json"))}
+    if scores[shipped]["model"]["fingerprint"] != fingerprint(ONNX / config.serving.variant):
+        raise Refused(f"{SCORES} holds the scores of another {shipped}", "Score it again: embedline stage evaluate")
     manifest = Manifest.read(DATA)
     facts = {"git commit": git_state(Path()).commit or "none", "data set": manifest.digest}
     card = model_card("embedline-embedder", config.serving.variant, scores, manifest, config.model_dump(), facts)
-    bundle.package(config, ONNX, DATA, SCORES / f"onnx-{config.serving.variant}.json", BUNDLE, card)
+    package(config.serving, ONNX, DATA, BUNDLE, card)
     run.log_file(BUNDLE / "model_card.md")
 
 
 def _progress(run: Run, steps: int) -> Callable[[int, Mapping[str, float]], None]:
     def report(step: int, metrics: Mapping[str, float]) -> None:
         run.log_metrics(metrics, step)
-        _tell(f"step {step} of {steps}: loss {metrics['loss']:.3f}, {metrics['pairs_per_second']:.0f} pairs/s, "
-              f"{metrics['seconds_left']:.0f} s left")
+        _tell(
+            f"step {step} of {steps}: loss {metrics['loss']:.3f}, {metrics['pairs_per_second']:.0f} pairs/s, "
+            f"{metrics['seconds_left']:.0f} s left"
+        )
 
     return report
 

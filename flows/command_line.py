@@ -11,19 +11,21 @@ import webbrowser
 from pathlib import Path
 from typing import Annotated, Any
 
-import components  # noqa: F401  (first: it switches telemetry off)
 import typer
 from rich.console import Console
 from rich.progress import Progress
 from rich.table import Table
 
+import components  # noqa: F401  (first: it switches telemetry off)
 from components import config as configuration
 from components.errors import EmbedlineError, UsedWrongly
 
 HOME = Path(".embedline")
 TRACEBACKS = HOME / "logs" / "traceback.log"
 
-app = typer.Typer(no_args_is_help=True, add_completion=False, pretty_exceptions_enable=False, rich_markup_mode="markdown")
+app = typer.Typer(
+    no_args_is_help=True, add_completion=False, pretty_exceptions_enable=False, rich_markup_mode="markdown"
+)
 screen = Console()
 Machine = Annotated[bool, typer.Option("--json", help="Print one line of JSON.")]
 
@@ -40,11 +42,15 @@ def run(machine: Machine = False) -> None:
     outcome = retrain()
     seconds = time.monotonic() - began
     if machine:
-        say({"version": outcome.version, "roles": dict(outcome.roles), "repeated": outcome.repeated, "seconds": seconds})
+        say(
+            {"version": outcome.version, "roles": dict(outcome.roles), "repeated": outcome.repeated, "seconds": seconds}
+        )
         return
     show_scores()
     repeated = ", ".join(outcome.repeated) or "none: everything was up to date"
-    screen.print(f"Version [bold]{outcome.version}[/bold]; roles: {spell(outcome.roles)}. Stages run: {repeated}. {seconds:.0f} s.")
+    screen.print(
+        f"Version [bold]{outcome.version}[/bold]; {spell(outcome.roles)}. Stages run: {repeated}. {seconds:.0f} s."
+    )
     screen.print('Next: [bold]embedline search "a sad cat"[/bold], or `make serve` to keep a server running.')
 
 
@@ -59,7 +65,12 @@ def ingest(machine: Machine = False) -> None:
 
     version = flow()
     manifest = Manifest.read(Path("data"))
-    facts = {"data": version, "rows": manifest.tasks.rows, "images": manifest.images, "quarantined": manifest.quarantined}
+    facts = {
+        "data": version,
+        "rows": manifest.tasks.rows,
+        "images": manifest.images,
+        "quarantined": manifest.quarantined,
+    }
     if machine:
         say(facts)
     else:
@@ -97,8 +108,16 @@ def evaluate(
     embedder = OnnxEmbedder(model) if (model / "text.onnx").is_file() else TorchEmbedder(model)
     with Progress(console=screen, transient=True) as bar:
         task = bar.add_task(model.name)
-        scores = score(embedder, model.name, fingerprint(model), 0, DATA, settings, VECTORS,
-                       lambda done, total: bar.update(task, completed=done, total=total))
+        scores = score(
+            embedder,
+            model.name,
+            fingerprint(model),
+            0,
+            DATA,
+            settings,
+            VECTORS,
+            lambda done, total: bar.update(task, completed=done, total=total),
+        )
     if machine:
         say(dict(scores.aggregates))
     else:
@@ -115,8 +134,10 @@ def serve() -> None:
 
     settings = configuration.read(Path(configuration.PARAMETERS)).serving
     with serve_roles(HOME, settings) as (server, versions):
-        screen.print(f"Triton answers on http://{server.url} with version {versions[0]} (of {versions}); "
-                     f"metrics on {server.metrics_url}. Ctrl-C stops it.")
+        screen.print(
+            f"Triton answers on http://{server.url} with version {versions[0]} (of {versions}); "
+            f"metrics on {server.metrics_url}. Ctrl-C stops it."
+        )
         while server.is_running:
             time.sleep(0.5)
         raise EmbedlineError("Triton has ended by itself", f"See {server.log}, then start it again.")
@@ -125,7 +146,9 @@ def serve() -> None:
 @app.command()
 def search(
     text: Annotated[str | None, typer.Argument(help="What to search for.")] = None,
-    image: Annotated[Path | None, typer.Option(help="A picture to search with, alone or together with the text.")] = None,
+    image: Annotated[
+        Path | None, typer.Option(help="A picture to search with, alone or together with the text.")
+    ] = None,
     instruction: Annotated[str | None, typer.Option(help="What kind of answer is wanted.")] = None,
     top: Annotated[int, typer.Option(min=1, max=100, help="How many to show.")] = 10,
     page: Annotated[bool, typer.Option("--open", help="Write search.html with the pictures and open it.")] = False,
@@ -145,7 +168,9 @@ def search(
     settings = configuration.read(Path(configuration.PARAMETERS)).serving
     found = search_served(HOME, settings, text, image, instruction, top)
     if page:
-        write_page(Path("search.html"), results_page(found.query, found.hits, found.model, found.latency_ms, found.searched))
+        write_page(
+            Path("search.html"), results_page(found.query, found.hits, found.model, found.latency_ms, found.searched)
+        )
         webbrowser.open(Path("search.html").resolve().as_uri())
     if machine:
         say({"model": found.model, "latency_ms": found.latency_ms, "hits": [hit._asdict() for hit in found.hits]})
@@ -161,7 +186,9 @@ def search(
 
 
 @app.command()
-def rollback(reason: Annotated[str, typer.Option(help="Why; the ledger keeps it.")] = "", machine: Machine = False) -> None:
+def rollback(
+    reason: Annotated[str, typer.Option(help="Why; the ledger keeps it.")] = "", machine: Machine = False
+) -> None:
     """Make the previous version the champion again; a running server follows.
 
     Example: `embedline rollback --reason "wrong answers for flags"`
@@ -184,16 +211,15 @@ def doctor(machine: Machine = False) -> None:
     from monitoring.doctor import diagnose
 
     parameters = Path(configuration.PARAMETERS)
-    ports = {}
-    if parameters.is_file():
-        settings = configuration.read(parameters).serving
-        ports = {"ports": (settings.http_port, settings.grpc_port, settings.metrics_port)}
-    findings = diagnose(Path(), **ports)
+    settings = configuration.read(parameters).serving
+    findings = diagnose(Path(), (settings.http_port, settings.grpc_port, settings.metrics_port))
     if machine:
         say([finding.__dict__ for finding in findings])
     else:
         for finding in findings:
-            screen.print(f"{'[green]ok[/green]  ' if finding.ok else '[red]mend[/red]'} {finding.name}: {finding.detail}")
+            screen.print(
+                f"{'[green]ok[/green]  ' if finding.ok else '[red]mend[/red]'} {finding.name}: {finding.detail}"
+            )
             if not finding.ok:
                 screen.print(f"     {finding.remedy}")
     if not all(finding.ok for finding in findings):
@@ -226,8 +252,14 @@ def main() -> None:
     except OSError as error:
         if error.errno != errno.ENOSPC:
             sys.exit(fail(unexpected(error)))
-        sys.exit(fail(EmbedlineError(f"the disk is full: {error.filename or Path.cwd()}",
-                                     "Free some space and run the same command again; nothing finished is lost.")))
+        sys.exit(
+            fail(
+                EmbedlineError(
+                    f"the disk is full: {error.filename or Path.cwd()}",
+                    "Free some space and run the same command again; nothing finished is lost.",
+                )
+            )
+        )
     except Exception as error:  # the last resort: users see a message, the traceback goes to a file
         sys.exit(fail(unexpected(error)))
 
@@ -235,7 +267,9 @@ def main() -> None:
 def unexpected(error: BaseException) -> EmbedlineError:
     TRACEBACKS.parent.mkdir(parents=True, exist_ok=True)
     TRACEBACKS.write_text("".join(traceback.format_exception(error)), encoding="utf-8")
-    return EmbedlineError(f"{type(error).__name__}: {error}", f"This is a fault of ours; its traceback is in {TRACEBACKS}.")
+    return EmbedlineError(
+        f"{type(error).__name__}: {error}", f"This is a fault of ours; its traceback is in {TRACEBACKS}."
+    )
 
 
 def fail(error: EmbedlineError) -> int:

@@ -23,13 +23,17 @@ def ingest_data(config: Config) -> str:
     root = Path()
     if not corpus.is_current(config.corpus, DATA):
         manifest = corpus.ingest(config.corpus, DATA)
-        get_run_logger().info("%d rows, %d images, %d quarantined", manifest.tasks.rows, manifest.images, manifest.quarantined)
+        get_run_logger().info(
+            "%d rows, %d images, %d quarantined", manifest.tasks.rows, manifest.images, manifest.quarantined
+        )
         return lineage.add(root, str(DATA))
     if not Path("data.dvc").is_file():
         return lineage.add(root, str(DATA))
     if changes := lineage.unreviewed_changes(root, str(DATA)):
-        raise UsedWrongly(f"{DATA}/ differs from data.dvc: {changes}",
-                          "Accept the changes with `dvc add data`, or delete data/ to build it again.")
+        raise UsedWrongly(
+            f"{DATA}/ differs from data.dvc: {changes}",
+            "Accept the changes with `dvc add data`, or delete data/ to build it again.",
+        )
     return lineage.data_hash(root)
 
 

@@ -59,7 +59,11 @@ def retrain(parameters: Path = Path(configuration.PARAMETERS)) -> Outcome:
             get_run_logger().info(deed)
         data_hash = ingest_data(config)
         tracked = tracking.prepare(root)
-        tags = {"data": data_hash, "git_commit": lineage.git_state(root).commit or "none", "flow_run": str(flow_run.get_id())}
+        tags = {
+            "data": data_hash,
+            "git_commit": lineage.git_state(root).commit or "none",
+            "flow_run": str(flow_run.get_id()),
+        }
         round_ = tracking.start_round(tracked, config.model_dump(), tags)
         succeeded = False
         try:
@@ -102,7 +106,14 @@ def reuse_stage(round_: Run, name: str) -> None:
         pass
 
 
-@task(name="register", retries=2, retry_delay_seconds=2, retry_condition_fn=_may_pass, cache_policy=NO_CACHE, persist_result=False)
+@task(
+    name="register",
+    retries=2,
+    retry_delay_seconds=2,
+    retry_condition_fn=_may_pass,
+    cache_policy=NO_CACHE,
+    persist_result=False,
+)
 def register(round_: Run, config: Config, tags: Mapping[str, str]) -> str:
     """Registers the bundle and nominates it as challenger unless it is champion; returns its version."""
     version = models.register(round_, BUNDLE, read_scores(f"onnx-{config.serving.variant}"), tags)
@@ -140,7 +151,14 @@ def compare_with_champion(config: Config, tracked: Tracking, champion: str | Non
     return compare(challenger, dataclasses.asdict(scores), config.promotion, sets)
 
 
-@task(name="deploy to Triton", retries=1, retry_delay_seconds=5, retry_condition_fn=_may_pass, cache_policy=NO_CACHE, persist_result=False)
+@task(
+    name="deploy to Triton",
+    retries=1,
+    retry_delay_seconds=5,
+    retry_condition_fn=_may_pass,
+    cache_policy=NO_CACHE,
+    persist_result=False,
+)
 def deploy(config: Config, version: str) -> dict[str, Any]:
     """Serves the bundle beside the present versions and returns what was measured there."""
     with running_server(HOME, config.serving) as server:

@@ -58,7 +58,9 @@ def serve_roles(home: Path, config: Serving) -> Iterator[tuple[TritonServer, lis
     """Starts a server on the configured ports and yields it with its versions, the champion first."""
     tracked = tracking.prepare(Path())
     served_versions(models.roles(tracked))
-    with TritonServer.start(home, config.http_port, config.grpc_port, config.metrics_port, config.startup_seconds) as server:
+    with TritonServer.start(
+        home, config.http_port, config.grpc_port, config.metrics_port, config.startup_seconds
+    ) as server:
         yield server, serve_versions(server, tracked)
 
 
@@ -87,7 +89,9 @@ def search_served(
         began = time.perf_counter()
         vector = embedder.encode([query])[0]
         latency_ms = (time.perf_counter() - began) * 1000
-    return Found(query, nearest(index, vector, top), f"{models.MODEL} version {champion}", latency_ms, len(index.entries))
+    return Found(
+        query, nearest(index, vector, top), f"{models.MODEL} version {champion}", latency_ms, len(index.entries)
+    )
 
 
 @contextmanager

@@ -126,23 +126,36 @@ def tracking_database(path: Path) -> Finding:
         with closing(sqlite3.connect(f"{path.absolute().as_uri()}?mode=ro", uri=True, timeout=1)) as database:
             tables = database.execute("SELECT count(*) FROM sqlite_master WHERE type = 'table'").fetchone()[0]
     except sqlite3.Error as error:
-        return Finding("MLflow database", False, f"{path} cannot be read: {error}",
-                       "Restore it from a backup, or move it away: the next run makes a new one without the old runs.")
+        return Finding(
+            "MLflow database",
+            False,
+            f"{path} cannot be read: {error}",
+            "Restore it from a backup, or move it away: the next run makes a new one without the old runs.",
+        )
     return Finding("MLflow database", True, f"{path}, {tables} tables")
 
 
 def prefect_home(path: Path) -> Finding:
     existing = next(folder for folder in (path, *path.absolute().parents) if folder.exists())
     writable = existing.is_dir() and os.access(existing, os.W_OK | os.X_OK)
-    return Finding("Prefect home", writable, f"{path} {'can' if writable else 'cannot'} be written",
-                   "" if writable else f"chown -R $USER {existing}, or set PREFECT_HOME to a folder that you own.")
+    return Finding(
+        "Prefect home",
+        writable,
+        f"{path} {'can' if writable else 'cannot'} be written",
+        "" if writable else f"chown -R $USER {existing}, or set PREFECT_HOME to a folder that you own.",
+    )
 
 
 def disk(root: Path) -> Finding:
     free = shutil.disk_usage(root).free / 1e9
-    return Finding("disk", free >= FREE_DISK_GB, f"{free:.1f} GB free",
-                   "" if free >= FREE_DISK_GB else
-                   f"Free {FREE_DISK_GB} GB: 3 for packages, 1 for data and artifacts, 1 for checkpoints and cache.")
+    return Finding(
+        "disk",
+        free >= FREE_DISK_GB,
+        f"{free:.1f} GB free",
+        ""
+        if free >= FREE_DISK_GB
+        else f"Free {FREE_DISK_GB} GB: 3 for packages, 1 for data and artifacts, 1 for checkpoints and cache.",
+    )
 
 
 def memory() -> Finding:
@@ -151,8 +164,12 @@ def memory() -> Finding:
     if group.is_file() and (text := group.read_text().strip()).isdigit():
         limits.append(int(text))
     size = min(limits) / 2**30
-    return Finding("memory", size >= MEMORY_GB, f"{size:.1f} GiB",
-                   "" if size >= MEMORY_GB else f"Give it {MEMORY_GB} GiB, or lower batch sizes in params.yaml.")
+    return Finding(
+        "memory",
+        size >= MEMORY_GB,
+        f"{size:.1f} GiB",
+        "" if size >= MEMORY_GB else f"Give it {MEMORY_GB} GiB, or lower batch sizes in params.yaml.",
+    )
 
 
 def program(name: str, root: Path) -> Finding:
@@ -170,8 +187,12 @@ def offline_switches(environment: Mapping[str, str]) -> Finding:
     values = {name: environment.get(name, "0") for name in OFFLINE_BY_DEFAULT}
     detail = ", ".join(f"{name}={value}" for name, value in values.items())
     agree = len(set(values.values())) == 1
-    return Finding("offline switches", agree, detail,
-                   "" if agree else f"Set all of {', '.join(values)} to 1, or all to 0 to allow downloads.")
+    return Finding(
+        "offline switches",
+        agree,
+        detail,
+        "" if agree else f"Set all of {', '.join(values)} to 1, or all to 0 to allow downloads.",
+    )
 
 
 def telemetry_switches(environment: Mapping[str, str]) -> Finding:

@@ -2,16 +2,14 @@
 
 from __future__ import annotations
 
-import json
 from collections.abc import Sequence
 from contextlib import suppress
 from pathlib import Path
 
-import numpy as np
 from tritonclient.utils import InferenceServerException
 
-from components.corpus.item import Item
 from components.errors import EmbedlineError, UsedWrongly
+from components.export import read_examples
 from serving import repository
 from serving.client import TritonEmbedder, connect
 from serving.triton import TritonServer
@@ -83,9 +81,7 @@ def probe(url: str, bundle: Path, version: int) -> float:
 
     Raises `EmbedlineError` if it is below `MINIMUM_COSINE` or the version does not answer: being ready is no proof.
     """
-    description = json.loads((bundle / "bundle.json").read_text(encoding="utf-8"))
-    expected = np.load(bundle / description["expected"])
-    examples = [Item(**example) for example in description["examples"]]
+    examples, expected = read_examples(bundle)
     answers = TritonEmbedder(url, repository.MODEL, version).encode(examples)
     if answers.shape != expected.shape:
         raise EmbedlineError(f"version {version} answers {answers.shape}, not {expected.shape}", "package it again")

@@ -20,8 +20,13 @@ def text_model(tmp_path_factory: pytest.TempPathFactory) -> Path:
     vocabulary += [prefix + letter for letter in string.ascii_lowercase + string.digits for prefix in ("", "##")]
     torch.manual_seed(1)
     config = BertConfig(
-        vocab_size=len(vocabulary), hidden_size=24, num_hidden_layers=2, num_attention_heads=2, intermediate_size=32,
-        max_position_embeddings=40, initializer_range=0.3,
+        vocab_size=len(vocabulary),
+        hidden_size=24,
+        num_hidden_layers=2,
+        num_attention_heads=2,
+        intermediate_size=32,
+        max_position_embeddings=40,
+        initializer_range=0.3,
     )
     BertModel(config, add_pooling_layer=False).save_pretrained(directory)
     BertTokenizer(vocab={token: number for number, token in enumerate(vocabulary)}).save_pretrained(directory)

@@ -1,19 +1,19 @@
-"""One interface for the embedder, whatever computes it: torch from a model directory, ONNX Runtime from an exported one."""
+"""One interface for the embedder, whatever computes it: torch, or ONNX Runtime from an exported directory."""
 
 from __future__ import annotations
 
 import hashlib
-from collections.abc import Callable, Sequence
+from collections.abc import Sequence
 from pathlib import Path
 from typing import TYPE_CHECKING, Any, Protocol
 
 import numpy as np
 from numpy.typing import NDArray
 
-from components.embedder.runtime import Runtime
+from components.embedder.runtime import Runtime, load_image, pixel_values, sum_of_parts
 
 if TYPE_CHECKING:
-    from components.corpus.item import Item
+    from components.corpus.item import ImageSource, Item
 
 Vectors = NDArray[np.float32]
 
@@ -44,16 +44,24 @@ class TorchEmbedder:
         self.batch_size = batch_size
 
     def encode(self, items: Sequence[Item]) -> Vectors:
+        return sum_of_parts(
+            *parts(items), self._encode_texts, self._encode_images, self.encoder.description, self.batch_size
+        )
+
+    def _encode_texts(self, texts: list[str]) -> Vectors:
         import torch
 
-        def forward(batch: Sequence[Item]) -> Vectors:
-            inputs = [{"text": item.text, "image": item.image, "instruction": item.instruction} for item in batch]
-            with torch.inference_mode():
-                features = self.encoder(self.encoder.preprocess(inputs))
-            vectors: Vectors = features["sentence_embedding"].numpy()
-            return vectors
+        with torch.inference_mode():
+            vectors: Vectors = self.encoder.embed_text(**self.encoder.tokens(texts)).numpy()
+        return vectors
 
-        return in_batches(items, forward, self.batch_size, self.dimension)
+    def _encode_images(self, images: list[Any]) -> Vectors:
+        import torch
+
+        pixels = pixel_values([load_image(image) for image in images], self.encoder.description)
+        with torch.inference_mode():
+            vectors: Vectors = self.encoder.embed_images(torch.from_numpy(pixels)).numpy()
+        return vectors
 
 
 class OnnxEmbedder:
@@ -63,29 +71,14 @@ class OnnxEmbedder:
         self.name = directory.name
         self.runtime = Runtime(directory, threads, batch_size)
         self.dimension = self.runtime.description.dimension
-        self.batch_size = batch_size
 
     def encode(self, items: Sequence[Item]) -> Vectors:
-        def forward(batch: Sequence[Item]) -> Vectors:
-            return self.runtime.encode(
-                [item.text for item in batch],
-                [item.image for item in batch],
-                [item.instruction for item in batch],
-            )
-
-        return in_batches(items, forward, self.batch_size, self.dimension)
+        return self.runtime.encode(*parts(items))
 
 
-def in_batches(
-    items: Sequence[Any], forward: Callable[[Sequence[Any]], Vectors], batch_size: int, dimension: int
-) -> Vectors:
-    """Returns the vectors of all items in their order; items of like length share a batch, so that little is padded."""
-    order = sorted(range(len(items)), key=lambda row: (items[row].image is None, len(items[row].text or "")))
-    vectors = np.empty((len(items), dimension), np.float32)
-    for start in range(0, len(order), batch_size):
-        rows = order[start : start + batch_size]
-        vectors[rows] = forward([items[row] for row in rows])
-    return vectors
+def parts(items: Sequence[Item]) -> tuple[list[str | None], list[ImageSource | None], list[str | None]]:
+    """Returns the texts, the images and the instructions of the items."""
+    return [item.text for item in items], [item.image for item in items], [item.instruction for item in items]
 
 
 def fingerprint(directory: Path) -> str:

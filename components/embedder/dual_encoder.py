@@ -1,4 +1,4 @@
-"""A sentence-transformers module over transformers' `VisionTextDualEncoderModel`: text, image, or both to one vector."""
+"""A sentence-transformers module over transformers' `VisionTextDualEncoderModel`: text, image or both to one vector."""
 
 from __future__ import annotations
 
@@ -16,7 +16,7 @@ from torch.nn import functional
 from transformers import (
     AutoTokenizer,
     PreTrainedModel,
-    PreTrainedTokenizerFast,
+    PreTrainedTokenizerBase,
     VisionTextDualEncoderConfig,
     VisionTextDualEncoderModel,
 )
@@ -34,10 +34,12 @@ class DualEncoder(InputModule):
     are projected and L2-normalised. An item of several parts is the normalised, weighted sum of their vectors.
     """
 
+    tokenizer: PreTrainedTokenizerBase
+
     def __init__(
-        self, model: VisionTextDualEncoderModel, tokenizer: PreTrainedTokenizerFast, description: Description
+        self, model: VisionTextDualEncoderModel, tokenizer: PreTrainedTokenizerBase, description: Description
     ) -> None:
-        super().__init__()
+        super().__init__()  # type: ignore[no-untyped-call]
         self.model = model
         self.model.text_model.pooler = None  # texts are mean-pooled; this one would be random weights after each load
         self.tokenizer = tokenizer
@@ -61,7 +63,8 @@ class DualEncoder(InputModule):
         """Returns `(n, text width)`: the mean of the text tower's last hidden states, before the projection."""
         hidden = self.model.text_model(input_ids=input_ids, attention_mask=attention_mask).last_hidden_state
         weights = attention_mask.unsqueeze(-1).to(hidden.dtype)
-        return (hidden * weights).sum(1) / weights.sum(1).clamp(min=1)
+        pooled: Tensor = (hidden * weights).sum(1) / weights.sum(1).clamp(min=1)
+        return pooled
 
     def project_text(self, pooled: Tensor) -> Tensor:
         """Returns `(n, dimension)`, L2-normalised."""
@@ -81,14 +84,18 @@ class DualEncoder(InputModule):
 
         Raises `ValueError` if an item has neither text nor image.
         """
-        parts = [part if isinstance(part, dict) else {"text": part} if isinstance(part, str) else {"image": part}
-                 for part in inputs]
+        parts = [
+            part if isinstance(part, dict) else {"text": part} if isinstance(part, str) else {"image": part}
+            for part in inputs
+        ]
         for row, part in enumerate(parts):
             if not part.get("text") and part.get("image") is None:
                 raise ValueError(f"item {row} has neither text nor image")
         weight = self.description.instruction_weight
         texts = [(row, part["text"], 1.0) for row, part in enumerate(parts) if part.get("text")]
-        texts += [(row, part["instruction"], weight) for row, part in enumerate(parts) if part.get("instruction") and weight]
+        texts += [
+            (row, part["instruction"], weight) for row, part in enumerate(parts) if part.get("instruction") and weight
+        ]
         images = [(row, part["image"]) for row, part in enumerate(parts) if part.get("image") is not None]
         features: dict[str, Any] = {"rows": torch.tensor(len(parts))}
         if texts:
@@ -127,7 +134,10 @@ class DualEncoder(InputModule):
 
 
 def assemble(
-    text_tower: PreTrainedModel, image_tower: PreTrainedModel, tokenizer: PreTrainedTokenizerFast, description: Description
+    text_tower: PreTrainedModel,
+    image_tower: PreTrainedModel,
+    tokenizer: PreTrainedTokenizerBase,
+    description: Description,
 ) -> DualEncoder:
     """Returns a dual encoder of two towers, with new projections to `description.dimension`."""
     config = VisionTextDualEncoderConfig.from_vision_text_configs(

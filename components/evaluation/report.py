@@ -21,7 +21,7 @@ from components.evaluation.vectors import Progress, cached_vectors
 SCORER = "1"
 """Rises with every change that can change a score; scores of different scorers do not compare."""
 METRIC = "hit@1"
-BATCHES_PER_CHUNK = 8
+BATCHES_PER_CHUNK = 32
 META_TASKS = ("classification", "vqa", "retrieval", "grounding")
 
 

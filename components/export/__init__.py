@@ -2,3 +2,7 @@
 
 `components.export.stage` runs the stage `export`; it is not imported here, because torch takes seconds.
 """
+
+from components.export.bundle import Bundle, package, read_bundle, read_examples, served_fingerprint
+
+__all__ = ["Bundle", "package", "read_bundle", "read_examples", "served_fingerprint"]

@@ -18,12 +18,12 @@ from typing import Any
 
 import numpy as np
 
+from components.artifact import whole
 from components.config import Serving
 from components.corpus import Item, Manifest
 from components.embedder import OnnxEmbedder, Vectors, fingerprint, runtime
 from components.export.reference_window import reference_window
 from components.export.sample import of_each_modality, training_items
-from components.export.stage import written_whole
 
 MODEL = "embedder"
 DESCRIPTION, TRITON_CONFIG, VERSION, EXPECTED = "bundle.json", "config.pbtxt", "version", "examples.npy"
@@ -68,7 +68,7 @@ def package(config: Serving, onnx: Path, data: Path, output: Path, card: str) ->
     `card` is the text of the model card. The same input gives the same bytes.
     """
     model = onnx / config.variant
-    with written_whole(output) as partial:
+    with whole(output) as partial:
         write_version(model, partial / VERSION)
         embedder = OnnxEmbedder(partial / VERSION, threads=config.threads)
         (partial / TRITON_CONFIG).write_text(triton_config(config, embedder.dimension), encoding="utf-8")
@@ -100,8 +100,11 @@ def read_examples(directory: Path) -> tuple[list[Item], Vectors]:
     """Returns the examples of a bundle, and the vectors that whoever serves it must answer."""
     bundle = read_bundle(directory)
     items = [
-        Item(example["text"], directory / image if (image := example["image"]) else None,
-             instruction=example["instruction"])
+        Item(
+            example["text"],
+            directory / image if (image := example["image"]) else None,
+            instruction=example["instruction"],
+        )
         for example in bundle.examples
     ]
     vectors: Vectors = np.load(directory / bundle.expected)

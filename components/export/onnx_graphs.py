@@ -3,9 +3,11 @@
 from __future__ import annotations
 
 import json
+import logging
 from collections.abc import Mapping
 from dataclasses import asdict
 from pathlib import Path
+from typing import Any
 
 import onnx
 import torch
@@ -17,6 +19,8 @@ from components.embedder.runtime import DESCRIPTION, session
 
 TEXT, IMAGE = "text.onnx", "image.onnx"
 TOKENIZER = "tokenizer.json"
+
+logging.getLogger("torch.onnx").setLevel(logging.ERROR)  # it warns of torchvision, which is not needed
 
 
 class TextGraph(nn.Module):
@@ -49,9 +53,15 @@ def export(encoder: DualEncoder, directory: Path, opset: int) -> None:
     # Two tensors: the exporter takes one that is given twice for one input.
     text_inputs = {name: torch.ones(2, 3, dtype=torch.int64) for name in ("input_ids", "attention_mask")}
     write(TextGraph(encoder), text_inputs, "sentence_embedding", directory / TEXT, opset)
-    write(ImageGraph(encoder), {"pixel_values": torch.zeros(2, 3, size, size)}, "image_embedding",
-          directory / IMAGE, opset)
-    tokenizer = Tokenizer.from_str(encoder.tokenizer.backend_tokenizer.to_str())
+    write(
+        ImageGraph(encoder),
+        {"pixel_values": torch.zeros(2, 3, size, size)},
+        "image_embedding",
+        directory / IMAGE,
+        opset,
+    )
+    fast: Any = encoder.tokenizer
+    tokenizer = Tokenizer.from_str(fast.backend_tokenizer.to_str())
     tokenizer.no_padding()  # whatever the last call has set
     tokenizer.no_truncation()
     tokenizer.save(str(directory / TOKENIZER))
@@ -61,11 +71,19 @@ def export(encoder: DualEncoder, directory: Path, opset: int) -> None:
 
 def write(module: nn.Module, inputs: Mapping[str, Tensor], output: str, path: Path, opset: int) -> None:
     """Writes one graph. The batch, and the length of texts, are free."""
-    free = {name: dict.fromkeys([0, 1] if value.ndim == 2 else [0], torch.export.Dim.DYNAMIC)
-            for name, value in inputs.items()}
+    free = {
+        name: dict.fromkeys([0, 1] if value.ndim == 2 else [0], torch.export.Dim.DYNAMIC)
+        for name, value in inputs.items()
+    }
     program = torch.onnx.export(
-        module.eval(), kwargs=dict(inputs), input_names=list(inputs), output_names=[output], dynamic_shapes=free,
-        opset_version=opset, dynamo=True, verbose=False,
+        module.eval(),
+        kwargs=dict(inputs),
+        input_names=list(inputs),
+        output_names=[output],
+        dynamic_shapes=free,
+        opset_version=opset,
+        dynamo=True,
+        verbose=False,
     )
     assert program is not None
     model = program.model_proto

@@ -33,6 +33,7 @@ from components.export.onnx_graphs import IMAGE, TEXT, TOKENIZER, check
 BLOCK = 32
 CALIBRATION_BATCH = 32
 
+logging.getLogger().setLevel(logging.WARNING)  # importing the quantiser has made everybody talkative
 logging.getLogger("onnxruntime.quantization.matmul_nbits_quantizer").setLevel(logging.WARNING)
 
 
@@ -74,8 +75,14 @@ def quantise_convolutions(source: Path, target: Path, pictures: Pictures) -> Non
         prepared = Path(folder, IMAGE)
         quant_pre_process(source, prepared, skip_symbolic_shape=True)
         quantize_static(
-            prepared, target, pictures, quant_format=QuantFormat.QDQ, op_types_to_quantize=["Conv"],
-            per_channel=True, activation_type=QuantType.QUInt8, weight_type=QuantType.QInt8,
+            prepared,
+            target,
+            pictures,
+            quant_format=QuantFormat.QDQ,
+            op_types_to_quantize=["Conv"],
+            per_channel=True,
+            activation_type=QuantType.QUInt8,
+            weight_type=QuantType.QInt8,
         )
 
 
@@ -92,8 +99,11 @@ def quantise_products(model: onnx.ModelProto) -> onnx.ModelProto:
 
 def quantise_tables(graph: onnx.GraphProto) -> None:
     """Replaces each float table that rows are looked up in by an int8 one and a scale a row."""
-    weights = {weight.name: weight for weight in graph.initializer
-               if weight.data_type == onnx.TensorProto.FLOAT and len(weight.dims) == 2}
+    weights = {
+        weight.name: weight
+        for weight in graph.initializer
+        if weight.data_type == onnx.TensorProto.FLOAT and len(weight.dims) == 2
+    }
     for node in list(graph.node):
         if node.op_type != "Gather" or node.input[0] not in weights:
             continue
@@ -102,15 +112,20 @@ def quantise_tables(graph: onnx.GraphProto) -> None:
         scales = np.maximum(np.abs(table).max(axis=1, keepdims=True) / 127, np.finfo(np.float32).tiny)
         rounded = np.round(table / scales).astype(np.int8)
         graph.initializer.remove(weights[name])
-        graph.initializer.extend([
-            numpy_helper.from_array(rounded, f"{name}_int8"), numpy_helper.from_array(scales, f"{name}_scales"),
-        ])
+        graph.initializer.extend(
+            [
+                numpy_helper.from_array(rounded, f"{name}_int8"),
+                numpy_helper.from_array(scales, f"{name}_scales"),
+            ]
+        )
         position, rows, output = list(graph.node).index(node), node.input[1], node.output[0]
         graph.node.remove(node)
-        for number, replacement in enumerate((
-            helper.make_node("Gather", [f"{name}_int8", rows], [f"{output}_int8"]),
-            helper.make_node("Gather", [f"{name}_scales", rows], [f"{output}_scales"]),
-            helper.make_node("Cast", [f"{output}_int8"], [f"{output}_float"], to=onnx.TensorProto.FLOAT),
-            helper.make_node("Mul", [f"{output}_float", f"{output}_scales"], [output]),
-        )):
+        for number, replacement in enumerate(
+            (
+                helper.make_node("Gather", [f"{name}_int8", rows], [f"{output}_int8"]),
+                helper.make_node("Gather", [f"{name}_scales", rows], [f"{output}_scales"]),
+                helper.make_node("Cast", [f"{output}_int8"], [f"{output}_float"], to=onnx.TensorProto.FLOAT),
+                helper.make_node("Mul", [f"{output}_float", f"{output}_scales"], [output]),
+            )
+        ):
             graph.node.insert(position + number, replacement)

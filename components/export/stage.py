@@ -3,12 +3,10 @@
 from __future__ import annotations
 
 import json
-import shutil
-from collections.abc import Iterator
-from contextlib import contextmanager
 from dataclasses import asdict
 from pathlib import Path
 
+from components.artifact import whole
 from components.config import Export
 from components.embedder import OnnxEmbedder, TorchEmbedder
 from components.export.onnx_graphs import export
@@ -27,7 +25,7 @@ def run(config: Export, student: Path, data: Path, output: Path) -> dict[str, di
     """
     reference, items = TorchEmbedder(student), training_items(data)
     sample = of_each_modality(items, config.parity_items)
-    with written_whole(output) as partial:
+    with whole(output) as partial:
         export(reference.encoder, partial / "fp32", config.opset)
         quantise(partial / "fp32", partial / "int8", pictures(items, CALIBRATION_PICTURES))
         report: dict[str, Parity] = {}
@@ -37,21 +35,3 @@ def run(config: Export, student: Path, data: Path, output: Path) -> dict[str, di
         content = {variant: asdict(found) for variant, found in report.items()}
         (partial / PARITY).write_text(json.dumps(content, indent=2, ensure_ascii=False) + "\n", encoding="utf-8")
     return {variant: found.numbers for variant, found in report.items()}
-
-
-@contextmanager
-def written_whole(output: Path) -> Iterator[Path]:
-    """Gives an empty folder that takes the place of `output` when the block ends, and is removed when it fails."""
-    partial, old = (output.with_name(f".{output.name}.{state}") for state in ("partial", "old"))
-    shutil.rmtree(partial, ignore_errors=True)
-    partial.mkdir(parents=True)
-    try:
-        yield partial
-    except BaseException:
-        shutil.rmtree(partial)
-        raise
-    shutil.rmtree(old, ignore_errors=True)
-    if output.exists():
-        output.rename(old)
-    partial.rename(output)
-    shutil.rmtree(old, ignore_errors=True)

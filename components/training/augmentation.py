@@ -8,7 +8,8 @@ from torch.nn import functional
 
 
 def augment(pixels: Tensor, generator: torch.Generator, strength: float, mirror: Tensor) -> Tensor:
-    """Returns `pixels (n, 3, size, size)` float32 in 0..1 turned, scaled, moved, tinted, and mirrored where `mirror (n,)` allows.
+    """Returns `pixels (n, 3, size, size)` float32 in 0..1 turned, scaled, moved and tinted; mirrored where
+    `mirror (n,)` allows.
 
     What comes in from outside is white, the ground on which the embedder puts every picture. `strength` 0 changes
     nothing.
@@ -25,10 +26,13 @@ def augment(pixels: Tensor, generator: torch.Generator, strength: float, mirror:
     scale_y = scale_x * torch.exp(uniform(-0.1, 0.1))
     scale_x = scale_x * torch.where(mirror & (torch.rand(count, generator=generator) < 0.5), -1.0, 1.0)
     cosine, sine = torch.cos(angle), torch.sin(angle)
-    transform = torch.stack([
-        torch.stack([cosine * scale_x, -sine * scale_y, uniform(-0.15, 0.15)], 1),
-        torch.stack([sine * scale_x, cosine * scale_y, uniform(-0.15, 0.15)], 1),
-    ], 1)
+    transform = torch.stack(
+        [
+            torch.stack([cosine * scale_x, -sine * scale_y, uniform(-0.15, 0.15)], 1),
+            torch.stack([sine * scale_x, cosine * scale_y, uniform(-0.15, 0.15)], 1),
+        ],
+        1,
+    )
     grid = functional.affine_grid(transform, list(pixels.shape), align_corners=False)
     moved = 1 - functional.grid_sample(1 - pixels, grid, align_corners=False)
     grey = torch.rand(count, 1, 1, 1, generator=generator) < 0.1 * strength

@@ -20,6 +20,7 @@ from components.training.augmentation import augment
 from components.training.examples import IMAGE, INSTRUCTION, NONE, TEXT, Examples
 from components.training.sampler import draw
 
+SHAPE = 64  # pictures are computed in multiples of this: oneDNN compiles, and keeps, a kernel for every new shape
 EmbedParts = Callable[[Tensor], Tensor]
 
 
@@ -62,10 +63,13 @@ class Drawer:
         """Returns the batch of a step; it depends on the seed and the step alone."""
         schedule = self.schedule
         drawn = draw(self.rows, schedule.task_weights, schedule.batch_size, schedule.sub_batches, schedule.seed, step)
-        images = np.concatenate([
-            side[task][numbers][:, IMAGE]
-            for task, numbers in drawn.items() for side in (self.examples.queries, self.examples.positives)
-        ])
+        images = np.concatenate(
+            [
+                side[task][numbers][:, IMAGE]
+                for task, numbers in drawn.items()
+                for side in (self.examples.queries, self.examples.positives)
+            ]
+        )
         chosen: dict[str, NDArray[np.int64]] = {}
         for task, pictures in self.pictures.items():
             if schedule.task_weights.get(task, 1.0):
@@ -78,15 +82,24 @@ class Drawer:
             torch.from_numpy(np.concatenate([side[task][numbers] for task, numbers in chosen.items()])).long()
             for side in (self.examples.queries, self.examples.positives)
         )
-        fixed = [np.concatenate([side[task][chosen[task]][:, IMAGE] for side in (self.examples.queries, self.examples.positives)])
-                 for task in schedule.unmirrored_tasks if task in chosen]
+        fixed = [
+            np.concatenate(
+                [side[task][chosen[task]][:, IMAGE] for side in (self.examples.queries, self.examples.positives)]
+            )
+            for task in schedule.unmirrored_tasks
+            if task in chosen
+        ]
         weights = [schedule.task_weights.get(task, 1.0) for task in chosen]
         return Batch(
             queries=queries,
             positives=positives,
-            tasks=[Span(slice(start, end), weight / sum(weights))
-                   for start, end, weight in zip([0, *ends], ends, weights, strict=False)],
-            unmirrored_images=torch.from_numpy(np.concatenate(fixed)).long() if fixed else torch.empty(0, dtype=torch.long),
+            tasks=[
+                Span(slice(start, end), weight / sum(weights))
+                for start, end, weight in zip([0, *ends], ends, weights, strict=False)
+            ],
+            unmirrored_images=torch.from_numpy(np.concatenate(fixed)).long()
+            if fixed
+            else torch.empty(0, dtype=torch.long),
         )
 
 
@@ -126,11 +139,12 @@ class BatchEncoder:
         positions = torch.cat([batch.queries, batch.positives])
 
         def embed_images(images: Tensor) -> Tensor:
-            pixels = torch.from_numpy(self.pixels[images.numpy()]).float() / 255
-            mirror = ~torch.isin(images, batch.unmirrored_images)
+            padded = images[torch.arange(-(-len(images) // SHAPE) * SHAPE) % len(images)]
+            pixels = torch.from_numpy(self.pixels[padded.numpy()]).float() / 255
+            mirror = ~torch.isin(padded, batch.unmirrored_images)
             pixels = augment(pixels, generator, self.schedule.augmentation, mirror)
             with precision(self.schedule):
-                return self.encoder.embed_images((pixels - self.mean) / self.std)
+                return self.encoder.embed_images((pixels - self.mean) / self.std)[: len(images)]
 
         vectors = sum_of_parts(positions, self.embed_texts, embed_images, self.encoder.description)
         return vectors[: len(batch.queries)], vectors[len(batch.queries) :]
@@ -141,7 +155,11 @@ def sum_of_parts(
 ) -> Tensor:
     """Returns `(n, dimension)`, L2-normalised: each row's weighted sum over the vectors of its parts."""
     total = torch.zeros(len(positions), description.dimension)
-    parts = ((TEXT, embed_texts, 1.0), (IMAGE, embed_images, 1.0), (INSTRUCTION, embed_texts, description.instruction_weight))
+    parts = (
+        (TEXT, embed_texts, 1.0),
+        (IMAGE, embed_images, 1.0),
+        (INSTRUCTION, embed_texts, description.instruction_weight),
+    )
     for part, embed, weight in parts:
         rows = (positions[:, part] != NONE).nonzero().squeeze(1)
         if len(rows) and weight:

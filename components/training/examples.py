@@ -18,7 +18,7 @@ TEXT, IMAGE, INSTRUCTION = range(3)
 
 @dataclass(frozen=True)
 class Examples:
-    """`queries[task]` and `positives[task]` are `(rows, 3)` int32: text, image, instruction, or -1 where there is none."""
+    """`queries[task]` and `positives[task]` are `(rows, 3)` int32: text, image, instruction; -1 for none."""
 
     texts: list[str]
     images: list[Path]
@@ -39,14 +39,17 @@ def read_examples(data: Path) -> Examples:
     images: dict[Path, int] = {}
 
     def positions(items: Iterable[Item]) -> NDArray[np.int32]:
-        return np.array([
-            (
-                texts.setdefault(item.text, len(texts)) if item.text else NONE,
-                images.setdefault(_path(item), len(images)) if item.image is not None else NONE,
-                texts.setdefault(item.instruction, len(texts)) if item.instruction else NONE,
-            )
-            for item in items
-        ], np.int32)
+        return np.array(
+            [
+                (
+                    texts.setdefault(item.text, len(texts)) if item.text else NONE,
+                    images.setdefault(_path(item), len(images)) if item.image is not None else NONE,
+                    texts.setdefault(item.instruction, len(texts)) if item.instruction else NONE,
+                )
+                for item in items
+            ],
+            np.int32,
+        )
 
     queries, positives = {}, {}
     for task in task_names(data, "train"):

@@ -28,12 +28,14 @@ def cached(path: Path, shape: tuple[int, ...], dtype: Any, chunk: Callable[[int,
             array[start:stop] = chunk(start, stop)
         array.flush()
         partial.replace(path)
-    return np.load(path, mmap_mode="r")
+    stored: NDArray[Any] = np.load(path, mmap_mode="r")
+    return stored
 
 
 def pixels(images: Sequence[Path], size: int, path: Path) -> NDArray[np.uint8]:
     """Returns `(n, 3, size, size)` uint8, memory-mapped from `path`: the pictures as the embedder scales them."""
     with ThreadPoolExecutor() as pool:
+
         def chunk(start: int, stop: int) -> NDArray[np.uint8]:
             pictures = pool.map(lambda image: np.asarray(square(load_image(image), size)), images[start:stop])
             return np.stack(list(pictures)).transpose(0, 3, 1, 2)
@@ -44,7 +46,7 @@ def pixels(images: Sequence[Path], size: int, path: Path) -> NDArray[np.uint8]:
 def pooled_texts(encoder: DualEncoder, texts: Sequence[str], path: Path) -> NDArray[np.float32]:
     """Returns `(n, text width)` float32, memory-mapped from `path`: the text tower's pooled outputs."""
     order = sorted(range(len(texts)), key=lambda row: len(texts[row]))
-    width = encoder.model.config.text_config.hidden_size
+    width = encoder.model.text_embed_dim
 
     def chunk(start: int, stop: int) -> NDArray[np.float32]:
         with torch.inference_mode():

@@ -33,7 +33,9 @@ class Group:
     rate: float = 1.0
 
 
-def train(module: nn.Module, groups: list[Group], losses: Losses, schedule: Schedule, checkpoint: Path, report: Report) -> None:
+def train(
+    module: nn.Module, groups: list[Group], losses: Losses, schedule: Schedule, checkpoint: Path, report: Report
+) -> None:
     """Trains `module` in place, from `checkpoint` if there is one, and leaves it in evaluation mode.
 
     The weights of a resumed run are bitwise those of an uninterrupted one on the same machine. Raises
@@ -56,22 +58,27 @@ def train(module: nn.Module, groups: list[Group], losses: Losses, schedule: Sche
         norm = nn.utils.clip_grad_norm_(trained, CLIP_NORM)
         if not torch.isfinite(loss + norm):
             values = ", ".join(f"{name} {value.item()}" for name, value in parts.items())
-            raise EmbedlineError(f"the loss is not finite at step {step}: {values}, gradient norm {norm.item()}",
-                                 "Lower schedule.learning_rate, raise schedule.temperature, or use precision float32.")
+            raise EmbedlineError(
+                f"the loss is not finite at step {step}: {values}, gradient norm {norm.item()}",
+                "Lower schedule.learning_rate, raise schedule.temperature, or use precision float32.",
+            )
         optimiser.step()
         rates.step()
         pairs += schedule.batch_size
         done = step + 1
         if done % schedule.log_every == 0 or done == schedule.steps:
             per_second = pairs / (time.monotonic() - began)
-            report(done, {
-                "loss": loss.item(),
-                **{f"loss/{name}": value.item() for name, value in parts.items()},
-                "gradient_norm": norm.item(),
-                "learning_rate": rates.get_last_lr()[0],
-                "pairs_per_second": per_second,
-                "seconds_left": (schedule.steps - done) * schedule.batch_size / per_second,
-            })
+            report(
+                done,
+                {
+                    "loss": loss.item(),
+                    **{f"loss/{name}": value.item() for name, value in parts.items()},
+                    "gradient_norm": norm.item(),
+                    "learning_rate": float(rates.get_last_lr()[0]),
+                    "pairs_per_second": per_second,
+                    "seconds_left": (schedule.steps - done) * schedule.batch_size / per_second,
+                },
+            )
         if done % schedule.checkpoint_every == 0:
             _save(checkpoint, done, module, optimiser, rates)
     module.eval()
@@ -89,7 +96,9 @@ def _save(path: Path, step: int, module: nn.Module, optimiser: Any, rates: Any) 
     path.parent.mkdir(parents=True, exist_ok=True)
     partial = path.with_name(f".{path.name}.partial")
     trained = {name: value for name, value in module.state_dict().items() if name not in _frozen(module)}
-    torch.save({"step": step, "module": trained, "optimiser": optimiser.state_dict(), "rates": rates.state_dict()}, partial)
+    torch.save(
+        {"step": step, "module": trained, "optimiser": optimiser.state_dict(), "rates": rates.state_dict()}, partial
+    )
     partial.replace(path)
 
 

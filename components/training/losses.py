@@ -9,7 +9,9 @@ from torch.nn import functional
 EXCLUDED = -1e4  # a logit that no candidate reaches
 
 
-def contrastive(queries: Tensor, candidates: Tensor, truth: Tensor, temperature: float, excluded: Tensor | None = None) -> Tensor:
+def contrastive(
+    queries: Tensor, candidates: Tensor, truth: Tensor, temperature: float, excluded: Tensor | None = None
+) -> Tensor:
     """InfoNCE (van den Oord et al., Representation Learning with Contrastive Predictive Coding, 2018).
 
     `queries (n, dim)`, `candidates (m, dim)`, `truth (n,)` the position of each query's positive; `excluded (n, m)`
@@ -40,7 +42,10 @@ def vector_distillation(student: Tensor, teacher: Tensor) -> Tensor:
 
 
 def similarity_distillation(
-    student_queries: Tensor, student_candidates: Tensor, teacher_queries: Tensor, teacher_candidates: Tensor,
+    student_queries: Tensor,
+    student_candidates: Tensor,
+    teacher_queries: Tensor,
+    teacher_candidates: Tensor,
     temperature: float,
 ) -> Tensor:
     """Cross entropy between the teacher's and the student's distributions over the batch, in both directions.
@@ -50,6 +55,6 @@ def similarity_distillation(
     student = student_queries @ student_candidates.T / temperature
     teacher = teacher_queries @ teacher_candidates.T / temperature
     return (
-        functional.cross_entropy(student, teacher.softmax(-1)) + functional.cross_entropy(student.T, teacher.T.softmax(-1))
+        functional.cross_entropy(student, teacher.softmax(-1))
+        + functional.cross_entropy(student.T, teacher.T.softmax(-1))
     ) / 2
-

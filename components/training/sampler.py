@@ -9,11 +9,17 @@ from __future__ import annotations
 from collections.abc import Mapping
 from random import Random
 
+from components.errors import UsedWrongly
 
-def draw(rows: Mapping[str, int], weights: Mapping[str, float], batch_size: int, sub_batches: int, seed: int, step: int) -> dict[str, list[int]]:
+
+def draw(
+    rows: Mapping[str, int], weights: Mapping[str, float], batch_size: int, sub_batches: int, seed: int, step: int
+) -> dict[str, list[int]]:
     """Returns the row numbers of each drawn task, at most `batch_size` rows in all, no row twice."""
     random = Random(f"{seed}:{step}")
     tasks = [task for task in rows if weights.get(task, 1.0) > 0]
+    if not tasks:
+        raise UsedWrongly("schedule.task_weights: no task of the data set has a weight above 0", "Give one a weight.")
     chosen = random.choices(tasks, [weights.get(task, 1.0) for task in tasks], k=sub_batches)
     sizes = {task: chosen.count(task) * (batch_size // sub_batches) for task in dict.fromkeys(chosen)}
     return {task: random.sample(range(rows[task]), min(size, rows[task])) for task, size in sizes.items()}

@@ -47,7 +47,11 @@ def build_student(config: Distillation, teacher: DualEncoder, workspace: Path) -
 
 
 def train_student(
-    config: Distillation, teacher: DualEncoder, embeddings: TeacherEmbeddings, examples: Examples, workspace: Path,
+    config: Distillation,
+    teacher: DualEncoder,
+    embeddings: TeacherEmbeddings,
+    examples: Examples,
+    workspace: Path,
     report: Report,
 ) -> DualEncoder:
     """Returns the distilled student. Features and checkpoints go to `workspace`, from which a killed run goes on."""
@@ -77,9 +81,10 @@ def train_student(
         batch = draw(step)
         queries, positives = batches.encode(batch, step)
         taught_queries, taught_positives = taught(batch.queries), taught(batch.positives)
-        parts = {"vectors": config.vector_weight * (
-            vector_distillation(queries, taught_queries) + vector_distillation(positives, taught_positives)
-        )}
+        parts = {
+            "vectors": config.vector_weight
+            * (vector_distillation(queries, taught_queries) + vector_distillation(positives, taught_positives))
+        }
         similarity, label = torch.zeros(()), torch.zeros(())
         for dimension in config.matryoshka_dimensions:
             short_queries = functional.normalize(queries[:, :dimension], dim=-1)
@@ -87,7 +92,10 @@ def train_student(
             for task in batch.tasks:
                 share, span = task.share / len(config.matryoshka_dimensions), task.rows
                 similarity = similarity + share * similarity_distillation(
-                    short_queries[span], short_positives[span], taught_queries[span], taught_positives[span],
+                    short_queries[span],
+                    short_positives[span],
+                    taught_queries[span],
+                    taught_positives[span],
                     config.similarity_temperature,
                 )
                 label = label + share * symmetric_contrastive(
@@ -105,15 +113,18 @@ def train_student(
 
 
 def principal_components(vectors: Tensor, dimension: int) -> tuple[Tensor, Tensor]:
-    """Returns `words (n, dimension)` and `basis (width, dimension)` so that `words @ basis.T` is nearest to `vectors`."""
+    """Returns `words (n, dimension)` and `basis (width, dimension)` so that `words @ basis.T` is near `vectors`."""
     _, axes = torch.linalg.eigh(vectors.T @ vectors)
     basis = axes[:, -dimension:].flip(1).contiguous()
     return vectors @ basis, basis
 
 
 def _token_vectors(teacher: DualEncoder, path: Path) -> np.ndarray:
-    """Returns the teacher's vector of every token of the vocabulary, `(vocabulary, dimension)`; specials are zero."""
-    specials = set(teacher.tokenizer.all_special_ids)
+    """Returns the teacher's vector of every token of the vocabulary, `(vocabulary, dimension)`; specials are zero.
+
+    All but the unknown one: a text of nothing but unknown words must not be the zero vector, which has no direction.
+    """
+    specials = set(teacher.tokenizer.all_special_ids) - {teacher.tokenizer.unk_token_id}
     start_id, end_id = teacher.tokenizer.cls_token_id, teacher.tokenizer.sep_token_id
 
     def chunk(start: int, stop: int) -> np.ndarray:
@@ -123,7 +134,7 @@ def _token_vectors(teacher: DualEncoder, path: Path) -> np.ndarray:
         vectors[[token - start for token in range(start, stop) if token in specials]] = 0
         return vectors
 
-    shape = (teacher.model.config.text_config.vocab_size, teacher.description.dimension)
+    shape = (teacher.model.text_model.config.vocab_size, teacher.description.dimension)
     return cached(path, shape, np.float32, chunk)
 
 

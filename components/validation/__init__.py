@@ -41,8 +41,12 @@ def run(config: Validation, data: Path, output: Path, failed: Path = FAILED) -> 
     _write(report, failed if result.critical else output)
     if result.critical:
         raise DataInvalid(
-            "\n".join([f"{data}: {len(result.critical)} critical of {result.evaluated} expectations failed",
-                       *(f"  {_line(finding)}" for finding in result.critical)]),
+            "\n".join(
+                [
+                    f"{data}: {len(result.critical)} critical of {result.evaluated} expectations failed",
+                    *(f"  {_line(finding)}" for finding in result.critical),
+                ]
+            ),
             f"Read {failed / PAGE}; mend the source and run `embedline ingest`, or a limit in params.yaml: validation.",
         )
     return result

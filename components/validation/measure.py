@@ -113,10 +113,12 @@ def measure(data: Path) -> Measurements:
         known = np.unique(np.concatenate(pairs))
     tasks = pd.DataFrame(rows, columns=TASK_COLUMNS).astype(dict.fromkeys(TASK_COLUMNS[3:], float))
     filled = tasks[tasks["rows"] > 0]
-    dataset = pd.DataFrame({
-        "training_rows": [int(filled.loc[filled["split"] == "train", "rows"].sum())],
-        "evaluation_sets": [int((filled["split"] == "eval").sum())],
-    })
+    dataset = pd.DataFrame(
+        {
+            "training_rows": [int(filled.loc[filled["split"] == "train", "rows"].sum())],
+            "evaluation_sets": [int((filled["split"] == "eval").sum())],
+        }
+    )
     return Measurements(dataset, tasks, pictures.frame(), examples, scripts)
 
 
@@ -138,8 +140,11 @@ def _open(path: Path, split: Split) -> tuple[float, str | None]:
         return float("nan"), "the file is not parquet"
     found, wanted = metadata.schema.to_arrow_schema(), TRAIN_SCHEMA if split == "train" else EVAL_SCHEMA
     missing = [column.name for column in wanted if column.name not in OPTIONAL_COLUMNS.union(found.names)]
-    wrong = [f"{column.name} is {found.field(column.name).type}" for column in wanted
-             if column.name in found.names and not _fits(found.field(column.name).type, column.type)]
+    wrong = [
+        f"{column.name} is {found.field(column.name).type}"
+        for column in wanted
+        if column.name in found.names and not _fits(found.field(column.name).type, column.type)
+    ]
     return metadata.num_rows, "; ".join([f"there is no {name}" for name in missing] + wrong) or None
 
 
@@ -275,8 +280,9 @@ def _summary(task: Task, known: np.ndarray) -> dict[str, float]:
         keys = combine(np.concatenate(task.instructions), pairs)
         entries = pd.DataFrame({"row": rows, "key": keys}).drop_duplicates()
         task.faults["duplicates"] = [entries.loc[entries.duplicated("key"), "row"].to_numpy()]
-        task.faults["leaked"] = [rows[is_among(np.concatenate(found), known)]
-                                 for found in (task.pairs, task.prompted_pairs) if found]
+        task.faults["leaked"] = [
+            rows[is_among(np.concatenate(found), known)] for found in (task.pairs, task.prompted_pairs) if found
+        ]
     counted = Counter({kind: len(rows) for kind, rows in task.fault_rows.items()})
     answers = np.unique(np.concatenate(task.positives or [known[:0]]), return_counts=True)[1]
     size = max(task.rows, 1)

@@ -44,14 +44,17 @@ def test_all_fully_qualified_emoji_are_read(by_name: dict[str, Emoji]) -> None:
     assert by_name["woman cook: dark skin tone"].skin_tones == ("dark skin tone",)
 
 
-@pytest.mark.parametrize(("name", "other", "concept", "neutral"), [
-    ("waving hand", "waving hand: dark skin tone", True, True),
-    ("woman cook", "woman cook: light skin tone", True, True),
-    ("woman cook", "man cook", False, True),
-    ("woman running", "person running", False, True),
-    ("cat", "dog", False, False),
-    ("woman", "man", False, True),
-])
+@pytest.mark.parametrize(
+    ("name", "other", "concept", "neutral"),
+    [
+        ("waving hand", "waving hand: dark skin tone", True, True),
+        ("woman cook", "woman cook: light skin tone", True, True),
+        ("woman cook", "man cook", False, True),
+        ("woman running", "person running", False, True),
+        ("cat", "dog", False, False),
+        ("woman", "man", False, True),
+    ],
+)
 def test_variants_in_skin_tone_share_a_concept(
     name: str, other: str, concept: bool, neutral: bool, by_name: dict[str, Emoji]
 ) -> None:
@@ -59,10 +62,16 @@ def test_variants_in_skin_tone_share_a_concept(
     assert (one.concept == two.concept, one.neutral == two.neutral) == (concept, neutral)
 
 
-@pytest.mark.parametrize(("name", "gender"), [
-    ("woman cook", "woman"), ("man running: light skin tone", "man"), ("cook", None),
-    ("couple with heart: woman, man", None), ("cat", None),
-])
+@pytest.mark.parametrize(
+    ("name", "gender"),
+    [
+        ("woman cook", "woman"),
+        ("man running: light skin tone", "man"),
+        ("cook", None),
+        ("couple with heart: woman, man", None),
+        ("cat", None),
+    ],
+)
 def test_a_gender_is_known_where_there_is_one(name: str, gender: str | None, by_name: dict[str, Emoji]) -> None:
     assert by_name[name].gender == gender
 
@@ -92,7 +101,11 @@ def test_asked_keywords_are_not_trained_ones() -> None:
     asked = 0
     for emoji in inventory.concepts:
         words = {split: set(inventory.keywords(emoji, split)) for split in ("train", "dev", "eval")}  # type: ignore[arg-type]
-        assert not words["train"] & words["dev"] and not words["train"] & words["eval"] and not words["dev"] & words["eval"]
+        assert (
+            not words["train"] & words["dev"]
+            and not words["train"] & words["eval"]
+            and not words["dev"] & words["eval"]
+        )
         assert emoji.name not in set.union(*words.values())
         asked += bool(words["eval"])
     assert asked > 300
@@ -146,6 +159,8 @@ def test_answers_about_scenes_are_right(scenes: list[Scene]) -> None:
 
 def test_scenes_hang_on_their_seed_alone() -> None:
     picture = {thing: Image.new("RGBA", (96, 96), "black") for thing in THINGS}
-    first, again, other = ([scene.picture.tobytes() for scene in compose(THINGS, picture, 9, SIZE, "x", Random(seed))]
-                           for seed in (1, 1, 2))
+    first, again, other = (
+        [scene.picture.tobytes() for scene in compose(THINGS, picture, 9, SIZE, "x", Random(seed))]
+        for seed in (1, 1, 2)
+    )
     assert first == again != other

@@ -97,7 +97,7 @@ def test_an_ingest_killed_in_the_middle_leaves_the_old_data_set_and_the_next_one
     )
     arguments = [sys.executable, "-c", code, section.model_dump_json(), str(tmp_path / "data")]
     images = tmp_path / ".data.partial" / "images"
-    process = subprocess.Popen(arguments, env=os.environ | {"PYTHONPATH": os.getcwd()})
+    process = subprocess.Popen(arguments, env=os.environ | {"PYTHONPATH": str(Path.cwd())})
     try:
         deadline = time.monotonic() + 60
         while not (images.is_dir() and len(list(images.iterdir())) > 100):

@@ -299,7 +299,7 @@ def test_a_data_set_in_the_cache_of_the_hub_is_read_without_network(
         "from components.corpus import ingest;"
         "print(ingest(Corpus.model_validate_json(sys.argv[1]), Path(sys.argv[2])).model_dump_json())"
     )
-    environment = os.environ | {"HF_DATASETS_CACHE": str(cache), "HF_HUB_OFFLINE": "1", "PYTHONPATH": os.getcwd()}
+    environment = os.environ | {"HF_DATASETS_CACHE": str(cache), "HF_HUB_OFFLINE": "1", "PYTHONPATH": str(Path.cwd())}
     arguments = [sys.executable, "-c", code, section.model_dump_json(), str(tmp_path / "data")]
     done = subprocess.run(arguments, env=environment, capture_output=True, text=True, timeout=120)
     assert done.returncode == 0, done.stderr

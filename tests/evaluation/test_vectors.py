@@ -1,3 +1,4 @@
+import shutil
 import signal
 import subprocess
 import sys
@@ -5,13 +6,16 @@ import time
 from pathlib import Path
 
 import numpy as np
+import pyarrow as pa
+import pyarrow.parquet as pq
 import pytest
 
+import components.embedder
 from components.corpus import read_queries, task_names
 from components.errors import EmbedlineError
 from components.evaluation import read_suite
 from components.evaluation.vectors import cached_vectors
-from tests.evaluation.conftest import HashEmbedder
+from tests.evaluation.conftest import CHUNK, HashEmbedder
 
 REPOSITORY = Path(__file__).parents[2]
 SLOW_EVALUATION = """
@@ -37,7 +41,7 @@ def encode(
 ) -> tuple[int, np.ndarray, float]:
     """Returns how many items were encoded now, all vectors, and the speed."""
     embedder = embedder or HashEmbedder()
-    vectors, speed = cached_vectors(embedder, "hash", fingerprint, read_suite(data), 32, cache, nothing)
+    vectors, speed = cached_vectors(embedder, "hash", fingerprint, read_suite(data), CHUNK, cache, nothing)
     return len(embedder.encoded), vectors, speed
 
 
@@ -73,6 +77,22 @@ def test_vectors_of_another_model_data_set_backend_or_dimension_are_not_used(dat
     assert encode(data, cache)[0] == 0, "a negative control: the same key is used"
 
 
+def test_vectors_of_other_items_or_other_code_are_not_used(
+    data: Path, tmp_path: Path, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    cache = tmp_path / "cache"
+    first = encode(data, cache)[0]
+    file = data / "eval" / "Own.parquet"
+    table = pq.read_table(file)
+    pq.write_table(table.set_column(1, "qry_text", pa.array([f"other {row}" for row in range(len(table))])), file)
+    assert encode(data, cache)[0] > 0 and encode(data, cache)[0] == 0
+    code = shutil.copytree(components.embedder.__path__[0], tmp_path / "embedder")
+    monkeypatch.setattr(components.embedder, "__path__", [str(code)])
+    assert encode(data, cache)[0] == 0, "a negative control: the same code elsewhere"
+    (code / "runtime.py").write_text("changed")
+    assert encode(data, cache)[0] >= first
+
+
 def test_a_killed_evaluation_goes_on_where_it_was(data: Path, tmp_path: Path) -> None:
     cache = tmp_path / "cache"
     command = [sys.executable, "-c", SLOW_EVALUATION, str(data), str(cache)]
@@ -80,11 +100,11 @@ def test_a_killed_evaluation_goes_on_where_it_was(data: Path, tmp_path: Path) ->
         assert process.stdout is not None
         lines = [process.stdout.readline().strip() for _ in range(3)]
         process.send_signal(signal.SIGKILL)
-    assert process.returncode == -signal.SIGKILL and lines == ["0", "32", "64"]
+    assert process.returncode == -signal.SIGKILL and lines == ["0", str(CHUNK), str(2 * CHUNK)]
     assert not list(cache.rglob("vectors.npy"))
     count, vectors, _ = encode(data, cache, "print")
     items = read_suite(data).items
-    assert count == len(items) - 64
+    assert count == len(items) - 2 * CHUNK > 0
     assert (vectors == HashEmbedder().encode(items)).all()
 
 
@@ -112,11 +132,11 @@ def test_speed_counts_the_embedders_time_alone(data: Path, tmp_path: Path) -> No
 
     count, _, speed = encode(data, tmp_path / "cache", embedder=Timed())
     seconds = count / speed
-    chunks = -(-count // 32)
+    chunks = -(-count // CHUNK)
     assert 0.05 * chunks <= seconds < 0.05 * chunks + 1
 
 
-@pytest.mark.parametrize("shape", [(1, 16), (16,), (33, 16), (32, 15)])
+@pytest.mark.parametrize("shape", [(1, 16), (16,), (CHUNK + 1, 16), (CHUNK, 15)])
 def test_an_embedder_that_answers_with_another_shape_is_refused(
     data: Path, tmp_path: Path, shape: tuple[int, ...]
 ) -> None:
@@ -124,5 +144,5 @@ def test_an_embedder_that_answers_with_another_shape_is_refused(
         def encode(self, items: object) -> np.ndarray:
             return np.ones(shape, np.float32)
 
-    with pytest.raises(EmbedlineError, match="hash: 32 items gave vectors of shape"):
+    with pytest.raises(EmbedlineError, match=f"hash: {CHUNK} items gave vectors of shape"):
         encode(data, tmp_path / "cache", embedder=Misshapen())

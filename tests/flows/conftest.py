@@ -29,8 +29,13 @@ class Line:
 
     def start(self, *arguments: str) -> subprocess.Popen[str]:
         return subprocess.Popen(
-            [COMMAND, *arguments], cwd=self.root, env=self.environment, text=True,
-            stdout=subprocess.PIPE, stderr=subprocess.PIPE, start_new_session=True,
+            [COMMAND, *arguments],
+            cwd=self.root,
+            env=self.environment,
+            text=True,
+            stdout=subprocess.PIPE,
+            stderr=subprocess.PIPE,
+            start_new_session=True,
         )
 
     def call(self, *arguments: str) -> subprocess.CompletedProcess[str]:
@@ -58,7 +63,9 @@ class Line:
 
     def producers(self) -> dict[str, str]:
         """The MLflow run that made the outputs of each stage that has finished."""
-        return {file.stem: file.read_text(encoding="utf-8") for file in (self.root / "artifacts" / "runs").glob("*.json")}
+        return {
+            file.stem: file.read_text(encoding="utf-8") for file in (self.root / "artifacts" / "runs").glob("*.json")
+        }
 
 
 @pytest.fixture
@@ -66,12 +73,20 @@ def line(tmp_path: Path, text_model: Path) -> Iterator[Line]:
     """A copy of this checkout with a small configuration, committed to a git repository of its own."""
     root = tmp_path / "workspace"
     root.mkdir()
-    listed = subprocess.run(["git", "ls-files", "-coz", "--exclude-standard"], cwd=ROOT, capture_output=True, check=True)
+    listed = subprocess.run(
+        ["git", "ls-files", "-coz", "--exclude-standard"], cwd=ROOT, capture_output=True, check=True
+    )
     files = [name for name in listed.stdout.decode().split("\0") if name and (ROOT / name).is_file()]
     archive = subprocess.run(["tar", "-c", *files], cwd=ROOT, capture_output=True, check=True).stdout
     subprocess.run(["tar", "-x"], cwd=root, input=archive, check=True)
-    environment = os.environ | {"PREFECT_HOME": str(tmp_path / "prefect"), "GIT_AUTHOR_NAME": "t", "GIT_COMMITTER_NAME": "t",
-                                "GIT_AUTHOR_EMAIL": "t@t", "GIT_COMMITTER_EMAIL": "t@t", "OMP_NUM_THREADS": "2"}
+    environment = os.environ | {
+        "PREFECT_HOME": str(tmp_path / "prefect"),
+        "GIT_AUTHOR_NAME": "t",
+        "GIT_COMMITTER_NAME": "t",
+        "GIT_AUTHOR_EMAIL": "t@t",
+        "GIT_COMMITTER_EMAIL": "t@t",
+        "OMP_NUM_THREADS": "2",
+    }
     line = Line(root, environment)
     shrink(line, text_model)
     for arguments in (["init", "-q"], ["add", "-A"], ["commit", "-qm", "workspace"]):
@@ -83,16 +98,26 @@ def shrink(line: Line, text_model: Path) -> None:
     """Makes every part small; which parts there are stays as it is."""
     content = yaml.safe_load((line.root / "params.yaml").read_text(encoding="utf-8"))
     content["corpus"]["emoji"] |= {
-        "trained_languages": ["de"], "unseen_languages": ["it"], "train_scenes": 60, "dev_scenes": 9, "eval_scenes": 30,
-        "picture_size": 24, "scene_size": 48,
+        "trained_languages": ["de"],
+        "unseen_languages": ["it"],
+        "train_scenes": 60,
+        "dev_scenes": 9,
+        "eval_scenes": 30,
+        "picture_size": 24,
+        "scene_size": 48,
     }
     tower = {"image_size": 16, "widths": [8, 16], "depths": [1, 1]}
     steps = {"steps": 12, "batch_size": 64, "checkpoint_every": 4, "log_every": 2}
     content["teacher"] |= {
-        "text_model": str(text_model), "dimension": 32, "image_tower": tower, "schedule": content["teacher"]["schedule"] | steps
+        "text_model": str(text_model),
+        "dimension": 32,
+        "image_tower": tower,
+        "schedule": content["teacher"]["schedule"] | steps,
     }
     content["distillation"] |= {
-        "text_dimension": 8, "image_tower": tower, "matryoshka_dimensions": [32, 16],
+        "text_dimension": 8,
+        "image_tower": tower,
+        "matryoshka_dimensions": [32, 16],
         "schedule": content["distillation"]["schedule"] | steps,
     }
     content["validation"] |= {"min_image_side": 4}

@@ -89,19 +89,23 @@ def make_bundle(folder: Path, seed: int, dimension: int = 32) -> Path:
         "image_mean": [0.5] * 3,
         "image_std": [0.5] * 3,
         "max_tokens": 16,
+        "instruction_weight": 1.0,
         "matryoshka_dimensions": [dimension],
     }
     (version / "embedder.json").write_text(json.dumps(description))
     shutil.copy(str(runtime.__file__), version / "runtime.py")
     shutil.copy(TRITON_MODEL, version / "model.py")
     texts, instructions = ["a sad cat", "red dog"], [None, "find the image"]
-    examples = [{"text": text, "instruction": told} for text, told in zip(texts, instructions, strict=True)]
+    examples = [
+        {"text": text, "image": None, "instruction": told} for text, told in zip(texts, instructions, strict=True)
+    ]
     np.save(folder / "examples.npy", Runtime(version, threads=1).encode(texts, [None, None], instructions))
     (folder / "bundle.json").write_text(
         json.dumps(
             {
                 "model_name": "embedder",
                 "dimension": dimension,
+                "model_fingerprint": "",
                 "variant": "fp32",
                 "fingerprint": f"{seed:064x}",
                 "dataset_digest": "0" * 64,

@@ -2,7 +2,6 @@
 
 from __future__ import annotations
 
-import os
 from pathlib import Path
 
 import pytest
@@ -58,7 +57,7 @@ def test_a_copy_that_was_cut_short_is_neither_seen_nor_in_the_way(tmp_path: Path
 
 
 def test_a_copy_that_fails_leaves_nothing(tmp_path: Path, copied_bundle: Path) -> None:
-    os.symlink("nowhere", copied_bundle / "version" / "image.onnx.data")
+    (copied_bundle / "version" / "image.onnx.data").symlink_to("nowhere")
     with pytest.raises(EmbedlineError, match="version 1 cannot be copied"):
         add_version(tmp_path, copied_bundle, 1)
     assert names(tmp_path) == []

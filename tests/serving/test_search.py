@@ -92,8 +92,13 @@ def test_a_missing_picture_fails_the_index_and_leaves_no_file(
 
 
 def test_a_picture_goes_by_its_rarest_text(tmp_path: Path) -> None:
-    rows = [("", "cat.png", "Animals", ""), ("", "dog.png", "Animals", ""), ("a cat", "", "", "cat.png"),
-            ("a dog", "", "", "dog.png"), ("what is it?", "scene.png", "a cat", "")]
+    rows = [
+        ("", "cat.png", "Animals", ""),
+        ("", "dog.png", "Animals", ""),
+        ("a cat", "", "", "cat.png"),
+        ("a dog", "", "", "dog.png"),
+        ("what is it?", "scene.png", "a cat", ""),
+    ]
     names = ("qry", "qry_image_path", "pos_text", "pos_image_path")
     empty = {"qry_inst": "", "pos_inst": "", "neg_text": "", "neg_image_path": ""}
     written = [dict(zip(names, row, strict=True)) | empty for row in rows]

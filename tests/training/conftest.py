@@ -24,9 +24,20 @@ def make_schedule() -> MakeSchedule:
 
     def make(**changes: Any) -> Schedule:
         fields: dict[str, Any] = {
-            "steps": 6, "batch_size": 8, "sub_batches": 2, "task_weights": {"LeftOf": 2}, "augmentation": 0.5,
-            "unmirrored_tasks": ["LeftOf"], "learning_rate": 0.01, "weight_decay": 0.05, "warmup_share": 0.2,
-            "temperature": 0.1, "precision": "float32", "checkpoint_every": 2, "log_every": 1, "seed": 3,
+            "steps": 6,
+            "batch_size": 8,
+            "sub_batches": 2,
+            "task_weights": {"LeftOf": 2},
+            "augmentation": 0.5,
+            "unmirrored_tasks": ["LeftOf"],
+            "learning_rate": 0.01,
+            "weight_decay": 0.05,
+            "warmup_share": 0.2,
+            "temperature": 0.1,
+            "precision": "float32",
+            "checkpoint_every": 2,
+            "log_every": 1,
+            "seed": 3,
         }
         return Schedule(**(fields | changes))
 
@@ -38,10 +49,16 @@ def make_teacher(make_schedule: MakeSchedule, text_model: Path) -> MakeTeacher:
     """Makes the teacher section of two tiny towers; changes go to the schedule."""
 
     def make(**changes: Any) -> Teacher:
-        return Teacher.model_validate({
-            "text_model": str(text_model), "max_tokens": 16, "instruction_weight": 0.2, "dimension": 24,
-            "image_tower": TOWER, "schedule": make_schedule(**changes).model_dump(),
-        })
+        return Teacher.model_validate(
+            {
+                "text_model": str(text_model),
+                "max_tokens": 16,
+                "instruction_weight": 0.2,
+                "dimension": 24,
+                "image_tower": TOWER,
+                "schedule": make_schedule(**changes).model_dump(),
+            }
+        )
 
     return make
 
@@ -49,11 +66,18 @@ def make_teacher(make_schedule: MakeSchedule, text_model: Path) -> MakeTeacher:
 @pytest.fixture
 def make_distillation(make_schedule: MakeSchedule) -> MakeDistillation:
     def make(**changes: Any) -> Distillation:
-        return Distillation.model_validate({
-            "text_dimension": 12, "image_tower": TOWER, "schedule": make_schedule(**changes).model_dump(),
-            "matryoshka_dimensions": [24, 12], "vector_weight": 1.0, "similarity_weight": 1.0, "label_weight": 0.5,
-            "similarity_temperature": 0.1,
-        })
+        return Distillation.model_validate(
+            {
+                "text_dimension": 12,
+                "image_tower": TOWER,
+                "schedule": make_schedule(**changes).model_dump(),
+                "matryoshka_dimensions": [24, 12],
+                "vector_weight": 1.0,
+                "similarity_weight": 1.0,
+                "label_weight": 0.5,
+                "similarity_temperature": 0.1,
+            }
+        )
 
     return make
 
@@ -79,8 +103,11 @@ def examples(tmp_path_factory: pytest.TempPathFactory) -> Examples:
     def parts(text: Any = NONE, image: Any = NONE, instruction: int = NONE) -> np.ndarray:
         return np.stack(np.broadcast_arrays(text, image, np.full(10, instruction, np.int32)), 1).astype(np.int32)
 
-    queries = {"Name": parts(text=numbers), "Shown": parts(image=numbers, instruction=10),
-               "LeftOf": parts(text=np.int32(11), image=numbers, instruction=10)}
+    queries = {
+        "Name": parts(text=numbers),
+        "Shown": parts(image=numbers, instruction=10),
+        "LeftOf": parts(text=np.int32(11), image=numbers, instruction=10),
+    }
     positives = {"Name": parts(image=numbers), "Shown": parts(text=numbers), "LeftOf": parts(image=(numbers + 1) % 10)}
     assert queries["Shown"][0, INSTRUCTION] == 10 and queries["LeftOf"][0, TEXT] == 11
     return Examples(texts, images, queries, positives)

@@ -45,8 +45,10 @@ def test_what_is_known_of_a_drawn_picture_joins_the_batch(make_schedule: MakeSch
     """Pictures cost time, texts do not: the name of every drawn picture is in the batch, and no picture is added."""
     draw = Drawer(examples, make_schedule(task_weights={"Shown": 1e-9, "LeftOf": 1e-9}, sub_batches=1))
     batch = draw(0)
-    names, shown = (batch.queries[span.rows] if index == 0 else batch.positives[span.rows]
-                    for index, span in enumerate(batch.tasks[:2]))
+    names, shown = (
+        batch.queries[span.rows] if index == 0 else batch.positives[span.rows]
+        for index, span in enumerate(batch.tasks[:2])
+    )
     assert [task_of(batch.queries[span.rows.start], examples) for span in batch.tasks] == ["Name", "Shown"]
     assert names[:, TEXT].tolist() == shown[:, TEXT].tolist() and len(names) == 8
 
@@ -54,7 +56,9 @@ def test_what_is_known_of_a_drawn_picture_joins_the_batch(make_schedule: MakeSch
 def test_a_task_of_weight_zero_never_joins_a_batch(make_schedule: MakeSchedule, examples: Examples) -> None:
     def tasks(**weights: float) -> set[str]:
         draw = Drawer(examples, make_schedule(task_weights=weights))
-        return {task_of(batch.queries[span.rows.start], examples) for batch in map(draw, range(30)) for span in batch.tasks}
+        return {
+            task_of(batch.queries[span.rows.start], examples) for batch in map(draw, range(30)) for span in batch.tasks
+        }
 
     assert tasks() == {"Name", "Shown", "LeftOf"}
     assert tasks(Shown=0) == {"Name", "LeftOf"} and tasks(Name=0, LeftOf=0) == {"Shown"}
@@ -64,8 +68,13 @@ def test_every_picture_of_an_unmirrored_task_keeps_its_sides(make_schedule: Make
     draw, kept = Drawer(examples, make_schedule()), set()
     for step in range(30):
         batch = draw(step)
-        fixed = {int(image) for span in batch.tasks if task_of(batch.queries[span.rows.start], examples) == "LeftOf"
-                 for side in (batch.queries, batch.positives) for image in side[span.rows, IMAGE]}
+        fixed = {
+            int(image)
+            for span in batch.tasks
+            if task_of(batch.queries[span.rows.start], examples) == "LeftOf"
+            for side in (batch.queries, batch.positives)
+            for image in side[span.rows, IMAGE]
+        }
         assert set(batch.unmirrored_images.tolist()) == fixed
         kept.add(bool(fixed))
     assert kept == {True, False}
@@ -85,10 +94,14 @@ def test_the_vectors_of_a_batch_are_those_of_the_embedder(
     with torch.inference_mode():
         queries, positives = BatchEncoder(encoder, pictures, embed_texts, config.schedule).encode(batch, 1)
         for rows, vectors in ((batch.queries, queries), (batch.positives, positives)):
-            items = [{
-                name: None if number == NONE else parts[number]
-                for name, number, parts in zip(("text", "image", "instruction"), row, (examples.texts, examples.images, examples.texts), strict=True)
-            } for row in rows.tolist()]
+            items = [
+                {
+                    "text": None if text == NONE else examples.texts[text],
+                    "image": None if image == NONE else examples.images[image],
+                    "instruction": None if instruction == NONE else examples.texts[instruction],
+                }
+                for text, image, instruction in rows.tolist()
+            ]
             expected = encoder(encoder.preprocess(items))["sentence_embedding"]
             torch.testing.assert_close(vectors, expected, atol=1e-5, rtol=0)
 

@@ -40,7 +40,9 @@ def test_what_is_there_is_not_computed_again(images: list[Path], tmp_path: Path)
         pixels(images, 8, tmp_path / "elsewhere" / "images.npy")
 
 
-def test_a_computation_that_stops_in_the_middle_leaves_nothing_under_its_name(images: list[Path], tmp_path: Path) -> None:
+def test_a_computation_that_stops_in_the_middle_leaves_nothing_under_its_name(
+    images: list[Path], tmp_path: Path
+) -> None:
     target, last = tmp_path / "work" / "images.npy", images[-1].read_bytes()
     images[-1].write_bytes(b"broken")
     with pytest.raises(UnreadableImage):
@@ -70,7 +72,17 @@ def test_chunks_cover_every_row_once(tmp_path: Path) -> None:
 
 def test_pooled_texts_come_back_in_the_order_of_the_texts(make_teacher: Callable[..., Teacher], tmp_path: Path) -> None:
     encoder = build_teacher(make_teacher())
-    texts = ["a sad cat", "one", "the happy dog is left of the red tree", "red", "a", "dog face", "cat", "tad", "blue one"]
+    texts = [
+        "a sad cat",
+        "one",
+        "the happy dog is left of the red tree",
+        "red",
+        "a",
+        "dog face",
+        "cat",
+        "tad",
+        "blue one",
+    ]
     pooled = pooled_texts(encoder, texts, tmp_path / "texts.npy")
     with torch.inference_mode():
         alone = torch.cat([encoder.pool_text(**encoder.tokens([text])) for text in texts]).numpy()

@@ -44,8 +44,14 @@ def test_every_group_learns_at_its_own_rate(make_schedule: MakeSchedule, tmp_pat
     def losses(step: int) -> dict[str, Tensor]:
         return {**distance(module)(step), "other": distance(slow)(step)["distance"]}
 
-    train(both, [Group(list(module.parameters())), Group(list(slow.parameters()), 0.1)], losses, schedule,
-          tmp_path / "checkpoint.pt", lambda step, metrics: rates.append(metrics["loss"]))
+    train(
+        both,
+        [Group(list(module.parameters())), Group(list(slow.parameters()), 0.1)],
+        losses,
+        schedule,
+        tmp_path / "checkpoint.pt",
+        lambda step, metrics: rates.append(metrics["loss"]),
+    )
     assert module.weight.detach().flatten().tolist() == pytest.approx([0.01] * 6, rel=1e-3)
     assert slow.weight.detach().flatten().tolist() == pytest.approx([0.001] * 6, rel=1e-3)
     assert rates == pytest.approx([12.0]) and not both.training
@@ -54,8 +60,14 @@ def test_every_group_learns_at_its_own_rate(make_schedule: MakeSchedule, tmp_pat
 def test_progress_is_told_at_its_interval_and_at_the_end(make_schedule: MakeSchedule, tmp_path: Path) -> None:
     module, told = nn.Linear(3, 2, bias=False), {}
     schedule = make_schedule(steps=7, log_every=3)
-    train(module, [Group(list(module.parameters()))], distance(module), schedule, tmp_path / "checkpoint.pt",
-          lambda step, metrics: told.update({step: metrics}))
+    train(
+        module,
+        [Group(list(module.parameters()))],
+        distance(module),
+        schedule,
+        tmp_path / "checkpoint.pt",
+        lambda step, metrics: told.update({step: metrics}),
+    )
     assert list(told) == [3, 6, 7]
     assert told[7]["loss"] < told[3]["loss"] and told[7]["seconds_left"] == 0
     assert {"loss", "loss/distance", "gradient_norm", "learning_rate", "pairs_per_second"} < set(told[3])
@@ -91,8 +103,14 @@ def test_a_half_written_checkpoint_is_not_resumed_from(make_schedule: MakeSchedu
         (tmp_path / folder).mkdir()
         if rubbish:
             (tmp_path / folder / ".checkpoint.pt.partial").write_bytes(b"half")
-        train(module, [Group(list(module.parameters()))], distance(module), make_schedule(),
-              tmp_path / folder / "checkpoint.pt", ignore)
+        train(
+            module,
+            [Group(list(module.parameters()))],
+            distance(module),
+            make_schedule(),
+            tmp_path / folder / "checkpoint.pt",
+            ignore,
+        )
         weights.append(module.weight.detach())
         assert [file.name for file in (tmp_path / folder).iterdir()] == ["checkpoint.pt"]
     assert torch.equal(*weights)

@@ -37,7 +37,9 @@ def test_contrastive_is_the_ranking_loss_of_sentence_transformers(temperature: f
     close(contrastive(queries, candidates[:6], torch.arange(6), temperature), expected)
     expected = peer.compute_loss_from_embeddings(with_negatives, torch.empty(0))
     close(contrastive(queries, torch.cat(with_negatives[1:]), torch.arange(6), temperature), expected)
-    assert contrastive(queries, candidates, torch.arange(6), temperature).item() != pytest.approx(float(expected), abs=1e-4)
+    assert contrastive(queries, candidates, torch.arange(6), temperature).item() != pytest.approx(
+        float(expected), abs=1e-4
+    )
 
 
 def test_symmetric_contrastive_is_the_mean_of_both_directions() -> None:
@@ -60,9 +62,9 @@ def test_equal_rows_are_no_negatives_of_each_other() -> None:
 
 def test_an_equal_row_gives_no_gradient() -> None:
     queries, positives = vectors(1, rows=2).requires_grad_(), vectors(2, rows=2)
-    symmetric_contrastive(queries, positives, torch.ones(2, 2, dtype=torch.bool), 0.1).backward()
+    symmetric_contrastive(queries, positives, torch.ones(2, 2, dtype=torch.bool), 0.1).backward()  # type: ignore[no-untyped-call]
     assert queries.grad is not None and not queries.grad.any()
-    symmetric_contrastive(queries, positives, torch.eye(2, dtype=torch.bool), 0.1).backward()
+    symmetric_contrastive(queries, positives, torch.eye(2, dtype=torch.bool), 0.1).backward()  # type: ignore[no-untyped-call]
     assert queries.grad.any()
 
 
@@ -92,13 +94,13 @@ def test_similarity_distillation_is_the_cross_entropy_of_both_directions() -> No
         probabilities = theirs.exp() / theirs.exp().sum(1, keepdim=True)
         logarithms = (ours.exp() / ours.exp().sum(1, keepdim=True)).log()
         expected -= float((probabilities * logarithms).sum() / 6 / 2)
-    close(similarity_distillation(*student, *taught, 0.2), expected)
+    close(similarity_distillation(student[0], student[1], taught[0], taught[1], 0.2), expected)
 
 
 def test_similarity_distillation_is_least_where_the_student_is_as_the_teacher() -> None:
     queries, candidates = vectors(3), vectors(4)
     student = queries.clone().requires_grad_()
     least = similarity_distillation(student, candidates, queries, candidates, 0.2)
-    least.backward()
+    least.backward()  # type: ignore[no-untyped-call]
     assert student.grad is not None and student.grad.abs().max() < 1e-9
     assert similarity_distillation(vectors(1), vectors(2), queries, candidates, 0.2) > least + 0.1

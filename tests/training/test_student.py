@@ -58,12 +58,16 @@ def test_principal_components_are_the_nearest_of_their_size() -> None:
 def test_the_student_understands_texts_as_the_teacher_does_from_the_start(
     make_distillation: MakeDistillation, teacher: DualEncoder, tmp_path: Path
 ) -> None:
-    texts = [f"{first} {second}" for first in ("red", "sad", "happy", "one", "the") for second in ("cat", "dog", "tree", "face")]
+    texts = [
+        f"{first} {second}"
+        for first in ("red", "sad", "happy", "one", "the")
+        for second in ("cat", "dog", "tree", "face")
+    ]
     student = build_student(make_distillation(), teacher, tmp_path)
     unlearned = build_student(make_distillation(), teacher, tmp_path)
     torch.manual_seed(0)
-    size = unlearned.model.text_model.embeddings.weight.shape
-    unlearned.model.text_model = WordVectorsModel(WordVectorsConfig(*size))
+    vocabulary = len(teacher.tokenizer)
+    unlearned.model.text_model = WordVectorsModel(WordVectorsConfig(vocabulary, make_distillation().text_dimension))
     nn.init.orthogonal_(unlearned.model.text_projection.weight)
 
     def agreement(encoder: DualEncoder) -> float:
@@ -79,16 +83,23 @@ def test_tokens_without_a_meaning_weigh_nothing(
     make_distillation: MakeDistillation, teacher: DualEncoder, tmp_path: Path
 ) -> None:
     student = build_student(make_distillation(), teacher, tmp_path)
-    words = student.model.text_model.embeddings.weight
+    words = student.state_dict()["model.text_model.embeddings.weight"]
     specials = student.tokenizer.all_special_ids
     assert not words[specials].any() and words[max(specials) + 1 :].any(1).all()
 
 
 def test_a_stopped_distillation_goes_on_to_the_same_weights(
-    make_distillation: MakeDistillation, teacher: DualEncoder, embeddings: TeacherEmbeddings, examples: Examples, tmp_path: Path, stop_at: Callable[[int], Report]
+    make_distillation: MakeDistillation,
+    teacher: DualEncoder,
+    embeddings: TeacherEmbeddings,
+    examples: Examples,
+    tmp_path: Path,
+    stop_at: Callable[[int], Report],
 ) -> None:
     def run(folder: str, stop: int = -1, seed: int = 3) -> dict[str, Tensor]:
-        student = train_student(make_distillation(seed=seed), teacher, embeddings, examples, tmp_path / folder, stop_at(stop))
+        student = train_student(
+            make_distillation(seed=seed), teacher, embeddings, examples, tmp_path / folder, stop_at(stop)
+        )
         return {name: value.clone() for name, value in student.state_dict().items()}
 
     whole = run("whole")
@@ -102,12 +113,18 @@ def test_a_stopped_distillation_goes_on_to_the_same_weights(
 
 
 def test_distillation_leaves_the_teacher_alone_and_brings_the_student_nearer(
-    make_distillation: MakeDistillation, teacher: DualEncoder, embeddings: TeacherEmbeddings, examples: Examples, tmp_path: Path
+    make_distillation: MakeDistillation,
+    teacher: DualEncoder,
+    embeddings: TeacherEmbeddings,
+    examples: Examples,
+    tmp_path: Path,
 ) -> None:
     before = {name: value.clone() for name, value in teacher.state_dict().items()}
     config = make_distillation(steps=100, augmentation=0.0, checkpoint_every=1000)
     told: list[Mapping[str, float]] = []
-    student = train_student(config, teacher, embeddings, examples, tmp_path / "work", lambda _, metrics: told.append(metrics))
+    student = train_student(
+        config, teacher, embeddings, examples, tmp_path / "work", lambda _, metrics: told.append(metrics)
+    )
     assert all(torch.equal(teacher.state_dict()[name], value) for name, value in before.items())
     assert {"loss/vectors", "loss/similarity", "loss/label"} < set(told[0])
     assert told[-1]["loss/vectors"] < told[0]["loss/vectors"] / 2
@@ -120,21 +137,27 @@ def test_distillation_leaves_the_teacher_alone_and_brings_the_student_nearer(
 
 @pytest.mark.parametrize("part", ["vectors", "similarity", "label"])
 def test_a_loss_of_weight_zero_counts_nothing(
-    part: str, make_distillation: MakeDistillation, teacher: DualEncoder, embeddings: TeacherEmbeddings, examples: Examples,
+    part: str,
+    make_distillation: MakeDistillation,
+    teacher: DualEncoder,
+    embeddings: TeacherEmbeddings,
+    examples: Examples,
     tmp_path: Path,
 ) -> None:
     weight = {"vectors": "vector_weight", "similarity": "similarity_weight", "label": "label_weight"}[part]
     told: list[Mapping[str, float]] = []
     for value in (0.0, 1.0, 2.0):
         config = make_distillation(steps=1).model_copy(update={weight: value})
-        train_student(config, teacher, embeddings, examples, tmp_path / str(value), lambda _, metrics: told.append(metrics))
+        train_student(
+            config, teacher, embeddings, examples, tmp_path / str(value), lambda _, metrics: told.append(metrics)
+        )
     losses = [metrics[f"loss/{part}"] for metrics in told]
     assert losses[0] == 0 and losses[2] == pytest.approx(2 * losses[1]) != 0
 
 
 def test_the_shipped_student_has_at_most_a_quarter_of_the_teachers_parameters(params: Config, tmp_path: Path) -> None:
     teacher = build_teacher(params.teacher)
-    vocabulary = teacher.model.config.text_config.vocab_size
+    vocabulary = len(teacher.tokenizer)
     np.save(tmp_path / "tokens.npy", np.random.default_rng(0).normal(size=(vocabulary, 384)).astype(np.float32))
     student = build_student(params.distillation, teacher, tmp_path)
     teachers, students = (sum(parameter.numel() for parameter in model.parameters()) for model in (teacher, student))

@@ -48,7 +48,12 @@ def same(first: dict[str, Tensor], second: dict[str, Tensor]) -> bool:
 
 @pytest.mark.parametrize("precision", ["float32", "bfloat16"])
 def test_a_stopped_training_goes_on_to_the_same_weights(
-    precision: str, make_teacher: MakeTeacher, examples: Examples, tmp_path: Path, stop_at: Callable[[int], Report], ignore: Report
+    precision: str,
+    make_teacher: MakeTeacher,
+    examples: Examples,
+    tmp_path: Path,
+    stop_at: Callable[[int], Report],
+    ignore: Report,
 ) -> None:
     config = make_teacher(precision=precision)
     whole = weights(train_teacher(config, examples, tmp_path / "whole", ignore))
@@ -70,14 +75,19 @@ def test_a_killed_training_goes_on_to_the_same_weights(
     config = make_teacher()
     whole = weights(train_teacher(config, examples, tmp_path / "whole", ignore))
     killed = subprocess.run(
-        [sys.executable, "-c", KILLED_IN_STEP_5, str(tmp_path / "killed")], input=pickle.dumps((config, examples)),
-        cwd=Path(__file__).parents[2], env=os.environ | {"OMP_NUM_THREADS": "1"}, timeout=120,
+        [sys.executable, "-c", KILLED_IN_STEP_5, str(tmp_path / "killed")],
+        input=pickle.dumps((config, examples)),
+        cwd=Path(__file__).parents[2],
+        env=os.environ | {"OMP_NUM_THREADS": "1"},
+        timeout=120,
     )
     assert killed.returncode == -signal.SIGKILL and (tmp_path / "killed" / "checkpoint.pt").is_file()
     assert same(weights(train_teacher(config, examples, tmp_path / "killed", ignore)), whole)
 
 
-def test_the_text_tower_stays_as_it_was(make_teacher: MakeTeacher, examples: Examples, tmp_path: Path, ignore: Report) -> None:
+def test_the_text_tower_stays_as_it_was(
+    make_teacher: MakeTeacher, examples: Examples, tmp_path: Path, ignore: Report
+) -> None:
     config = make_teacher()
     before = weights(build_teacher(config))
     after = weights(train_teacher(config, examples, tmp_path, ignore))
@@ -96,8 +106,9 @@ def test_the_pretrained_words_mean_at_first_what_they_meant(
 
 def test_training_brings_pairs_together(make_teacher: MakeTeacher, examples: Examples, tmp_path: Path) -> None:
     found: list[float] = []
-    config = make_teacher(steps=100, augmentation=0.0, sub_batches=1, task_weights={"Shown": 0, "LeftOf": 0},
-                          checkpoint_every=1000)
+    config = make_teacher(
+        steps=100, augmentation=0.0, sub_batches=1, task_weights={"Shown": 0, "LeftOf": 0}, checkpoint_every=1000
+    )
     encoder = train_teacher(config, examples, tmp_path, lambda _, metrics: found.append(metrics["loss"]))
     assert found[-1] < found[0] / 2
     for model, right in ((encoder, 8), (build_teacher(config), 0)):
@@ -122,8 +133,10 @@ def test_teacher_embeddings_are_those_of_encoding_directly(
     write_teacher_embeddings(teacher, examples, tmp_path / "embeddings")
     found = read_teacher_embeddings(tmp_path / "embeddings")
     assert sorted(file.name for file in (tmp_path / "embeddings").iterdir()) == sorted(FILES)
-    direct = (np.concatenate([teacher.encode([Item(text=text)]) for text in examples.texts]),
-              np.concatenate([teacher.encode([Item(image=image)]) for image in examples.images]))
+    direct = (
+        np.concatenate([teacher.encode([Item(text=text)]) for text in examples.texts]),
+        np.concatenate([teacher.encode([Item(image=image)]) for image in examples.images]),
+    )
     np.testing.assert_allclose(found.texts, direct[0], atol=1e-5)
     np.testing.assert_allclose(found.images, direct[1], atol=1e-5)
     assert not np.allclose(found.texts, direct[0][::-1], atol=1e-2)

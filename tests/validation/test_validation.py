@@ -66,8 +66,10 @@ class DataSet:
             (self.folder / split).mkdir(exist_ok=True)
             pq.write_table(table, self.folder / f"{name}.parquet")
             count = self.counts.get(name, len(rows))
-            tasks[split][task] = count if split == "train" else EvaluationTask(
-                rows=count, candidates=ROWS, meta_task="retrieval", distribution="OOD"
+            tasks[split][task] = (
+                count
+                if split == "train"
+                else EvaluationTask(rows=count, candidates=ROWS, meta_task="retrieval", distribution="OOD")
             )
         Manifest(
             name="names", source="table", licence=["CC0"], inputs={}, corpus={}, seed=0, tasks=Tasks(**tasks),
@@ -453,6 +455,8 @@ def requested(page: Path, profile: Path) -> set[str]:
 @pytest.mark.skipif(CHROMIUM is None, reason="needs chromium")
 def test_the_page_opens_without_a_request(page: Path, tmp_path: Path) -> None:
     control = tmp_path / "control.html"
-    control.write_text(page.read_text().replace("</head>", '<link rel="stylesheet" href="https://style.invalid/"></head>'))
+    control.write_text(
+        page.read_text().replace("</head>", '<link rel="stylesheet" href="https://style.invalid/"></head>')
+    )
     assert requested(control, tmp_path / "control") == {"https://style.invalid/"}
     assert requested(page, tmp_path / "profile") == set()

@@ -3,7 +3,7 @@
 from __future__ import annotations
 
 import re
-from collections.abc import Iterable, Mapping, Sequence
+from collections.abc import Iterable, Sequence
 from pathlib import Path
 from random import Random
 from typing import TYPE_CHECKING, Literal
@@ -19,7 +19,7 @@ from components.corpus.emoji.scenes import Scene, compose
 from components.corpus.emoji.splits import Inventory, Splits
 from components.corpus.emoji.training import crop, picture, scene_picture, training_tables
 from components.corpus.layout import EVAL_SCHEMA, TRAIN_SCHEMA, write_table
-from components.corpus.manifest import Built, EvaluationTask, Input, Tasks, file_sha256
+from components.corpus.manifest import Built, Distribution, EvaluationTask, Input, Tasks, file_sha256
 from components.errors import EmbedlineError
 
 if TYPE_CHECKING:
@@ -68,20 +68,30 @@ def build(config: Corpus, directory: Path) -> Built:
 
     known = inventory.concepts_of("train")
     training = training_tables(inventory, scenes("train", known, settings.train_scenes), settings.trained_languages)
-    rows = {name: write_table(directory / "train" / f"{name}.parquet", TRAIN_SCHEMA, table)
-            for name, table in training.items()}
+    rows = {
+        name: write_table(directory / "train" / f"{name}.parquet", TRAIN_SCHEMA, table)
+        for name, table in training.items()
+    }
     trained_pairs = _pairs(training.values())
 
     def queries(split: Literal["dev", "eval"], count: int) -> dict[str, EvaluationTask]:
-        composed = {"IND": scenes(split, known, count), "OOD": scenes(f"{split}-unseen", inventory.concepts_of(split), count)}
+        composed: dict[Distribution, list[Scene]] = {
+            "IND": scenes(split, known, count),
+            "OOD": scenes(f"{split}-unseen", inventory.concepts_of(split), count),
+        }
         written = {}
-        for task in evaluation_sets(inventory, split, composed, drawn, settings.trained_languages,
-                                    settings.unseen_languages, trained_pairs):
+        for task in evaluation_sets(
+            inventory, split, composed, drawn, settings.trained_languages, settings.unseen_languages, trained_pairs
+        ):
             if not task.queries:
                 continue
             write_table(directory / split / f"{task.name}.parquet", EVAL_SCHEMA, task.table())
-            written[task.name] = EvaluationTask(rows=len(task.queries), candidates=len(task.candidates),
-                                                meta_task=task.meta_task, distribution=task.distribution)
+            written[task.name] = EvaluationTask(
+                rows=len(task.queries),
+                candidates=len(task.candidates),
+                meta_task=task.meta_task,
+                distribution=task.distribution,
+            )
         return written
 
     tasks = Tasks(train=rows, dev=queries("dev", settings.dev_scenes), eval=queries("eval", settings.eval_scenes))
@@ -107,10 +117,14 @@ def inputs(config: Corpus) -> dict[str, Input]:
     versions |= {path: _cldr_version for language in languages for path in annotation_files(language)}
     missing = [str(path) for path in versions if not path.is_file()]
     if missing:
-        raise EmbedlineError(f"missing: {', '.join(missing)}", "Install them with: apt-get install "
-                             "fonts-noto-color-emoji fonts-symbola unicode-cldr-core unicode-data")
-    return {"/".join(path.parts[-2:]): Input(version=version(path), sha256=file_sha256(path))
-            for path, version in versions.items()}
+        raise EmbedlineError(
+            f"missing: {', '.join(missing)}",
+            "Install them with: apt-get install fonts-noto-color-emoji fonts-symbola unicode-cldr-core unicode-data",
+        )
+    return {
+        "/".join(path.parts[-2:]): Input(version=version(path), sha256=file_sha256(path))
+        for path, version in versions.items()
+    }
 
 
 def _save(image: Image.Image, path: Path) -> None:

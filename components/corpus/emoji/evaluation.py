@@ -48,15 +48,17 @@ class EvaluationSet:
             values = pa.array([candidate[part] for candidate in self.candidates])
             return pa.ListArray.from_arrays(offsets, values.take(positions))
 
-        return pa.table({
-            "qry_inst": pa.array([self.instruction] * rows),
-            "qry_text": pa.array([text for text, _ in self.queries]),
-            "qry_img_path": pa.array([image for _, image in self.queries]),
-            "tgt_inst": pa.array([self.candidate_instruction] * rows),
-            "tgt_text": candidates(0),
-            "tgt_img_path": candidates(1),
-            "label": pa.array(self.relevant, pa.list_(pa.int32())),
-        })
+        return pa.table(
+            {
+                "qry_inst": pa.array([self.instruction] * rows),
+                "qry_text": pa.array([text for text, _ in self.queries]),
+                "qry_img_path": pa.array([image for _, image in self.queries]),
+                "tgt_inst": pa.array([self.candidate_instruction] * rows),
+                "tgt_text": candidates(0),
+                "tgt_img_path": candidates(1),
+                "label": pa.array(self.relevant, pa.list_(pa.int32())),
+            }
+        )
 
 
 def line_art(emoji: Emoji) -> str:
@@ -82,23 +84,40 @@ def evaluation_sets(
     art = [emoji for emoji in known if emoji in drawn] if split == "eval" else []
 
     def ask(
-        name: str, meta_task: MetaTask, distribution: Distribution, instruction: str, questions: Iterable[tuple[Part, Sequence[Part]]],
-        pool: Iterable[Part], candidate_instruction: str = "",
+        name: str,
+        meta_task: MetaTask,
+        distribution: Distribution,
+        instruction: str,
+        questions: Iterable[tuple[Part, Sequence[Part]]],
+        pool: Iterable[Part],
+        candidate_instruction: str = "",
     ) -> EvaluationSet:
         fresh = [question for question in questions if not _trained(question, trained_pairs)]
-        return _assemble(name, meta_task, distribution, INSTRUCTIONS[instruction], candidate_instruction,
-                         fresh, list(pool), random)
+        return _assemble(
+            name, meta_task, distribution, INSTRUCTIONS[instruction], candidate_instruction, fresh, list(pool), random
+        )
 
     subgroups = [(label(name), "") for name in dict.fromkeys(emoji.subgroup for emoji in inventory.emoji)]
     groups = [(name, "") for name in dict.fromkeys(emoji.group for emoji in inventory.emoji)]
     tones = [(name, "") for name in SKIN_TONES.values()]
 
     def classify(
-        name: str, instruction: str, emoji: Sequence[Emoji], of: Callable[[Emoji], str], labels: Sequence[Part],
-        distribution: Distribution, image: Callable[[Emoji], str] = picture,
+        name: str,
+        instruction: str,
+        emoji: Sequence[Emoji],
+        of: Callable[[Emoji], str],
+        labels: Sequence[Part],
+        distribution: Distribution,
+        image: Callable[[Emoji], str] = picture,
     ) -> EvaluationSet:
-        return ask(name, "classification", distribution, instruction,
-                   ((("", image(item)), [(of(item), "")]) for item in emoji), labels)
+        return ask(
+            name,
+            "classification",
+            distribution,
+            instruction,
+            ((("", image(item)), [(of(item), "")]) for item in emoji),
+            labels,
+        )
 
     variants, unseen_variants = inventory.toned_of(split, known=True), inventory.toned_of(split, known=False)
     yield classify("SkinTone", "SkinTone", variants, lambda item: item.skin_tones[0], tones, "IND")
@@ -114,45 +133,119 @@ def evaluation_sets(
         names = [(emoji.name, "") for emoji in concepts]
         for skill, task in SKILLS.items():
             answers = [(answer, "") for answer in ANSWERS[task]] if task in ANSWERS else names
-            yield ask(f"{task}{suffix}", "vqa", distribution, "Question", (
-                ((question.text, scene_picture(scene)), [(question.answer, "")])
-                for scene in scenes[distribution] for question in scene.questions if question.skill == skill
-            ), answers)
-        yield ask(f"Grounding{suffix}", "grounding", distribution, "Grounding", (
-            ((emoji.name, scene_picture(scene)), [("", crop(scene, emoji))])
-            for scene in scenes[distribution] for emoji, _ in scene.boxes
-        ), [("", crop(scene, emoji)) for scene in scenes[distribution] for emoji, _ in scene.boxes], CROP)
+            yield ask(
+                f"{task}{suffix}",
+                "vqa",
+                distribution,
+                "Question",
+                (
+                    ((question.text, scene_picture(scene)), [(question.answer, "")])
+                    for scene in scenes[distribution]
+                    for question in scene.questions
+                    if question.skill == skill
+                ),
+                answers,
+            )
+        yield ask(
+            f"Grounding{suffix}",
+            "grounding",
+            distribution,
+            "Grounding",
+            (
+                ((emoji.name, scene_picture(scene)), [("", crop(scene, emoji))])
+                for scene in scenes[distribution]
+                for emoji, _ in scene.boxes
+            ),
+            [("", crop(scene, emoji)) for scene in scenes[distribution] for emoji, _ in scene.boxes],
+            CROP,
+        )
         changes = inventory.changes_of(split, known=distribution == "IND")
-        yield ask(f"Composed{suffix}", "retrieval", distribution, "Composed", _change_questions(changes),
-                  _change_pool(inventory, changes), PICTURE)
+        yield ask(
+            f"Composed{suffix}",
+            "retrieval",
+            distribution,
+            "Composed",
+            _change_questions(changes),
+            _change_pool(inventory, changes),
+            PICTURE,
+        )
 
     pictures = [("", picture(emoji)) for emoji in unseen]
-    yield ask("NameToImageUnseen", "retrieval", "OOD", "NameToImage",
-              (((emoji.name, ""), [("", picture(emoji))]) for emoji in unseen), pictures, PICTURE)
-    yield ask("ImageToNameUnseen", "retrieval", "OOD", "ImageToName",
-              ((("", picture(emoji)), [(emoji.name, "")]) for emoji in unseen), [(emoji.name, "") for emoji in unseen])
-    yield ask("KeywordsToImage", "retrieval", "IND", "KeywordsToImage",
-              _keyword_questions(inventory, split, known), [("", picture(emoji)) for emoji in known], PICTURE)
-    yield ask("KeywordsToImageUnseen", "retrieval", "OOD", "KeywordsToImage",
-              _keyword_questions(inventory, split, unseen), pictures, PICTURE)
+    yield ask(
+        "NameToImageUnseen",
+        "retrieval",
+        "OOD",
+        "NameToImage",
+        (((emoji.name, ""), [("", picture(emoji))]) for emoji in unseen),
+        pictures,
+        PICTURE,
+    )
+    yield ask(
+        "ImageToNameUnseen",
+        "retrieval",
+        "OOD",
+        "ImageToName",
+        ((("", picture(emoji)), [(emoji.name, "")]) for emoji in unseen),
+        [(emoji.name, "") for emoji in unseen],
+    )
+    yield ask(
+        "KeywordsToImage",
+        "retrieval",
+        "IND",
+        "KeywordsToImage",
+        _keyword_questions(inventory, split, known),
+        [("", picture(emoji)) for emoji in known],
+        PICTURE,
+    )
+    yield ask(
+        "KeywordsToImageUnseen",
+        "retrieval",
+        "OOD",
+        "KeywordsToImage",
+        _keyword_questions(inventory, split, unseen),
+        pictures,
+        PICTURE,
+    )
     translated: tuple[tuple[str, Distribution, Sequence[str]], ...] = (
         ("TranslatedNameToImage", "IND", trained_languages),
         ("UnseenLanguageToImage", "OOD", unseen_languages),
     )
     for name, distribution, languages in translated:
-        yield ask(name, "retrieval", distribution, "NameToImage", (
-            ((word, ""), [("", picture(emoji))])
-            for language in languages for emoji in known
-            if inventory.splits.withheld(language, emoji.concept) == split
-            and (word := inventory.name(emoji, language))
-        ), [("", picture(emoji)) for emoji in known], PICTURE)
+        yield ask(
+            name,
+            "retrieval",
+            distribution,
+            "NameToImage",
+            (
+                ((word, ""), [("", picture(emoji))])
+                for language in languages
+                for emoji in known
+                if inventory.splits.withheld(language, emoji.concept) == split
+                and (word := inventory.name(emoji, language))
+            ),
+            [("", picture(emoji)) for emoji in known],
+            PICTURE,
+        )
     if art:
         drawings = [("", line_art(emoji)) for emoji in art]
         labels = [(emoji.name, "") for emoji in art]
-        yield ask("NameToLineArt", "retrieval", "OOD", "NameToImage",
-                  ((text, [drawing]) for text, drawing in zip(labels, drawings, strict=True)), drawings, PICTURE)
-        yield ask("LineArtToName", "retrieval", "OOD", "ImageToName",
-                  ((drawing, [text]) for text, drawing in zip(labels, drawings, strict=True)), labels)
+        yield ask(
+            "NameToLineArt",
+            "retrieval",
+            "OOD",
+            "NameToImage",
+            ((text, [drawing]) for text, drawing in zip(labels, drawings, strict=True)),
+            drawings,
+            PICTURE,
+        )
+        yield ask(
+            "LineArtToName",
+            "retrieval",
+            "OOD",
+            "ImageToName",
+            ((drawing, [text]) for text, drawing in zip(labels, drawings, strict=True)),
+            labels,
+        )
 
 
 def _trained(question: tuple[Part, Sequence[Part]], trained_pairs: set[tuple[str, str]]) -> bool:
@@ -185,24 +278,35 @@ def _keyword_questions(
 
 
 def _assemble(
-    name: str, meta_task: MetaTask, distribution: Distribution, instruction: str, candidate_instruction: str,
-    questions: Sequence[tuple[Part, Sequence[Part]]], pool: Sequence[Part], random: Random,
+    name: str,
+    meta_task: MetaTask,
+    distribution: Distribution,
+    instruction: str,
+    candidate_instruction: str,
+    questions: Sequence[tuple[Part, Sequence[Part]]],
+    pool: Sequence[Part],
+    random: Random,
 ) -> EvaluationSet:
     """Draws the queries and the pool: all relevant candidates of the drawn queries, then others, in random order."""
     distinct: dict[Part, dict[Part, None]] = {}
     for query, relevant in questions:
         distinct.setdefault(query, {}).update(dict.fromkeys(relevant))
-    drawn, needed = [], dict[Part, None]()
-    for query, relevant in random.sample(list(distinct.items()), len(distinct)):
-        if len(drawn) < MAX_QUERIES and len(needed.keys() | set(relevant)) <= min(MAX_CANDIDATES, len(pool)):
-            drawn.append((query, relevant))
-            needed.update(relevant)
+    drawn: list[tuple[Part, dict[Part, None]]] = []
+    needed: dict[Part, None] = {}
+    for query, answers in random.sample(list(distinct.items()), len(distinct)):
+        if len(drawn) < MAX_QUERIES and len(needed.keys() | answers.keys()) <= min(MAX_CANDIDATES, len(pool)):
+            drawn.append((query, answers))
+            needed.update(answers)
     others = [candidate for candidate in pool if candidate not in needed]
     candidates = [*needed, *random.sample(others, min(len(others), MAX_CANDIDATES - len(needed)))]
     random.shuffle(candidates)
     position = {candidate: index for index, candidate in enumerate(candidates)}
     return EvaluationSet(
-        name, meta_task, distribution, instruction, candidate_instruction,
+        name,
+        meta_task,
+        distribution,
+        instruction,
+        candidate_instruction,
         queries=[query for query, _ in drawn],
         relevant=[sorted(position[candidate] for candidate in relevant) for _, relevant in drawn],
         candidates=candidates,

@@ -21,8 +21,10 @@ def _font(path: Path, size: int) -> ImageFont.FreeTypeFont:
         package = "fonts-noto-color-emoji" if path == COLOUR_FONT else "fonts-symbola"
         raise EmbedlineError(f"{path}: the font is missing", f"Install it with: apt-get install {package}")
     if not features.check("raqm"):
-        raise EmbedlineError("Pillow was built without Raqm, so emoji sequences cannot be drawn",
-                             "Install Pillow's wheel from PyPI: pip install --force-reinstall pillow")
+        raise EmbedlineError(
+            "Pillow was built without Raqm, so emoji sequences cannot be drawn",
+            "Install Pillow's wheel from PyPI: pip install --force-reinstall pillow",
+        )
     return ImageFont.truetype(str(path), size, layout_engine=ImageFont.Layout.RAQM)
 
 
@@ -57,7 +59,9 @@ def _fit(canvas: Image.Image, size: int) -> Image.Image:
         return Image.new("RGBA", (size, size))
     glyph = canvas.crop(box)
     scale = size / max(glyph.size)
-    glyph = glyph.resize((max(1, round(glyph.width * scale)), max(1, round(glyph.height * scale))), Image.Resampling.BILINEAR)
+    glyph = glyph.resize(
+        (max(1, round(glyph.width * scale)), max(1, round(glyph.height * scale))), Image.Resampling.BILINEAR
+    )
     picture = Image.new("RGBA", (size, size))
     picture.paste(glyph, ((size - glyph.width) // 2, (size - glyph.height) // 2))
     return picture

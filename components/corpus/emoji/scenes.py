@@ -4,6 +4,7 @@ from __future__ import annotations
 
 from collections.abc import Iterator, Sequence
 from dataclasses import dataclass
+from itertools import pairwise
 from random import Random
 
 from PIL import Image
@@ -48,7 +49,7 @@ class Scene:
 def compose(
     emoji: Sequence[Emoji], pictures: dict[Emoji, Image.Image], count: int, size: int, prefix: str, random: Random
 ) -> Iterator[Scene]:
-    """Yields `count` scenes of `(size, size)` RGB pixels, one third each: one thing, copies of one, a row of several."""
+    """Yields `count` scenes of `(size, size)` RGB pixels, in turn of one thing, copies of one, a row of several."""
     for number in range(count):
         kind = KINDS[number % len(KINDS)]
         colour = random.choice(list(COLOURS))
@@ -65,8 +66,12 @@ def compose(
             scaled = pictures[thing].resize((side, side), Image.Resampling.BILINEAR)
             canvas.paste(scaled, box[:2], scaled)
             boxes.append((thing, box))
-        yield Scene(f"{prefix}-{number:04d}", canvas, tuple(_questions(kind, things, colour)),
-                    () if kind == "copies" else tuple(boxes))
+        yield Scene(
+            f"{prefix}-{number:04d}",
+            canvas,
+            tuple(_questions(kind, things, colour)),
+            () if kind == "copies" else tuple(boxes),
+        )
 
 
 def _place(kind: str, cell: int, things: int, size: int, random: Random) -> tuple[int, int, int, int]:
@@ -89,5 +94,5 @@ def _questions(kind: str, things: Sequence[Emoji], colour: str) -> Iterator[Ques
         yield Question("count", f"How many times does the picture show: {name}?", NUMBERS[len(things) - 1])
         yield Question("colour", f"What colour is the ground behind the {name}?", colour)
     else:
-        for left, right in zip(things, things[1:], strict=False):
+        for left, right in pairwise(things):
             yield Question("left", f"What is directly to the left of the {right.name}?", left.name)

@@ -67,7 +67,7 @@ class Inventory:
         return [emoji for emoji in self.concepts if self.splits.concept(emoji) == split]
 
     def toned_of(self, split: Split, known: bool) -> list[Emoji]:
-        """Emoji with exactly one skin tone: of trained concepts (`known`), withheld for `split`, or of its own concepts."""
+        """Emoji with one skin tone: those of trained concepts (`known`) kept for `split`, or of its own concepts."""
         return [emoji for emoji in self.emoji if len(emoji.skin_tones) == 1 and self._belongs(emoji, split, known)]
 
     @cached_property
@@ -78,14 +78,19 @@ class Inventory:
         for emoji in self.emoji:
             if len(emoji.skin_tones) == 1 and (plain := by_signs.get(emoji.concept)):
                 found.append(Change(plain, f"with {emoji.skin_tones[0]}", emoji))
-            if emoji.neutral != emoji.concept and emoji.gender and (neutral := by_signs.get(emoji.neutral + emoji.skin_tones)):
+            neutral = by_signs.get(emoji.neutral + emoji.skin_tones)
+            if emoji.gender and neutral and neutral != emoji:
                 found.append(Change(neutral, f"as a {emoji.gender}", emoji))
         return found
 
     def changes_of(self, split: Split, known: bool) -> list[Change]:
         """Changes whose result belongs to `split`, as in `toned_of`; trained changes start from trained pictures."""
-        return [change for change in self.changes
-                if self._belongs(change.after, split, known) and (split != "train" or self._belongs(change.before, split, known))]
+        return [
+            change
+            for change in self.changes
+            if self._belongs(change.after, split, known)
+            and (split != "train" or self._belongs(change.before, split, known))
+        ]
 
     def _belongs(self, emoji: Emoji, split: Split, known: bool) -> bool:
         concept = self.splits.concept(emoji)
@@ -103,7 +108,11 @@ class Inventory:
         if self.splits.concept(emoji) != "train":
             return words if split == self.splits.concept(emoji) else []
         owner = self.splits.withheld("keywords", emoji.concept) if len(words) >= 4 else "train"
-        asked = set(Random(f"{self.splits.seed}:{emoji.code}").sample(words, len(words) // 2)) if owner != "train" else set()
+        asked = (
+            set(Random(f"{self.splits.seed}:{emoji.code}").sample(words, len(words) // 2))
+            if owner != "train"
+            else set()
+        )
         if split == "train":
             return [word for word in words if word not in asked]
         return [word for word in words if word in asked] if split == owner else []
@@ -115,4 +124,3 @@ class Inventory:
             for word in self.annotations["en"].keywords_of(emoji):
                 owners[word].add(emoji)
         return owners
-

@@ -42,20 +42,34 @@ def training_tables(inventory: Inventory, scenes: Sequence[Scene], languages: Se
         "Group": _table("Group", [(pictures[emoji], (emoji.group, "")) for emoji in known]),
         "Subgroup": _table("Subgroup", [(pictures[emoji], (label(emoji.subgroup), "")) for emoji in known]),
         "SkinTone": _table("SkinTone", [(pictures[emoji], (emoji.skin_tones[0], "")) for emoji in toned]),
-        "Composed": _table("Composed", [
-            ((change.text, picture(change.before)), ("", picture(change.after)))
-            for change in inventory.changes_of("train", known=True)
-        ], PICTURE),
-        "Grounding": _table("Grounding", [
-            ((emoji.name, scene_picture(scene)), ("", crop(scene, emoji)))
-            for scene in scenes for emoji, _ in scene.boxes
-        ], CROP),
+        "Composed": _table(
+            "Composed",
+            [
+                ((change.text, picture(change.before)), ("", picture(change.after)))
+                for change in inventory.changes_of("train", known=True)
+            ],
+            PICTURE,
+        ),
+        "Grounding": _table(
+            "Grounding",
+            [
+                ((emoji.name, scene_picture(scene)), ("", crop(scene, emoji)))
+                for scene in scenes
+                for emoji, _ in scene.boxes
+            ],
+            CROP,
+        ),
     }
     for skill, task in SKILLS.items():
-        tables[task] = _table("Question", [
-            ((question.text, scene_picture(scene)), (question.answer, ""))
-            for scene in scenes for question in scene.questions if question.skill == skill
-        ])
+        tables[task] = _table(
+            "Question",
+            [
+                ((question.text, scene_picture(scene)), (question.answer, ""))
+                for scene in scenes
+                for question in scene.questions
+                if question.skill == skill
+            ],
+        )
     return {task: table for task, table in tables.items() if table.num_rows}
 
 
@@ -67,7 +81,11 @@ def _keyword_rows(inventory: Inventory, known: Sequence[Emoji]) -> Iterable[tupl
     for emoji in known:
         words = inventory.keywords(emoji, "train")
         random = Random(f"{inventory.splits.seed}:keywords:{emoji.code}")
-        sets = {tuple(random.sample(words, random.randint(1, len(words)))) for _ in range(KEYWORD_SETS)} if words else set()
+        sets = (
+            {tuple(random.sample(words, random.randint(1, len(words)))) for _ in range(KEYWORD_SETS)}
+            if words
+            else set()
+        )
         for chosen in sorted(sets):
             yield (", ".join(chosen), ""), ("", picture(emoji))
 
@@ -84,13 +102,15 @@ def _table(instruction: str, rows: Iterable[tuple[Part, Part]], positive_instruc
     pairs = list(rows)
     queries, positives = ([pair[side] for pair in pairs] for side in (0, 1))
     empty = pa.array([""] * len(queries))
-    return pa.table({
-        "qry_inst": pa.array([INSTRUCTIONS[instruction]] * len(queries)),
-        "qry": pa.array([text for text, _ in queries]),
-        "qry_image_path": pa.array([image for _, image in queries]),
-        "pos_inst": pa.array([positive_instruction] * len(queries)),
-        "pos_text": pa.array([text for text, _ in positives]),
-        "pos_image_path": pa.array([image for _, image in positives]),
-        "neg_text": empty,
-        "neg_image_path": empty,
-    })
+    return pa.table(
+        {
+            "qry_inst": pa.array([INSTRUCTIONS[instruction]] * len(queries)),
+            "qry": pa.array([text for text, _ in queries]),
+            "qry_image_path": pa.array([image for _, image in queries]),
+            "pos_inst": pa.array([positive_instruction] * len(queries)),
+            "pos_text": pa.array([text for text, _ in positives]),
+            "pos_image_path": pa.array([image for _, image in positives]),
+            "neg_text": empty,
+            "neg_image_path": empty,
+        }
+    )

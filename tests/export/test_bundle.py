@@ -1,0 +1,123 @@
+"""The bundle: complete, reproducible, and able to answer without anything of this project."""
+
+from __future__ import annotations
+
+import json
+import os
+import subprocess
+import sys
+from collections.abc import Callable
+from pathlib import Path
+
+import numpy as np
+import pytest
+
+from components.embedder import OnnxEmbedder
+from components.embedder.runtime import Runtime
+from components.export import package, read_bundle, read_examples, served_fingerprint
+from tests.export.conftest import SERVING
+
+Packaged = Callable[[str], Path]
+ALONE = """
+import json, sys
+import numpy
+sys.path.insert(0, "version")
+from pathlib import Path
+from runtime import Runtime
+bundle = json.loads(Path("bundle.json").read_text())
+columns = [[example[part] for example in bundle["examples"]] for part in ("text", "image", "instruction")]
+vectors = Runtime(Path("version"), threads=1).encode(*columns)
+cosine = float((vectors * numpy.load(bundle["expected"])).sum(axis=1).min())
+foreign = sorted({"torch", "transformers", "onnx", "components", "sentence_transformers"} & set(sys.modules))
+print(json.dumps({"cosine": cosine, "foreign": foreign}))
+"""
+
+
+def content(folder: Path) -> dict[str, bytes]:
+    return {path.relative_to(folder).as_posix(): path.read_bytes() for path in folder.rglob("*") if path.is_file()}
+
+
+def test_the_bundle_holds_what_a_server_needs(packaged: Packaged) -> None:
+    files = content(packaged("bundle"))
+    version = {"model.py", "runtime.py", "embedder.json", "text.onnx", "image.onnx", "tokenizer.json"}
+    assert {name for name in files if name.startswith("version/")} == {f"version/{name}" for name in version}
+    assert {"bundle.json", "config.pbtxt", "examples.npy", "reference.npz", "model_card.md"} < set(files)
+    for line in (b"max_batch_size: 32", b'string_value: "1"', b"dims: [ 24 ]", b"dynamic_batching"):
+        assert line in files["config.pbtxt"]
+    assert b"version_policy" not in files["config.pbtxt"]
+
+
+def test_the_same_input_gives_the_same_bytes(packaged: Packaged) -> None:
+    assert content(packaged("one")) == content(packaged("two"))
+
+
+def test_the_bundle_answers_as_expected_without_anything_of_this_project(packaged: Packaged) -> None:
+    bundle = packaged("bundle")
+    environment = {**os.environ, "PYTHONDONTWRITEBYTECODE": "1", "PYTHONSAFEPATH": "1"}
+    answer = subprocess.run(
+        [sys.executable, "-c", ALONE],
+        cwd=bundle,
+        env=environment,
+        capture_output=True,
+        text=True,
+        check=True,
+        timeout=60,
+    )
+    found = json.loads(answer.stdout)
+    assert found["foreign"] == []
+    assert found["cosine"] > 0.9999
+
+
+def test_the_examples_have_every_modality_and_the_vectors_that_are_expected(packaged: Packaged) -> None:
+    bundle = packaged("bundle")
+    examples, expected = read_examples(bundle)
+    kinds = {(item.text is not None, item.image is not None) for item in examples}
+    assert kinds == {(True, False), (False, True), (True, True)}
+    np.testing.assert_allclose(OnnxEmbedder(bundle / "version", threads=1).encode(examples), expected, atol=1e-5)
+
+
+@pytest.mark.parametrize(
+    "name",
+    [
+        "config.pbtxt",
+        "version/model.py",
+        "version/runtime.py",
+        "version/embedder.json",
+        "version/text.onnx",
+        "version/image.onnx",
+        "version/tokenizer.json",
+    ],
+)
+def test_every_served_byte_counts_in_the_fingerprint(packaged: Packaged, name: str) -> None:
+    bundle = packaged("bundle")
+    fingerprint = read_bundle(bundle).fingerprint
+    assert served_fingerprint(bundle) == fingerprint
+    (bundle / name).write_bytes((bundle / name).read_bytes() + b" ")
+    assert served_fingerprint(bundle) != fingerprint
+
+
+def test_what_is_not_served_does_not_count_in_the_fingerprint(onnx: Path, data: Path, packaged: Packaged) -> None:
+    bundle = packaged("bundle")
+    before = read_bundle(bundle).fingerprint
+    assert package(SERVING, onnx, data, bundle, "# Another card").fingerprint == before
+    more_threads = SERVING.model_copy(update={"threads": 2})
+    assert package(more_threads, onnx, data, bundle, "# Another card").fingerprint != before
+
+
+def test_the_reference_window_is_what_the_shipped_model_sees(packaged: Packaged) -> None:
+    bundle = packaged("bundle")
+    with np.load(bundle / "reference.npz") as window:
+        assert window["vectors"].shape == (10, 24)
+        assert set(window["tasks"]) == {"Name"}
+        assert set(window["modalities"]) == {"text"}
+        np.testing.assert_allclose(window["norms"], 1, rtol=1e-5)
+        assert ((window["top1"] > -1) & (window["top1"] <= 1 + 1e-6)).all()
+
+
+def test_pictures_that_are_not_files_can_be_encoded(packaged: Packaged) -> None:
+    from PIL import Image
+
+    runtime = Runtime(packaged("bundle") / "version", threads=1)
+    picture = Image.new("RGB", (20, 30), "red")
+    one, other = runtime.encode([None, None], [picture, picture.copy()], [None, None])
+    np.testing.assert_array_equal(one, other)

@@ -1,0 +1,134 @@
+"""The exported graphs answer as the model does, alone and in any company; what does not is refused."""
+
+from __future__ import annotations
+
+import json
+from dataclasses import replace
+from pathlib import Path
+
+import numpy as np
+import onnx as onnx_format
+import pytest
+from PIL import Image
+
+from components.corpus import Item
+from components.embedder import OnnxEmbedder, TorchEmbedder
+from components.embedder.dual_encoder import save
+from components.embedder.runtime import Runtime
+from components.errors import Refused
+from components.export.parity import demand, parity
+from components.export.stage import run
+from tests.export.conftest import EXPORT, MAX_TOKENS, WORDS, make_encoder
+
+VARIANTS = ("fp32", "int8")
+
+
+def items(count: int = 24) -> list[Item]:
+    """Texts of 1 to more than `MAX_TOKENS` words, pictures of unequal sizes, both together, with instructions."""
+    noise = np.random.default_rng(7)
+    found = []
+    for number in range(count):
+        text = " ".join(noise.choice(WORDS[2:], 1 + number % (MAX_TOKENS + 4)))
+        picture = Image.fromarray(noise.integers(0, 256, (5, 5, 3), np.uint8)).resize((8 + 7 * number, 60 - number))
+        instruction = "word3 word4" if number % 2 else None
+        found.append((Item(text, None), Item(None, picture), Item(text, picture))[number % 3])
+        found[-1] = replace(found[-1], instruction=instruction)
+    return found
+
+
+@pytest.mark.parametrize(("variant", "least"), [("fp32", 0.999999), ("int8", 0.99)])
+def test_the_graphs_answer_as_torch_does(student: Path, onnx: Path, variant: str, least: float) -> None:
+    found = parity(TorchEmbedder(student), OnnxEmbedder(onnx / variant), items())
+    assert found.minimum >= least
+
+
+@pytest.mark.parametrize("variant", VARIANTS)
+def test_no_neighbour_in_a_batch_changes_a_vector(onnx: Path, variant: str) -> None:
+    embedder, some = OnnxEmbedder(onnx / variant), items()
+    alone = np.concatenate([embedder.encode([item]) for item in some])
+    np.testing.assert_allclose(embedder.encode(some), alone, atol=1e-5)
+    np.testing.assert_allclose(embedder.encode(some[::-1])[::-1], alone, atol=1e-5)
+
+
+@pytest.mark.parametrize("variant", VARIANTS)
+@pytest.mark.parametrize("size", [1, 2, 3, 17, 33])
+def test_any_batch_and_any_length_goes_through_the_graphs(onnx: Path, variant: str, size: int) -> None:
+    runtime = Runtime(onnx / variant, threads=1)
+    for length in (1, 2, 5, MAX_TOKENS):
+        ids = np.full((size, length), 3, np.int64)
+        (vectors,) = runtime.text_session.run(None, {"input_ids": ids, "attention_mask": np.ones_like(ids)})
+        np.testing.assert_allclose(np.linalg.norm(vectors, axis=1), np.ones(size), rtol=1e-5)
+    pixels = np.random.default_rng(0).normal(size=(size, 3, 32, 32)).astype(np.float32)
+    (vectors,) = runtime.image_session.run(None, {"pixel_values": pixels})
+    np.testing.assert_allclose(np.linalg.norm(vectors, axis=1), np.ones(size), rtol=1e-5)
+
+
+def test_what_is_masked_does_not_count(onnx: Path) -> None:
+    session = Runtime(onnx / "fp32", threads=1).text_session
+    ids, mask = np.array([[5, 6, 7, 8]]), np.array([[1, 1, 0, 0]])
+    (short,) = session.run(None, {"input_ids": ids[:, :2], "attention_mask": mask[:, :2]})
+    (masked,) = session.run(None, {"input_ids": ids, "attention_mask": mask})
+    (unmasked,) = session.run(None, {"input_ids": ids, "attention_mask": np.ones_like(ids)})
+    np.testing.assert_allclose(masked, short, atol=1e-6)
+    assert np.abs(unmasked - short).max() > 0.01
+
+
+def test_int8_weighs_less_and_its_convolutions_are_quantised(onnx: Path) -> None:
+    sizes = {variant: (onnx / variant / "text.onnx").stat().st_size for variant in VARIANTS}
+    assert sizes["int8"] < sizes["fp32"] / 1.5
+    graph = onnx_format.load(onnx / "int8" / "image.onnx").graph
+    made_by = {output: node.op_type for node in graph.node for output in node.output}
+    assert {made_by[node.input[1]] for node in graph.node if node.op_type == "Conv"} == {"DequantizeLinear"}
+
+
+def test_no_graph_names_a_place_on_the_machine(onnx: Path) -> None:
+    for graph in onnx.rglob("*.onnx"):
+        assert str(Path.cwd()).encode() not in graph.read_bytes()
+
+
+def test_the_weights_of_another_model_are_found_out(student: Path, data: Path, onnx: Path, tmp_path: Path) -> None:
+    save(make_encoder(seed=2), tmp_path / "other")
+    found = parity(TorchEmbedder(tmp_path / "other"), OnnxEmbedder(onnx / "fp32"), items())
+    assert found.minimum < 0.9
+    with pytest.raises(Refused, match="fp32 graphs answer otherwise"):
+        demand(found, "fp32", EXPORT.parity_cosine["fp32"])
+
+
+@pytest.mark.parametrize(
+    "wrong",
+    [
+        {"image_mean": [0.4, 0.5, 0.6]},
+        {"image_std": [0.6, 0.5, 0.4]},
+        {"instruction_weight": 0.0},
+        {"max_tokens": 6},
+    ],
+)
+def test_another_preprocessing_is_found_out(
+    student: Path, onnx: Path, tmp_path: Path, wrong: dict[str, object]
+) -> None:
+    copy = tmp_path / "fp32"
+    copy.mkdir()
+    for file in (onnx / "fp32").iterdir():
+        (copy / file.name).write_bytes(file.read_bytes())
+    description = json.loads((copy / "embedder.json").read_text())
+    (copy / "embedder.json").write_text(json.dumps(description | wrong))
+    found = parity(TorchEmbedder(student), OnnxEmbedder(copy), items())
+    assert found.minimum < EXPORT.parity_cosine["fp32"]
+
+
+def test_the_stage_writes_its_report(onnx: Path) -> None:
+    report = json.loads((onnx / "parity.json").read_text())
+    assert set(report) == {"fp32", "int8"}
+    assert report["fp32"]["minimum"] > 0.9999
+    assert report["int8"]["items"] == 36  # 12 of each modality
+    assert report["int8"]["worst"].keys() <= {"text", "image", "instruction"}
+
+
+def test_a_refused_export_leaves_what_was_there(student: Path, data: Path, tmp_path: Path) -> None:
+    output = tmp_path / "onnx"
+    output.mkdir()
+    (output / "finished").touch()
+    with pytest.raises(Refused, match="int8"):
+        run(EXPORT.model_copy(update={"parity_cosine": {"int8": 1.0}}), student, data, output)
+    assert [path.name for path in tmp_path.iterdir()] == ["onnx"]
+    assert [path.name for path in output.iterdir()] == ["finished"]

@@ -1,0 +1,151 @@
+import json
+from collections.abc import Callable
+from pathlib import Path
+from typing import Any
+
+import jsonschema  # type: ignore[import-untyped]
+import pytest
+import yaml
+from pydantic import ValidationError
+
+from components import config as configuration
+from components.config import parse, read, schema
+from components.errors import UsedWrongly
+
+ROOT = Path(__file__).parents[1]
+PARAMS = ROOT / configuration.PARAMETERS
+Change = Callable[..., dict[str, Any]]
+
+
+@pytest.fixture
+def changed() -> Change:
+    """Makes the content of params.yaml with one key set, or without it."""
+
+    def make(key: str, *value: Any) -> dict[str, Any]:
+        content: dict[str, Any] = json.loads(json.dumps(yaml.safe_load(PARAMS.read_text(encoding="utf-8"))))
+        section = content
+        *path, last = key.split(".")
+        for part in path:
+            section = section[part]
+        if value:
+            section[last] = value[0]
+        else:
+            del section[last]
+        return content
+
+    return make
+
+
+def refusal(content: Any) -> str:
+    with pytest.raises(UsedWrongly) as raised:
+        parse(content)
+    assert raised.value.exit_code == 2 and raised.value.remedy
+    return raised.value.problem
+
+
+def test_the_shipped_file_is_a_configuration() -> None:
+    config = read(PARAMS)
+    assert config.corpus.source == "emoji" and config.teacher.schedule.seed == 0
+    assert parse(config.model_dump()) == config
+    assert len(config.corpus.emoji.trained_languages) + len(config.corpus.emoji.unseen_languages) == 10
+
+
+@pytest.mark.parametrize(
+    ("key", "near"),
+    [
+        ("teacher.schedule.learning_rat", "learning_rate"),
+        ("teacher.image_tower.width", "widths"),
+        ("corpus.emoji.train_scene", "train_scenes"),
+        ("servng", "serving"),
+    ],
+)
+def test_an_unknown_key_is_answered_with_the_nearest(key: str, near: str, changed: Change) -> None:
+    assert refusal(changed(key, 1)) == f"params.yaml: {key}: unknown key; did you mean {near!r}?"
+
+
+def test_an_unknown_key_that_is_near_to_none_gets_no_suggestion(changed: Change) -> None:
+    assert refusal(changed("serving.zzz", 1)) == "params.yaml: serving.zzz: unknown key"
+
+
+@pytest.mark.parametrize(
+    ("key", "value", "said"),
+    [
+        ("teacher.schedule.steps", "many", "should be a valid integer"),
+        ("teacher.schedule.steps", "700", "should be a valid integer"),
+        ("teacher.schedule.steps", 7.5, "should be a valid integer"),
+        ("teacher.schedule.steps", None, "should be a valid integer"),
+        ("corpus.licence", 3, "should be a valid string"),
+        ("teacher.image_tower.widths", 64, "should be a valid list"),
+        ("validation", [1], "should be a valid dictionary"),
+        ("teacher.schedule.steps", 0, "greater than 0"),
+        ("teacher.schedule.batch_size", 1, "greater than or equal to 2"),
+        ("teacher.schedule.temperature", -0.02, "greater than 0"),
+        ("teacher.schedule.temperature", float("nan"), "greater than 0"),
+        ("teacher.schedule.task_weights.Group", -1, "greater than or equal to 0"),
+        ("corpus.eval_share", 1.2, "less than or equal to 1"),
+        ("serving.http_port", 70000, "less than or equal to 65535"),
+        ("corpus.source", "emojis", "'emoji'"),
+        ("teacher.schedule.precision", "float16", "'bfloat16'"),
+        ("promotion.confidence", 1.0, "less than 1"),
+    ],
+)
+def test_a_wrong_value_is_named_with_what_was_found(key: str, value: Any, said: str, changed: Change) -> None:
+    problem = refusal(changed(key, value))
+    assert problem.startswith(f"params.yaml: {key}: ") and said in problem and problem.endswith(f", got {value!r}")
+    assert "\n" not in problem
+
+
+def test_a_missing_key_is_named(changed: Change) -> None:
+    assert refusal(changed("teacher.dimension")) == "params.yaml: teacher.dimension: is missing"
+    assert refusal(changed("serving")) == "params.yaml: serving: is missing"
+
+
+def test_every_wrong_key_is_named_at_once(changed: Change) -> None:
+    content = changed("teacher.dimension", -1)
+    content["corpus"]["nme"] = content["corpus"].pop("name")
+    lines = refusal(content).splitlines()
+    assert len(lines) == 3 and all(
+        any(key in line for line in lines) for key in ("teacher.dimension", "corpus.nme", "corpus.name")
+    )
+
+
+def test_integers_are_taken_where_a_number_is_asked(changed: Change) -> None:
+    assert parse(changed("teacher.schedule.learning_rate", 1)).teacher.schedule.learning_rate == 1.0
+
+
+@pytest.mark.parametrize("content", [b"teacher: [1, 2", b"\xff\xfe\x00", b"a: b: c"])
+def test_what_is_not_yaml_is_refused(content: bytes, tmp_path: Path) -> None:
+    file = tmp_path / "params.yaml"
+    file.write_bytes(content)
+    with pytest.raises(UsedWrongly, match="is not YAML"):
+        read(file)
+
+
+@pytest.mark.parametrize("content", ["", "- teacher", "teacher"])
+def test_what_holds_no_sections_is_refused(content: str, tmp_path: Path) -> None:
+    file = tmp_path / "params.yaml"
+    file.write_text(content)
+    with pytest.raises(UsedWrongly, match=r"params\.yaml: .*valid dictionary"):
+        read(file)
+
+
+def test_a_missing_file_is_named_and_where_to_find_one(tmp_path: Path) -> None:
+    with pytest.raises(UsedWrongly, match=r"params\.yaml: missing") as raised:
+        read(tmp_path / "params.yaml")
+    assert "params.yaml" in raised.value.remedy
+
+
+def test_a_configuration_cannot_be_changed() -> None:
+    config = read(PARAMS)
+    for section, field, value in ((config, "serving", None), (config.teacher.schedule, "steps", 1)):
+        with pytest.raises(ValidationError, match="frozen"):
+            setattr(section, field, value)
+
+
+def test_the_checked_in_schema_is_that_of_the_code_and_fits_the_file(changed: Change) -> None:
+    written = json.loads((ROOT / "params.schema.json").read_text(encoding="utf-8"))
+    assert written == schema(), "write it anew with `json.dumps(schema(), indent=2)`"
+    jsonschema.validate(yaml.safe_load(PARAMS.read_text(encoding="utf-8")), written)
+    for wrong in (changed("teacher.schedule.steps", 0), changed("servng", 1), changed("teacher.dimension")):
+        with pytest.raises(jsonschema.ValidationError):
+            jsonschema.validate(wrong, written)
