@@ -26,7 +26,7 @@ TRACEBACKS = HOME / "logs" / "traceback.log"
 app = typer.Typer(
     no_args_is_help=True, add_completion=False, pretty_exceptions_enable=False, rich_markup_mode="markdown"
 )
-screen = Console()
+screen, errors = Console(), Console(stderr=True)
 Machine = Annotated[bool, typer.Option("--json", help="Print one line of JSON.")]
 
 
@@ -36,10 +36,12 @@ def run(machine: Machine = False) -> None:
 
     Example: `embedline run`
     """
+    from flows.progress import shown
     from flows.retrain import retrain
 
     began = time.monotonic()
-    outcome = retrain()
+    with shown(errors):
+        outcome = retrain()
     seconds = time.monotonic() - began
     if machine:
         say(
@@ -62,8 +64,10 @@ def ingest(machine: Machine = False) -> None:
     """
     from components.corpus import Manifest
     from flows.ingest import ingest as flow
+    from flows.progress import shown
 
-    version = flow()
+    with shown(errors):
+        version = flow()
     manifest = Manifest.read(Path("data"))
     facts = {
         "data": version,

@@ -95,6 +95,7 @@ def run_stages(round_: Run) -> tuple[str, ...]:
 def run_stage(round_: Run, name: str) -> bool:
     """Brings one stage up to date by `dvc repro`; returns whether it ran."""
     logger = get_run_logger()
+    logger.info("started")
     with tracking.stage_run(round_, name) as run:
         return lineage.reproduce(Path(), name, {"MLFLOW_RUN_ID": run.run_id}, logger.info).ran
 
