@@ -66,7 +66,7 @@ def _teacher(config: Config, run: Run) -> None:
 def _embed_teacher(config: Config, run: Run) -> None:
     from components.training import embed_with_teacher
 
-    embed_with_teacher(TEACHER, DATA, EMBEDDINGS)
+    embed_with_teacher(config.teacher, TEACHER, DATA, EMBEDDINGS)
 
 
 def _distill(config: Config, run: Run) -> None:
@@ -137,7 +137,7 @@ def _write_metrics(summary: Mapping[str, Any]) -> None:
 STAGES = {
     "validate": Stage(_validate, ("validation",)),
     "teacher": Stage(_teacher, ("teacher",)),
-    "embed_teacher": Stage(_embed_teacher, ()),
+    "embed_teacher": Stage(_embed_teacher, ("teacher",)),
     "distill": Stage(_distill, ("distillation",)),
     "export": Stage(_export, ("export",)),
     "evaluate": Stage(_evaluate, ("evaluation",)),

@@ -80,7 +80,7 @@ def test_an_unknown_key_that_is_near_to_none_gets_no_suggestion(changed: Change)
         ("teacher.schedule.steps", 0, "greater than 0"),
         ("teacher.schedule.batch_size", 1, "greater than or equal to 2"),
         ("teacher.schedule.temperature", -0.02, "greater than 0"),
-        ("teacher.schedule.temperature", float("nan"), "greater than 0"),
+        ("teacher.schedule.temperature", float("nan"), "finite"),
         ("teacher.schedule.task_weights.Group", -1, "greater than or equal to 0"),
         ("corpus.eval_share", 1.2, "less than or equal to 1"),
         ("serving.http_port", 70000, "less than or equal to 65535"),

@@ -14,6 +14,7 @@ from components.embedder.runtime import Runtime, load_image, pixel_values, sum_o
 
 if TYPE_CHECKING:
     from components.corpus.item import ImageSource, Item
+    from components.embedder.dual_encoder import Precision
 
 Vectors = NDArray[np.float32]
 
@@ -33,11 +34,12 @@ class Embedder(Protocol):
 
 
 class TorchEmbedder:
-    """A sentence-transformers model directory, computed by torch in float32."""
+    """A sentence-transformers model directory, computed by torch; in bfloat16, vectors are near those of float32."""
 
-    def __init__(self, directory: Path, batch_size: int = 256) -> None:
+    def __init__(self, directory: Path, batch_size: int = 256, precision: Precision = "float32") -> None:
         from components.embedder.dual_encoder import load
 
+        self.precision = precision
         self.name = directory.name
         self.encoder = load(directory)
         self.dimension = self.encoder.description.dimension
@@ -51,15 +53,19 @@ class TorchEmbedder:
     def _encode_texts(self, texts: list[str]) -> Vectors:
         import torch
 
-        with torch.inference_mode():
-            vectors: Vectors = self.encoder.embed_text(**self.encoder.tokens(texts)).numpy()
+        from components.embedder.dual_encoder import autocast
+
+        with torch.inference_mode(), autocast(self.precision):
+            vectors: Vectors = self.encoder.embed_text(**self.encoder.tokens(texts)).float().numpy()
         return vectors
 
     def _encode_images(self, images: list[Any]) -> Vectors:
         import torch
 
+        from components.embedder.dual_encoder import autocast
+
         pixels = pixel_values([load_image(image) for image in images], self.encoder.description)
-        with torch.inference_mode():
+        with torch.inference_mode(), autocast(self.precision):
             vectors: Vectors = self.encoder.embed_images(torch.from_numpy(pixels)).numpy()
         return vectors
 

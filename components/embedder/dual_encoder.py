@@ -4,9 +4,10 @@ from __future__ import annotations
 
 import json
 from collections.abc import Sequence
+from contextlib import AbstractContextManager, nullcontext
 from dataclasses import asdict
 from pathlib import Path
-from typing import Any
+from typing import Any, Literal
 
 import torch
 from sentence_transformers import SentenceTransformer
@@ -24,6 +25,7 @@ from transformers import (
 from components.embedder import towers  # noqa: F401  (registers the towers that a model directory may name)
 from components.embedder.runtime import DESCRIPTION, Description, load_image, pixel_values
 
+Precision = Literal["float32", "bfloat16"]
 IMAGE_MEAN = IMAGE_STD = (0.5, 0.5, 0.5)
 
 
@@ -131,6 +133,11 @@ class DualEncoder(InputModule):
             AutoTokenizer.from_pretrained(model_name_or_path),
             Description.read(Path(model_name_or_path)),
         )
+
+
+def autocast(precision: Precision) -> AbstractContextManager[object]:
+    """Returns the context that computes in the precision; weights stay float32."""
+    return torch.autocast("cpu", torch.bfloat16) if precision == "bfloat16" else nullcontext()
 
 
 def assemble(

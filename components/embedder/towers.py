@@ -65,19 +65,20 @@ class ResidualImageModel(PreTrainedModel):
     def __init__(self, config: ResidualImageConfig) -> None:
         super().__init__(config)
         width = config.widths[0]
-        layers: list[nn.Module] = [nn.Conv2d(3, width, config.patch, config.patch), nn.BatchNorm2d(width), nn.ReLU()]
-        for stage, (wider, depth) in enumerate(zip(config.widths, config.depths, strict=True)):
-            for block in range(depth):
-                layers.append(ResidualBlock(width, wider, 2 if stage and not block else 1))
-                width = wider
-        self.layers = nn.Sequential(*layers)
+        self.stem = nn.Sequential(nn.Conv2d(3, width, config.patch, config.patch), nn.BatchNorm2d(width), nn.ReLU())
+        stages = []
+        for number, (wider, depth) in enumerate(zip(config.widths, config.depths, strict=True)):
+            first = ResidualBlock(width, wider, 2 if number else 1)
+            stages.append(nn.Sequential(first, *(ResidualBlock(wider, wider, 1) for _ in range(depth - 1))))
+            width = wider
+        self.stages = nn.Sequential(*stages)
         self.post_init()  # type: ignore[no-untyped-call]
 
     def _init_weights(self, module: nn.Module) -> None:
         """Keeps torch's own initialisation, which suits convolutions followed by normalisation."""
 
     def forward(self, pixel_values: Tensor, **_: Any) -> BaseModelOutputWithPooling:
-        features = self.layers(pixel_values.contiguous(memory_format=torch.channels_last))
+        features = self.stages(self.stem(pixel_values.contiguous(memory_format=torch.channels_last)))
         return BaseModelOutputWithPooling(last_hidden_state=features, pooler_output=features.mean((2, 3)))
 
 

@@ -3,7 +3,6 @@
 from __future__ import annotations
 
 from collections.abc import Callable, Sequence
-from contextlib import AbstractContextManager, nullcontext
 from dataclasses import dataclass
 from itertools import permutations
 
@@ -14,7 +13,7 @@ from torch import Tensor
 from torch.nn import functional
 
 from components.config import Schedule
-from components.embedder.dual_encoder import IMAGE_MEAN, IMAGE_STD, DualEncoder
+from components.embedder.dual_encoder import IMAGE_MEAN, IMAGE_STD, DualEncoder, autocast
 from components.embedder.runtime import Description
 from components.training.augmentation import augment
 from components.training.examples import IMAGE, INSTRUCTION, NONE, TEXT, Examples
@@ -143,7 +142,7 @@ class BatchEncoder:
             pixels = torch.from_numpy(self.pixels[padded.numpy()]).float() / 255
             mirror = ~torch.isin(padded, batch.unmirrored_images)
             pixels = augment(pixels, generator, self.schedule.augmentation, mirror)
-            with precision(self.schedule):
+            with autocast(self.schedule.precision):
                 return self.encoder.embed_images((pixels - self.mean) / self.std)[: len(images)]
 
         vectors = sum_of_parts(positions, self.embed_texts, embed_images, self.encoder.description)
@@ -166,8 +165,3 @@ def sum_of_parts(
             different, where = positions[rows, part].unique(return_inverse=True)
             total = total.index_add(0, rows, weight * embed(different)[where])
     return functional.normalize(total, dim=-1)
-
-
-def precision(schedule: Schedule) -> AbstractContextManager[object]:
-    """Returns the context that computes in the precision of the schedule."""
-    return torch.autocast("cpu", torch.bfloat16) if schedule.precision == "bfloat16" else nullcontext()

@@ -11,7 +11,7 @@ import numpy as np
 import torch
 from numpy.typing import NDArray
 
-from components.embedder.dual_encoder import DualEncoder
+from components.embedder.dual_encoder import DualEncoder, Precision, autocast
 from components.embedder.runtime import load_image, square
 
 CHUNK = 256
@@ -43,13 +43,13 @@ def pixels(images: Sequence[Path], size: int, path: Path) -> NDArray[np.uint8]:
         return cached(path, (len(images), 3, size, size), np.uint8, chunk)
 
 
-def pooled_texts(encoder: DualEncoder, texts: Sequence[str], path: Path) -> NDArray[np.float32]:
+def pooled_texts(encoder: DualEncoder, texts: Sequence[str], path: Path, precision: Precision) -> NDArray[np.float32]:
     """Returns `(n, text width)` float32, memory-mapped from `path`: the text tower's pooled outputs."""
     order = sorted(range(len(texts)), key=lambda row: len(texts[row]))
     width = encoder.model.text_embed_dim
 
     def chunk(start: int, stop: int) -> NDArray[np.float32]:
-        with torch.inference_mode():
+        with torch.inference_mode(), autocast(precision):
             pooled = encoder.pool_text(**encoder.tokens([texts[row] for row in order[start:stop]]))
         return pooled.float().numpy()
 

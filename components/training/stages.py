@@ -30,13 +30,15 @@ def fine_tune(config: Teacher, data: Path, output: Path, checkpoints: Path, repo
     shutil.rmtree(workspace)
 
 
-def embed_with_teacher(teacher: Path, data: Path, output: Path) -> None:
+def embed_with_teacher(config: Teacher, teacher: Path, data: Path, output: Path) -> None:
     """Writes the teacher's vectors of the training set to `output`."""
     from components.training.examples import read_examples
     from components.training.teacher_embeddings import write_teacher_embeddings
 
     with whole(output) as partial:
-        write_teacher_embeddings(TorchEmbedder(teacher), read_examples(data), partial)
+        write_teacher_embeddings(
+            TorchEmbedder(teacher, precision=config.schedule.precision), read_examples(data), partial
+        )
 
 
 def distil(

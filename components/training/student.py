@@ -1,5 +1,6 @@
 """The student: word vectors and a smaller image tower, distilled from the teacher's vectors and similarities.
 
+The image tower starts as the layers of the teacher's tower that it has too (Wu et al., TinyCLIP, 2023).
 The word vectors start as the teacher's vectors of every single token, reduced to their principal components and
 weighted by rank, in the manner of Model2Vec (Tulkens and van Dongen, 2024).
 """
@@ -11,11 +12,11 @@ from pathlib import Path
 
 import numpy as np
 import torch
-from torch import Tensor
+from torch import Tensor, nn
 from torch.nn import functional
 
 from components.config import Distillation
-from components.embedder.dual_encoder import DualEncoder, assemble
+from components.embedder.dual_encoder import DualEncoder, Precision, assemble, autocast
 from components.embedder.towers import ResidualImageConfig, ResidualImageModel, WordVectorsConfig, WordVectorsModel
 from components.training.batch import BatchEncoder, Drawer, sum_of_parts
 from components.training.examples import Examples
@@ -28,9 +29,9 @@ WORD_RATE = 0.5  # word vectors start near their goal
 
 
 def build_student(config: Distillation, teacher: DualEncoder, workspace: Path) -> DualEncoder:
-    """Returns a student that understands words as the teacher does, and whose image tower knows nothing yet."""
+    """Returns a student that starts from what it can take over: the words, and layers of the same shape."""
     torch.manual_seed(config.schedule.seed)
-    vectors = torch.from_numpy(np.array(_token_vectors(teacher, workspace / "tokens.npy")))
+    vectors = torch.from_numpy(np.array(_token_vectors(teacher, workspace / "tokens.npy", config.schedule.precision)))
     words, basis = principal_components(vectors * _rank_weights(len(vectors)), config.text_dimension)
     text_tower = WordVectorsModel(WordVectorsConfig(vocab_size=len(words), hidden_size=config.text_dimension))
     image_tower = ResidualImageModel(ResidualImageConfig(**config.image_tower.model_dump()))
@@ -43,6 +44,8 @@ def build_student(config: Distillation, teacher: DualEncoder, workspace: Path) -
     with torch.no_grad():
         text_tower.embeddings.weight.copy_(words)
         student.model.text_projection.weight.copy_(basis)
+    inherit(image_tower, teacher.model.vision_model)
+    inherit(student.model.visual_projection, teacher.model.visual_projection)
     return student.eval()
 
 
@@ -112,6 +115,15 @@ def train_student(
     return student
 
 
+def inherit(student: nn.Module, teacher: nn.Module) -> None:
+    """Copies the weights that have the same name and shape in both; what the student lacks is left out."""
+    own = student.state_dict()
+    shared = {
+        name: value for name, value in teacher.state_dict().items() if name in own and own[name].shape == value.shape
+    }
+    student.load_state_dict(shared, strict=False)
+
+
 def principal_components(vectors: Tensor, dimension: int) -> tuple[Tensor, Tensor]:
     """Returns `words (n, dimension)` and `basis (width, dimension)` so that `words @ basis.T` is near `vectors`."""
     _, axes = torch.linalg.eigh(vectors.T @ vectors)
@@ -119,7 +131,7 @@ def principal_components(vectors: Tensor, dimension: int) -> tuple[Tensor, Tenso
     return vectors @ basis, basis
 
 
-def _token_vectors(teacher: DualEncoder, path: Path) -> np.ndarray:
+def _token_vectors(teacher: DualEncoder, path: Path, precision: Precision) -> np.ndarray:
     """Returns the teacher's vector of every token of the vocabulary, `(vocabulary, dimension)`; specials are zero.
 
     All but the unknown one: a text of nothing but unknown words must not be the zero vector, which has no direction.
@@ -129,8 +141,8 @@ def _token_vectors(teacher: DualEncoder, path: Path) -> np.ndarray:
 
     def chunk(start: int, stop: int) -> np.ndarray:
         ids = torch.tensor([[start_id, token, end_id] for token in range(start, stop)])
-        with torch.inference_mode():
-            vectors = teacher.embed_text(ids, torch.ones_like(ids)).numpy()
+        with torch.inference_mode(), autocast(precision):
+            vectors = teacher.embed_text(ids, torch.ones_like(ids)).float().numpy()
         vectors[[token - start for token in range(start, stop) if token in specials]] = 0
         return vectors
 

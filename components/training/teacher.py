@@ -51,7 +51,7 @@ def train_teacher(config: Teacher, examples: Examples, workspace: Path, report: 
     """Returns the trained teacher. Features and checkpoints go to `workspace`, from which a killed run goes on."""
     encoder = build_teacher(config)
     schedule = config.schedule
-    pooled = torch.from_numpy(pooled_texts(encoder, examples.texts, workspace / "texts.npy"))
+    pooled = torch.from_numpy(pooled_texts(encoder, examples.texts, workspace / "texts.npy", schedule.precision))
     pictures = pixels(examples.images, config.image_tower.image_size, workspace / "images.npy")
     batches = BatchEncoder(encoder, pictures, lambda texts: encoder.project_text(pooled[texts]), schedule)
 

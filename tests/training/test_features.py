@@ -83,9 +83,9 @@ def test_pooled_texts_come_back_in_the_order_of_the_texts(make_teacher: Callable
         "tad",
         "blue one",
     ]
-    pooled = pooled_texts(encoder, texts, tmp_path / "texts.npy")
+    pooled = pooled_texts(encoder, texts, tmp_path / "texts.npy", "float32")
     with torch.inference_mode():
         alone = torch.cat([encoder.pool_text(**encoder.tokens([text])) for text in texts]).numpy()
     np.testing.assert_allclose(pooled, alone, atol=1e-5)
     assert not np.allclose(pooled, alone[np.argsort([len(text) for text in texts], kind="stable")], atol=1e-2)
-    np.testing.assert_array_equal(pooled_texts(encoder, texts, tmp_path / "texts.npy"), pooled)
+    np.testing.assert_array_equal(pooled_texts(encoder, texts, tmp_path / "texts.npy", "float32"), pooled)
