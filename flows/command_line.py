@@ -36,6 +36,7 @@ def run(machine: Machine = False) -> None:
 
     Example: `embedline run`
     """
+    configuration.read(Path(configuration.PARAMETERS))  # a wrong parameter is told at once, not after Prefect's start
     from flows.progress import shown
     from flows.retrain import retrain
 

@@ -167,6 +167,7 @@ def write_graphs(version: Path) -> None:
         "image_mean": [0.5] * 3,
         "image_std": [0.5] * 3,
         "max_tokens": 16,
+        "instruction_weight": 0.0,
         "matryoshka_dimensions": [2, 4],
     }
     (version / "embedder.json").write_text(json.dumps(description))
