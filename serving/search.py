@@ -83,16 +83,20 @@ def index_key(fingerprint: str, dataset_digest: str) -> str:
 
 
 def named_pictures(data: Path) -> list[Entry]:
-    """Returns the pictures that the data set pairs with a text, each under the rarest of its texts.
+    """Returns the pictures that the data set pairs with a text, each under the text that is most its own.
 
-    A name belongs to one picture and a class label to many, so the rarest text is the one that says most.
+    A name stands beside its picture in several tasks and beside few others; a class label beside many.
     """
-    texts: dict[Path, dict[str, None]] = {}
+    together: dict[Path, Counter[str]] = {}
     uses: Counter[str] = Counter()
-    for one, other in _text_image_pairs(data):
-        texts.setdefault(other, {})[one] = None
-        uses[one] += 1
-    return [Entry(min(names, key=lambda name: uses[name]), str(image)) for image, names in texts.items()]
+    for text, image in _text_image_pairs(data):
+        together.setdefault(image, Counter())[text] += 1
+        uses[text] += 1
+
+    def own(texts: Counter[str]) -> str:
+        return max(texts, key=lambda text: (texts[text] ** 2 / uses[text], texts[text]))
+
+    return [Entry(own(texts), str(image)) for image, texts in together.items()]
 
 
 def _text_image_pairs(data: Path) -> Iterator[tuple[str, Path]]:

@@ -91,13 +91,16 @@ def test_a_missing_picture_fails_the_index_and_leaves_no_file(
     assert not (tmp_path / "index").exists()
 
 
-def test_a_picture_goes_by_its_rarest_text(tmp_path: Path) -> None:
+def test_a_picture_goes_by_the_text_that_is_most_its_own(tmp_path: Path) -> None:
     rows = [
         ("", "cat.png", "Animals", ""),
         ("", "dog.png", "Animals", ""),
         ("a cat", "", "", "cat.png"),
         ("a dog", "", "", "dog.png"),
         ("what is it?", "scene.png", "a cat", ""),
+        ("", "cat.png", "a cat", ""),
+        ("", "dog.png", "a dog", ""),
+        ("pet, whiskers", "", "", "cat.png"),
     ]
     names = ("qry", "qry_image_path", "pos_text", "pos_image_path")
     empty = {"qry_inst": "", "pos_inst": "", "neg_text": "", "neg_image_path": ""}
