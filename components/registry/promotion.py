@@ -19,12 +19,16 @@ HEAD_TAG = "ledger_head"
 
 
 def nominate(tracking: Tracking, version: str, reason: str = "") -> Roles:
-    """Makes a version the challenger. Returns the roles afterwards; a champion stays what it is."""
+    """Makes a version the challenger. Returns the roles afterwards; a champion stays what it is.
+
+    Raises `Refused` for a version that was rolled back: the next scheduled round must not bring it back unseen.
+    """
     with _alone(tracking):
         models.facts(tracking, version)
         before = models.roles(tracking)
         if version in (before["champion"], before["challenger"]):
             return before
+        _refuse_if_rolled_back(tracking, version)
         return _change(tracking, "nominate", version, None, "challenger", before | {"challenger": version}, [], reason)
 
 
@@ -124,6 +128,15 @@ def _require(tracking: Tracking, version: str, quality: Verdict, infrastructure:
         raise Refused(f"the verdicts are about another model than version {version}", "Judge this version.")
     if quality.against != champion:
         raise Refused("the quality verdict is not against the present champion", "Compare with the champion of now.")
+
+
+def _refuse_if_rolled_back(tracking: Tracking, version: str) -> None:
+    for entry in history(tracking):
+        if (entry.action, entry.state) == ("rollback", "done") and entry.before["champion"] == version:
+            raise Refused(
+                f"version {version} was rolled back on {entry.time}: {entry.reason or 'no reason was given'}",
+                "The champion stays. Change the data or a parameter, so that the next round makes another version.",
+            )
 
 
 def _exists(tracking: Tracking, version: str) -> bool:

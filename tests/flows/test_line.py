@@ -47,6 +47,9 @@ def test_a_round_promotes_and_the_next_repeats_nothing(line: Line) -> None:
     assert line.answer("search", "--image", picture)["hits"][0]["score"] == pytest.approx(1, abs=0.01)
 
     assert line.answer("rollback", "--reason", "test")["champion"] == "1"
+    unchanged = line.call("run")
+    assert unchanged.returncode == 3, "an unchanged round would bring back what was rolled back"
+    assert "was rolled back" in unchanged.stderr
 
     line.change(serving={"max_batch_size": 16}, promotion={"floors": {"overall": 0.99}})
     refused = line.call("run")

@@ -64,6 +64,8 @@ def test_promotion_and_rollback_move_the_roles_and_are_in_the_ledger(line: Line)
     assert promotion.promote(line.tracking, "2", *line.verdicts(2, 1))["champion"] == "2"
     assert promotion.rollback(line.tracking, "too slow") == {"champion": "1", "challenger": None, "previous": None}
     assert models.roles(line.tracking)["champion"] == "1"
+    with pytest.raises(Refused, match=r"version 2 was rolled back on .*: too slow"):
+        promotion.nominate(line.tracking, "2")
     with pytest.raises(UsedWrongly, match="no previous version"):
         promotion.rollback(line.tracking)
     entries = promotion.history(line.tracking)
