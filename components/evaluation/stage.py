@@ -4,12 +4,12 @@ from __future__ import annotations
 
 import functools
 import math
-import shutil
 from collections.abc import Callable, Mapping
 from pathlib import Path
 
 from safetensors import safe_open
 
+from components.artifact import whole
 from components.config import Config
 from components.embedder import Embedder, OnnxEmbedder, TorchEmbedder, fingerprint
 from components.errors import EmbedlineError
@@ -28,19 +28,16 @@ def run(
     `teacher` and `student` are computed by torch, every other directory is an export of the student, computed by ONNX
     Runtime. `output` appears when all are scored. Raises as `evaluate` does.
     """
-    partial = output.with_name(f".{output.name}.partial")
-    shutil.rmtree(partial, ignore_errors=True)
     scores = {}
-    for name, directory in models.items():
-        embedder = _load(name, directory, config.evaluation.batch_size)
-        weights = directory if name in TRAINED else models[STUDENT]
-        scores[name] = evaluate(
-            embedder, name, fingerprint(directory), parameters(weights), data, config.evaluation, cache,
-            functools.partial(report, name),
-        )  # fmt: skip
-        scores[name].write(partial / f"{name}.json")
-    shutil.rmtree(output, ignore_errors=True)
-    partial.rename(output)
+    with whole(output) as partial:
+        for name, directory in models.items():
+            embedder = _load(name, directory, config.evaluation.batch_size)
+            weights = directory if name in TRAINED else models[STUDENT]
+            scores[name] = evaluate(
+                embedder, name, fingerprint(directory), parameters(weights), data, config.evaluation, cache,
+                functools.partial(report, name),
+            )  # fmt: skip
+            scores[name].write(partial / f"{name}.json")
     return scores
 
 
