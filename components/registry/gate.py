@@ -1,11 +1,11 @@
 """The two blessings. Missing evidence refuses; nothing is averaged over what happens to be there.
 
-Quality: the challenger reaches every floor, and, against a champion scored on the same queries, is not worse. The
-queries are paired, so their difficulty cancels; they are resampled within each task, so that no task vanishes.
+Quality: the challenger reaches every floor, and, against a champion scored on the same queries, is not worse, by
+the one comparison of the project (`components/comparison.py`).
 
 * overall: the lower bound of the mean difference over tasks lies above `-margin` (non-inferiority);
 * each task: refused if it dropped by more than `max_task_drop` and the drop is real, by Holm's correction over all
-  tasks (S. Holm 1979, A Simple Sequentially Rejective Multiple Test Procedure): many tasks raise no false alarm.
+  tasks: many tasks raise no false alarm.
 
 Infrastructure: parity with the trained model, and a real server that loaded the version and answered.
 """
@@ -22,6 +22,7 @@ from typing import Any, Literal
 
 import numpy as np
 
+from components import comparison
 from components.config import Promotion
 from components.errors import Refused
 
@@ -85,7 +86,7 @@ def compare(challenger: Scores, champion: Scores | None, config: Promotion, task
     reasons += [f"challenger: {defect}" for defect in _too_many_ties(challenger, config.max_tie_rate)]
     if champion is not None:
         reasons += [f"champion: {defect}" for defect in _defects(champion, tasks)]
-        reasons += _unlike(challenger, champion)
+        reasons = reasons or _incomparable(challenger, champion)
     table: list[dict[str, Any]] = []
     if not reasons:
         reasons = _below_floors(challenger, config.floors)
@@ -123,60 +124,32 @@ def infrastructure(subject: str, checks: Mapping[str, Any], config: Promotion) -
     return Verdict("infrastructure", subject, None, tuple(reasons), table, config.model_dump())
 
 
-def holm(p_values: np.ndarray) -> np.ndarray:
-    """Returns the p-values adjusted for the number of tests, in the same order."""
-    order = np.argsort(p_values)
-    adjusted = np.empty_like(p_values)
-    adjusted[order] = np.minimum(np.maximum.accumulate(p_values[order] * np.arange(len(order), 0, -1)), 1)
-    return adjusted
-
-
-def resampled_means(values: np.ndarray, samples: int, generator: np.random.Generator) -> np.ndarray:
-    """Returns `(samples,)` bootstrap means of `values`.
-
-    Drawing how often each different value occurs is the same bootstrap in memory that does not grow with the queries.
-    """
-    different, counts = np.unique(values, return_counts=True)
-    drawn = generator.multinomial(len(values), counts / len(values), size=samples)
-    return np.asarray(drawn @ different / len(values))
-
-
 def _paired(challenger: Scores, champion: Scores, config: Promotion) -> tuple[list[dict[str, Any]], list[str]]:
-    names = sorted(challenger["tasks"])
-    ours, theirs = (
-        [np.asarray(scores["tasks"][name]["hits"], float) for name in names] for scores in (challenger, champion)
-    )
-    differences = [our - their for our, their in zip(ours, theirs, strict=True)]
-    generator = np.random.default_rng(0)
-    means = np.stack([resampled_means(difference, config.bootstrap_samples, generator) for difference in differences])
-    p_values = holm((1 + (means >= 0).sum(axis=1)) / (1 + config.bootstrap_samples))
-    overall = means.mean(axis=0)
-    table = [_row("overall", challenger["aggregates"]["overall"], champion["aggregates"]["overall"], overall, config)]
+    both_bounds = 2 * config.confidence - 1  # each bound of this interval is a one-sided one of the wanted confidence
+    found = comparison.compare(challenger, champion, config.bootstrap_samples, both_bounds)
+    table = [_row(found.overall), *({**_row(task), "p_worse": task.p_worse_holm} for task in found.tasks)]
     reasons = []
-    if (lower := table[0]["lower"]) < -config.margin:
+    if (lower := found.overall.lower) < -config.margin:
         reasons.append(
-            f"overall: may be worse by {-lower:.4f} ({config.confidence:.0%} bound of {table[0]['difference']:+.4f}); "
-            f"the margin is {config.margin}"
+            f"overall: may be worse by {-lower:.4f} ({config.confidence:.0%} bound of "
+            f"{found.overall.difference:+.4f}); the margin is {config.margin}"
         )
-    for index, name in enumerate(names):
-        row = _row(name, ours[index].mean(), theirs[index].mean(), means[index], config)
-        row["p_worse"] = float(p_values[index])
-        table.append(row)
-        if row["difference"] < -config.max_task_drop and p_values[index] <= 1 - config.confidence:
-            drop = f"dropped by {-row['difference']:.4f} (p {p_values[index]:.4f})"
-            reasons.append(f"{name}: {drop}; at most {config.max_task_drop}")
+    reasons += [
+        f"{task.name}: dropped by {-task.difference:.4f} (p {task.p_worse_holm:.4f}); at most {config.max_task_drop}"
+        for task in found.tasks
+        if task.difference < -config.max_task_drop and task.p_worse_holm <= 1 - config.confidence
+    ]
     return table, reasons
 
 
-def _row(name: str, challenger: float, champion: float, means: np.ndarray, config: Promotion) -> dict[str, Any]:
-    lower, upper = np.quantile(means, [1 - config.confidence, config.confidence])
+def _row(found: comparison.Difference) -> dict[str, Any]:
     return {
-        "name": name,
-        "challenger": float(challenger),
-        "champion": float(champion),
-        "difference": float(challenger - champion),
-        "lower": float(lower),
-        "upper": float(upper),
+        "name": found.name,
+        "challenger": found.ours,
+        "champion": found.theirs,
+        "difference": found.difference,
+        "lower": found.lower,
+        "upper": found.upper,
     }
 
 
@@ -199,24 +172,25 @@ def _defects(scores: Scores, tasks: Collection[str]) -> list[str]:
 
 
 def _task_defect(task: Mapping[str, Any]) -> str | None:
-    hits = np.asarray(task.get("hits", ()), float)
-    if not all(_is_finite(task.get(key)) for key in ("score", "tie_rate")) or not np.isfinite(hits).all():
-        return "a score, tie rate or hit is missing or not finite"
-    if not len(hits) or len(hits) != task.get("queries"):
-        return f"{len(hits)} hits for {task.get('queries')} queries"
-    if hits.min() < 0 or hits.max() > 1:
-        return "a hit lies outside 0 to 1"
-    if abs(hits.mean() - task["score"]) > ROUNDING:
-        return f"the score {task['score']:.6f} is not the mean of the hits, {hits.mean():.6f}"
+    if not all(_is_finite(task.get(key)) for key in ("score", "tie_rate")):
+        return "the score or tie rate is missing or not finite"
+    if defect := comparison.values_defect(task):
+        return defect
+    values = np.asarray(task["values"], float)
+    if values.min() < 0 or values.max() > 1:
+        return "a value lies outside 0 to 1"
+    if abs(values.mean() - task["score"]) > ROUNDING:
+        return f"the score {task['score']:.6f} is not the mean of the values, {values.mean():.6f}"
     return None
 
 
 def _aggregate_defects(aggregates: Mapping[str, Any], tasks: list[Mapping[str, Any]]) -> list[str]:
-    """Every aggregate must be the plain mean over all tasks of its group."""
+    """Every aggregate must be the plain mean over all tasks of its group; one modality is no group beside overall."""
     groups: dict[str, list[float]] = {"overall": [task["score"] for task in tasks]}
+    modalities = ("modality",) if len({task.get("modality") for task in tasks}) > 1 else ()
     for task in tasks:
-        for key in ("distribution", "meta_task"):
-            groups.setdefault(task[key], []).append(task["score"])
+        for group in filter(None, map(task.get, ("distribution", "meta_task", *modalities))):
+            groups.setdefault(group, []).append(task["score"])
     return [
         f"aggregate {name}: {aggregates.get(name)} is not the mean of its tasks, {np.mean(values):.6f}"
         for name, values in groups.items()
@@ -233,22 +207,11 @@ def _too_many_ties(scores: Scores, limit: float) -> list[str]:
     ]
 
 
-def _unlike(challenger: Scores, champion: Scores) -> list[str]:
-    """Two score files compare only if the same scorer asked both models the same questions."""
+def _incomparable(challenger: Scores, champion: Scores) -> list[str]:
     reasons = [
-        f"{label} differs: {challenger.get(key)} and {champion.get(key)}; score the champion again on the present data"
-        for key, label in (("dataset_digest", "the data set"), ("scorer", "the scorer"), ("prompts", "the prompts"))
-        if challenger.get(key) != champion.get(key)
+        f"{reason}; score the champion again on the present data" for reason in comparison.unlike(challenger, champion)
     ]
-    ours_by_name, theirs_by_name = challenger.get("tasks", {}), champion.get("tasks", {})
-    both = {name: (task, theirs_by_name[name]) for name, task in ours_by_name.items() if name in theirs_by_name}
-    reasons += [
-        f"{name}: {key} differ: {ours.get(key)} and {theirs.get(key)}"
-        for name, (ours, theirs) in sorted(both.items())
-        for key in ("queries", "candidates", "metric")
-        if ours.get(key) != theirs.get(key)
-    ]
-    if (paired := sum(ours.get("queries", 0) for ours, _ in both.values())) < MIN_PAIRED_QUERIES:
+    if (paired := sum(task["queries"] for task in challenger["tasks"].values())) < MIN_PAIRED_QUERIES:
         reasons.append(f"{paired} paired queries are too few to compare; at least {MIN_PAIRED_QUERIES}")
     return reasons
 

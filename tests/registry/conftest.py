@@ -80,16 +80,17 @@ def make_scores() -> MakeScores:
     def make(fingerprint: str, share: float = 0.5, **shares: float) -> dict[str, Any]:
         tasks = {}
         for name, (meta_task, distribution) in TASKS.items():
-            hits = (np.arange(QUERIES) < round(shares.get(name, share) * QUERIES)).astype(float)
+            values = (np.arange(QUERIES) < round(shares.get(name, share) * QUERIES)).astype(float)
             tasks[name] = {
+                "modality": "image",
                 "meta_task": meta_task,
                 "distribution": distribution,
                 "metric": "hit@1",
-                "score": float(hits.mean()),
+                "score": float(values.mean()),
                 "queries": QUERIES,
                 "candidates": 100,
                 "tie_rate": 0.0,
-                "hits": hits.tolist(),
+                "values": values.tolist(),
             }
         return {
             "model": {"name": "onnx-int8", "fingerprint": fingerprint, "dimension": DIMENSION, "parameters": 1000},

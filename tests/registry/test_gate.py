@@ -7,9 +7,8 @@ import numpy as np
 import pytest
 
 from components.config import Promotion
-from components.errors import Refused
+from components.errors import Refused, UsedWrongly
 from components.registry import compare, infrastructure
-from components.registry.gate import holm, resampled_means
 
 TASKS = ("names", "groups", "counts", "crops")
 MakeScores = Callable[..., dict[str, Any]]
@@ -59,16 +58,16 @@ def test_one_task_that_drops_is_refused_though_the_others_make_up_for_it(
 def test_a_large_drop_that_may_be_chance_is_no_reason(make_scores: MakeScores, promotion_config: Promotion) -> None:
     """The same drop of 6 points, once on the same few queries and once with many answers changed both ways."""
     champion, challenger = make_scores("old", 0.5), make_scores("new", 0.7)
-    hits = np.roll(champion["tasks"]["counts"]["hits"], 95)
-    hits[np.flatnonzero(hits)[:12]] = 0
-    replace_hits(challenger, "counts", hits)
+    values = np.roll(champion["tasks"]["counts"]["values"], 95)
+    values[np.flatnonzero(values)[:12]] = 0
+    replace_values(challenger, "counts", values)
     noisy = compare(challenger, champion, promotion_config, TASKS)
     assert row(noisy, "counts")["difference"] == pytest.approx(-0.06) and noisy.passed, noisy.reasons
     clear = compare(make_scores("new", 0.7, counts=0.44), champion, promotion_config, TASKS)
     assert row(clear, "counts")["difference"] == pytest.approx(-0.06) and not clear.passed
 
 
-def test_constant_hits_are_judged_without_a_warning(make_scores: MakeScores, promotion_config: Promotion) -> None:
+def test_constant_values_are_judged_without_a_warning(make_scores: MakeScores, promotion_config: Promotion) -> None:
     assert compare(make_scores("new", 1.0), make_scores("old", 1.0), promotion_config, TASKS).passed
     assert not compare(make_scores("new", 0.0), make_scores("old", 1.0), promotion_config, TASKS).passed
 
@@ -81,15 +80,17 @@ def test_constant_hits_are_judged_without_a_warning(make_scores: MakeScores, pro
         (lambda s: s.update(tasks={}), "no task was scored"),
         (lambda s: s.update(dataset_digest="data-2"), "the data set differs"),
         (lambda s: s.update(scorer="2"), "the scorer differs"),
-        (lambda s: s.update(prompts="prompts-2"), "the prompts differs"),
+        (lambda s: s.update(prompts="prompts-2"), "the prompts differ"),
         (lambda s: s.pop("dataset_digest"), "dataset_digest is missing"),
         (
             lambda s: s["tasks"]["names"].update(score=math.nan),
-            "names: a score, tie rate or hit is missing or not finite",
+            "names: the score or tie rate is missing or not finite",
         ),
-        (lambda s: s["tasks"]["names"]["hits"].__setitem__(0, math.inf), "names: a score, tie rate or hit is"),
-        (lambda s: s["tasks"]["names"].update(score=0.8), "names: the score 0.800000 is not the mean of the hits"),
-        (lambda s: s["tasks"]["names"]["hits"].pop(), "names: 199 hits for 200 queries"),
+        (lambda s: s["tasks"]["names"]["values"].__setitem__(0, math.inf), "names: a value is not finite"),
+        (lambda s: s["tasks"]["names"].update(score=0.8), "names: the score 0.800000 is not the mean of the values"),
+        (lambda s: s["tasks"]["names"]["values"].pop(), "names: 199 values for 200 queries"),
+        (lambda s: s["tasks"]["names"].pop("values"), "names: 0 values for 200 queries"),
+        (lambda s: s["tasks"]["names"]["values"].__setitem__(0, 2), "names: a value lies outside 0 to 1"),
         (lambda s: s["tasks"]["names"].update(tie_rate=0.2), "names: 20.0% of the queries are ties"),
         (lambda s: s["tasks"]["names"].update(candidates=7), "names: candidates differ: 7 and 100"),
         (lambda s: s["aggregates"].update(overall=0.8), "aggregate overall: 0.8 is not the mean"),
@@ -114,6 +115,31 @@ def test_a_champion_without_sound_scores_refuses_too(make_scores: MakeScores, pr
     assert "champion: names: was not scored" in compare(make_scores("new"), champion, promotion_config, TASKS).reasons
 
 
+def test_a_file_of_several_modalities_must_have_the_mean_of_each(
+    make_scores: MakeScores, promotion_config: Promotion
+) -> None:
+    """Also some sets, such as documents, are neither IND nor OOD: they count overall and in their other groups."""
+    scores = make_scores("new", 0.5, names=0.8)
+    scores["tasks"]["names"] |= {"modality": "visdoc", "distribution": None}
+    scores["aggregates"]["IND"] = 0.5
+    (reason_image, reason_visdoc) = compare(scores, None, promotion_config, TASKS).reasons
+    assert "aggregate visdoc: None is not the mean of its tasks, 0.800000" in reason_visdoc
+    assert "aggregate image: None is not the mean of its tasks, 0.500000" in reason_image
+    scores["aggregates"] |= {"visdoc": 0.8, "image": 0.5}
+    assert compare(scores, None, promotion_config, TASKS).passed
+
+
+def test_so_few_samples_that_no_drop_could_be_found_are_told(
+    make_scores: MakeScores, promotion_config: Promotion
+) -> None:
+    few = promotion_config.model_copy(update={"bootstrap_samples": 78})
+    with pytest.raises(UsedWrongly, match="78 bootstrap samples are too few to show a difference on 4 sets"):
+        compare(make_scores("new", 0.4), make_scores("old"), few, TASKS)
+    enough = promotion_config.model_copy(update={"bootstrap_samples": 79})
+    verdict = compare(make_scores("new", 0.7, counts=0.3), make_scores("old"), enough, TASKS)
+    assert [reason.split(":")[0] for reason in verdict.reasons] == ["counts"]
+
+
 def test_a_verdict_is_the_same_each_time_and_its_digest_covers_it(
     make_scores: MakeScores, promotion_config: Promotion, tmp_path: Path
 ) -> None:
@@ -121,18 +147,6 @@ def test_a_verdict_is_the_same_each_time_and_its_digest_covers_it(
     assert first == second and first.digest == second.digest
     assert first.digest != compare(make_scores("new", 0.7), make_scores("old"), promotion_config, TASKS).digest
     assert first.write(tmp_path).name == f"{first.digest}.json"
-
-
-def test_holm_adjusts_as_in_the_textbook() -> None:
-    assert holm(np.array([0.04, 0.01, 0.03, 0.005])) == pytest.approx([0.06, 0.03, 0.06, 0.02])
-    assert holm(np.array([0.9, 0.8])) == pytest.approx([1, 1])
-
-
-def test_resampled_means_have_the_spread_of_the_bootstrap() -> None:
-    values = np.random.default_rng(1).choice([-1.0, 0.0, 0.5, 1.0], 400)
-    means = resampled_means(values, 20_000, np.random.default_rng(0))
-    assert means.mean() == pytest.approx(values.mean(), abs=0.002)
-    assert means.std() == pytest.approx(values.std() / 20, rel=0.03)
 
 
 def test_equal_models_are_rarely_refused_and_worse_ones_nearly_always(
@@ -147,8 +161,8 @@ def test_equal_models_are_rarely_refused_and_worse_ones_nearly_always(
             champion, challenger = make_scores("old"), make_scores("new")
             for name in TASKS:
                 hard = generator.random(200)
-                replace_hits(champion, name, (hard + generator.normal(0, 0.02, 200) < 0.5).astype(float))
-                replace_hits(challenger, name, (hard + generator.normal(0, 0.02, 200) < share).astype(float))
+                replace_values(champion, name, (hard + generator.normal(0, 0.02, 200) < 0.5).astype(float))
+                replace_values(challenger, name, (hard + generator.normal(0, 0.02, 200) < share).astype(float))
             passed += compare(challenger, champion, promotion_config, TASKS).passed
         return passed
 
@@ -169,8 +183,8 @@ def test_the_infrastructure_blessing_needs_every_check(promotion_config: Promoti
         assert len(infrastructure("a", CHECKS | {name: value}, promotion_config).reasons) == 1
 
 
-def replace_hits(scores: dict[str, Any], name: str, hits: Any) -> None:
-    scores["tasks"][name] |= {"hits": list(map(float, hits)), "score": float(np.mean(hits))}
+def replace_values(scores: dict[str, Any], name: str, values: Any) -> None:
+    scores["tasks"][name] |= {"values": list(map(float, values)), "score": float(np.mean(values))}
     tasks = scores["tasks"].values()
     scores["aggregates"]["overall"] = float(np.mean([task["score"] for task in tasks]))
     for key in ("meta_task", "distribution"):

@@ -1,0 +1,268 @@
+"""The one comparison of two models: paired over the same queries, per set and overall; gates and reports call it.
+
+Overall is the mean of the sets' differences, whatever their sizes. The queries are paired, so their difficulty cancels.
+
+* Interval, and p that ours is worse: percentile bootstrap of the differences, resampled within each set, so that no set
+  vanishes (B. Efron and R. Tibshirani 1993, An Introduction to the Bootstrap).
+* p that they differ: were the models equal, each difference could as well have the other sign; the share of random
+  signs that give as much (E. Pitman 1937, Significance Tests Which May be Applied to Samples from Any Populations).
+  Where only a handful of queries differ a bootstrap is too sure: good for a gate that guards, not for a claim.
+* McNemar: the same in closed form where every value is 0 or 1 (Q. McNemar 1947, Note on the Sampling Error of the
+  Difference Between Correlated Proportions or Percentages; exact binomial).
+* Holm: many sets raise no false alarm (S. Holm 1979, A Simple Sequentially Rejective Multiple Test Procedure).
+"""
+
+from __future__ import annotations
+
+import math
+from collections.abc import Iterator, Mapping, Sequence
+from dataclasses import dataclass
+from typing import Any, Literal, NamedTuple
+
+import numpy as np
+from numpy.typing import NDArray
+from scipy.special import bdtr
+
+from components.errors import UsedWrongly
+
+Content = Mapping[str, Any]
+"""The content of a score file, or of one task in it."""
+Values = NDArray[np.float64]
+Outcome = Literal["better", "worse", "no difference shown"]
+IDENTITY = (
+    ("dataset_digest", "the data set differs"),
+    ("scorer", "the scorer differs"),
+    ("prompts", "the prompts differ"),
+)
+ROUNDING = 1e-9
+"""Means that differ by less are equal: what separates them is the order of addition."""
+CELLS_PER_BLOCK = 2**22
+
+
+@dataclass(frozen=True)
+class Difference:
+    """One set, or overall: `difference` is `ours - theirs`, `lower` to `upper` its two-sided interval.
+
+    `p_worse` is one-sided, the others two-sided. `mcnemar` is None unless every value is 0 or 1; overall it is that of
+    all queries together, where large sets weigh more. The `_holm` ones are adjusted over the sets that have one;
+    overall is one test and needs none. The verdict needs both `p_different_holm` and the interval.
+    """
+
+    name: str
+    queries: int
+    ours: float
+    theirs: float
+    difference: float
+    lower: float
+    upper: float
+    p_worse: float
+    p_different: float
+    mcnemar: float | None
+    p_worse_holm: float
+    p_different_holm: float
+    mcnemar_holm: float | None
+    verdict: Outcome
+
+
+@dataclass(frozen=True)
+class Comparison:
+    """Two models on the same queries: overall, and each set in the order of the names.
+
+    Where a score file is not of its whole benchmark there is no overall: it is then called `over N sets`.
+    """
+
+    overall: Difference
+    tasks: tuple[Difference, ...]
+    samples: int
+    confidence: float
+
+    def words(self, ours: str, theirs: str) -> str:
+        """Returns the verdict on the models of these names, such as `A is better: +1.2 points overall (0.3 to 2.1)`."""
+        found = self.overall
+        verdict, signed = "no difference shown", (found.difference, found.lower, found.upper)
+        if found.verdict == "better":
+            verdict = f"{ours} is better"
+        elif found.verdict == "worse":
+            verdict, signed = f"{theirs} is better", (-found.difference, -found.upper, -found.lower)
+        difference, lower, upper = (100 * value for value in signed)
+        sentence = f"{verdict}: {difference:+.1f} points {found.name} ({lower:.1f} to {upper:.1f})"
+        for name, outcome in ((ours, "better"), (theirs, "worse")):
+            if count := sum(task.verdict == outcome for task in self.tasks):
+                sentence += f"; {name} is better on {count} of {len(self.tasks)} sets"
+        return sentence
+
+
+def compare(ours: Content, theirs: Content, samples: int, confidence: float) -> Comparison:
+    """Returns how the first of two score files on the same queries differs from the second.
+
+    `samples` are drawn for intervals and p-values, the same ones each time. `confidence` (0 to 1) is that of the
+    intervals; what it leaves is the level of the verdicts. Raises `UsedWrongly` that says why if the files do not
+    compare, or if with so few samples Holm's correction would let no p-value pass, however large the difference.
+    """
+    if reasons := unlike(ours, theirs):
+        remedy = "Score both models on the same data with the same version of this program."
+        raise UsedWrongly("the scores do not compare: " + "\n".join(reasons), remedy)
+    names = sorted(ours["tasks"])
+    if samples < (enough := math.ceil(2 * len(names) / (1 - confidence)) - 1):
+        problem = f"{samples} bootstrap samples are too few to show a difference on {len(names)} sets"
+        raise UsedWrongly(problem, f"Draw at least {enough}, or ask for less confidence.")
+    generators = np.random.default_rng(0), np.random.default_rng(1)
+    sets = [_paired(name, ours["tasks"][name], theirs["tasks"][name], samples, *generators) for name in names]
+    p_by_set = [_p_values(each) for each in sets]
+    holm_by_set = map(_PValues, *(_over_sets(column) for column in zip(*p_by_set, strict=True)))
+    incomplete = any(scores.get(key) for scores in (ours, theirs) for key in ("missing", "extra"))
+    overall = _overall(f"over {len(sets)} sets" if incomplete else "overall", sets)
+    p_overall = _p_values(overall)
+    return Comparison(
+        _difference(overall, p_overall, p_overall, confidence),
+        tuple(_difference(*row, confidence) for row in zip(sets, p_by_set, holm_by_set, strict=True)),
+        samples,
+        confidence,
+    )
+
+
+def unlike(ours: Content, theirs: Content) -> list[str]:
+    """Returns why two score files do not compare: they do if the same scorer asked both models the same questions."""
+    reasons = []
+    for key, differs in IDENTITY:
+        if not (ours.get(key) and theirs.get(key)):
+            reasons.append(f"{key} is missing")
+        elif ours[key] != theirs[key]:
+            reasons.append(f"{differs}: {ours[key]} and {theirs[key]}")
+    our_tasks, their_tasks = ours.get("tasks", {}), theirs.get("tasks", {})
+    reasons += [] if our_tasks or their_tasks else ["no set was scored"]
+    for name in sorted({*our_tasks, *their_tasks}):
+        if name not in our_tasks or name not in their_tasks:
+            reasons.append(f"{name}: was scored for one of the models only")
+            continue
+        our, their = our_tasks[name], their_tasks[name]
+        reasons += [
+            f"{name}: {key} differ: {our.get(key)} and {their.get(key)}"
+            for key in ("queries", "candidates", "metric")
+            if our.get(key) != their.get(key)
+        ]
+        reasons += [f"{name}: {defect}" for defect in map(values_defect, (our, their)) if defect]
+    return reasons
+
+
+def values_defect(task: Content) -> str | None:
+    """Returns what is wrong with the values of the queries of one task in a score file."""
+    values = _values(task)
+    if not len(values) or len(values) != task.get("queries"):
+        return f"{len(values)} values for {task.get('queries')} queries"
+    return None if np.isfinite(values).all() else "a value is not finite"
+
+
+def holm(p_values: Values) -> Values:
+    """Returns the p-values adjusted for the number of tests, in the same order."""
+    order = np.argsort(p_values)
+    adjusted = np.empty_like(p_values)
+    adjusted[order] = np.minimum(np.maximum.accumulate(p_values[order] * np.arange(len(order), 0, -1)), 1)
+    return adjusted
+
+
+def mcnemar(ours: Values, theirs: Values) -> float | None:
+    """Returns the exact two-sided p-value of hits and misses on the same queries; None if a value is neither."""
+    if not np.isin([ours, theirs], (0, 1)).all():
+        return None
+    won, lost = int((ours > theirs).sum()), int((ours < theirs).sum())
+    return min(1.0, 2 * float(bdtr(min(won, lost), won + lost, 0.5)))
+
+
+def resampled_means(values: Values, samples: int, generator: np.random.Generator) -> Values:
+    """Returns `(samples,)` bootstrap means of `values`.
+
+    Drawing how often each different value occurs is the same bootstrap, and cheaper where few values are different.
+    """
+    different, counts = np.unique(values, return_counts=True)
+    shares = counts / len(values)
+    sums = [generator.multinomial(len(values), shares, size=size) @ different for size in _blocks(samples, len(counts))]
+    return np.concatenate(sums) / len(values)
+
+
+def flipped_means(values: Values, samples: int, generator: np.random.Generator) -> Values:
+    """Returns `(samples,)` means of `values` with random signs; draws how many of each different size are positive."""
+    sizes, counts = np.unique(np.abs(values), return_counts=True)
+    positive = (generator.binomial(counts, 0.5, size=(size, len(counts))) for size in _blocks(samples, len(counts)))
+    return np.concatenate([(2 * block - counts) @ sizes for block in positive]) / len(values)
+
+
+class _PValues(NamedTuple):
+    worse: float
+    different: float
+    mcnemar: float | None
+
+
+@dataclass(frozen=True)
+class _Paired:
+    """The values of one set's queries, and the mean differences of the bootstrap and of random signs `(samples,)`."""
+
+    name: str
+    ours: Values
+    theirs: Values
+    means: tuple[float, float]
+    bootstrap: Values
+    chance: Values
+
+
+def _paired(
+    name: str, our: Content, their: Content, samples: int, bootstrap: np.random.Generator, signs: np.random.Generator
+) -> _Paired:
+    ours, theirs = _values(our), _values(their)
+    differences = ours - theirs
+    return _Paired(
+        name, ours, theirs, (float(ours.mean()), float(theirs.mean())),
+        resampled_means(differences, samples, bootstrap), flipped_means(differences, samples, signs),
+    )  # fmt: skip
+
+
+def _overall(name: str, sets: Sequence[_Paired]) -> _Paired:
+    ours, theirs = (np.concatenate([getattr(each, side) for each in sets]) for side in ("ours", "theirs"))
+    our_mean, their_mean = np.mean([each.means for each in sets], axis=0)
+    bootstrap, chance = (np.mean([getattr(each, kind) for each in sets], axis=0) for kind in ("bootstrap", "chance"))
+    return _Paired(name, ours, theirs, (float(our_mean), float(their_mean)), bootstrap, chance)
+
+
+def _p_values(paired: _Paired) -> _PValues:
+    as_far = np.abs(paired.chance) >= abs(paired.means[0] - paired.means[1]) - ROUNDING
+    worse, different = (float(1 + found.sum()) / (1 + len(found)) for found in (paired.bootstrap >= 0, as_far))
+    return _PValues(worse, different, mcnemar(paired.ours, paired.theirs))
+
+
+def _over_sets(p_values: Sequence[float | None]) -> list[float | None]:
+    """Returns the p-values adjusted over those that exist."""
+    adjusted = iter(holm(np.array([p for p in p_values if p is not None])).tolist())
+    return [None if p is None else next(adjusted) for p in p_values]
+
+
+def _difference(paired: _Paired, p: _PValues, adjusted: _PValues, confidence: float) -> Difference:
+    ours, theirs = paired.means
+    lower, upper = np.quantile(paired.bootstrap, [(1 - confidence) / 2, (1 + confidence) / 2])
+    shown = adjusted.different <= 1 - confidence and not lower <= 0 <= upper
+    return Difference(
+        name=paired.name,
+        queries=len(paired.ours),
+        ours=ours,
+        theirs=theirs,
+        difference=ours - theirs,
+        lower=float(lower),
+        upper=float(upper),
+        p_worse=p.worse,
+        p_different=p.different,
+        mcnemar=p.mcnemar,
+        p_worse_holm=adjusted.worse,
+        p_different_holm=adjusted.different,
+        mcnemar_holm=adjusted.mcnemar,
+        verdict="no difference shown" if not shown else "better" if ours > theirs else "worse",
+    )
+
+
+def _values(task: Content) -> Values:
+    return np.asarray(task.get("values", ()), float)
+
+
+def _blocks(samples: int, cells: int) -> Iterator[int]:
+    """Yields how many samples to draw at once, so that memory does not grow with the queries."""
+    size = max(1, CELLS_PER_BLOCK // cells)
+    for start in range(0, samples, size):
+        yield min(size, samples - start)
