@@ -1,10 +1,26 @@
+from typing import NamedTuple
+
 import numpy as np
 import pytest
+from numpy.typing import NDArray
 from sklearn.metrics.pairwise import cosine_similarity
 
 from components.embedder import Vectors
 from components.errors import EmbedlineError
-from components.evaluation import Hits, hit_at_1
+from components.evaluation import Cosine, Ranks, ranks
+from components.evaluation.metrics import values
+from components.evaluation.scoring import Positions, joined, normalised
+
+
+class Hits(NamedTuple):
+    expected: NDArray[np.float64]
+    tied: NDArray[np.bool_]
+
+
+def hit_at_1(vectors: Vectors, queries: Positions, candidates: Positions, relevant: Positions) -> Hits:
+    unit = normalised(vectors)
+    found = ranks(Cosine(unit, unit), queries, candidates, relevant)
+    return Hits(values(found, "hit@1"), found.undecided)
 
 
 def score(queries: list[list[float]], candidates: list[list[float]], relevant: list[list[int]]) -> Hits:
@@ -27,20 +43,20 @@ def test_known_answers() -> None:
 
 
 @pytest.mark.parametrize(
-    ("candidates", "relevant", "expected"),
+    ("candidates", "relevant", "expected", "undecided"),
     [
-        ([[1, 0], [1, 0], [0, 1]], [[0, 0]], 1 / 2),
-        ([[1, 0], [5, 0], [2, 0]], [[0, 2]], 1 / 3),
-        ([[1, 0], [1, 0], [1, 0]], [[0, 0], [0, 2]], 2 / 3),
-        ([[1, 0], [1, 0], [0, 1]], [[0, 0], [0, 1]], 1),
-        ([[1, 0], [1, 0], [0, 1]], [[0, 2]], 0),
+        ([[1, 0], [1, 0], [0, 1]], [[0, 0]], 1 / 2, True),
+        ([[1, 0], [5, 0], [2, 0]], [[0, 2]], 1 / 3, True),
+        ([[1, 0], [1, 0], [1, 0]], [[0, 0], [0, 2]], 2 / 3, True),
+        ([[1, 0], [1, 0], [0, 1]], [[0, 0], [0, 1]], 1, False),
+        ([[1, 0], [1, 0], [0, 1]], [[0, 2]], 0, False),
     ],
 )
 def test_a_tie_is_worth_its_expected_value(
-    candidates: list[list[float]], relevant: list[list[int]], expected: float
+    candidates: list[list[float]], relevant: list[list[int]], expected: float, undecided: bool
 ) -> None:
     hits = score([[1.0, 0.0]], candidates, relevant)
-    assert hits.expected == pytest.approx([expected]) and hits.tied.tolist() == [True]
+    assert hits.expected == pytest.approx([expected]) and hits.tied.tolist() == [undecided]
 
 
 def test_a_tie_of_candidates_that_are_not_the_best_is_none() -> None:
@@ -52,7 +68,7 @@ def test_several_relevant_candidates_are_each_a_hit() -> None:
     assert score([[1.0, 0.0]], [[0, 1], [1, 0.1], [1, 1]], [[0, 0], [0, 1]]).expected.tolist() == [1]
 
 
-@pytest.mark.parametrize("candidates", [1023, 1024, 1025, 3000])
+@pytest.mark.parametrize("candidates", [2047, 2048, 2049, 5000])
 def test_blocks_do_not_show(candidates: int) -> None:
     """More queries and candidates than a block holds; the best candidate and its equal lie in any block.
 
@@ -68,7 +84,8 @@ def test_blocks_do_not_show(candidates: int) -> None:
     relevant = np.stack([np.arange(1100), truth], 1)
     hits = hit_at_1(vectors, places[:1100], places[1100:], np.random.default_rng(3).permutation(relevant))
     assert hits.expected == pytest.approx(top[np.arange(1100), truth] / top.sum(axis=1), abs=1e-12)
-    assert (hits.tied == (top.sum(axis=1) > 1)).all() and hits.tied.any()
+    at_truth = similarities[np.arange(1100), truth][:, None]
+    assert (hits.tied == ((abs(similarities - at_truth) < 1e-12).sum(axis=1) > 1)).all() and hits.tied.any()
 
 
 @pytest.mark.parametrize("rounding", [np.float32, np.float16])
@@ -111,8 +128,44 @@ def test_the_length_of_a_vector_does_not_matter(norm: float) -> None:
 @pytest.mark.parametrize("row", [3, 17])
 def test_a_broken_vector_is_refused_by_name(value: float, defect: str, row: int) -> None:
     vectors = random_unit(20, 4)
-    places, relevant = np.arange(20), np.array([[0, 0]])
-    hit_at_1(vectors, places[:5], places[5:], relevant)
+    normalised(vectors)
     vectors[row] = value
     with pytest.raises(EmbedlineError, match=f"item {row}: the vector {defect}"):
-        hit_at_1(vectors, places[:5], places[5:], relevant, lambda position: f"item {position}")
+        normalised(vectors, lambda position: f"item {position}")
+
+
+def sorted_ranks(vectors: Vectors, queries: Positions, candidates: Positions, relevant: Positions) -> Ranks:
+    """The same by sorting every score, in float64."""
+    scores = np.rint(vectors[queries].astype(float) @ vectors[candidates].astype(float).T * 2**24)
+    query, answer = relevant[np.argsort(relevant[:, 0], kind="stable")].T
+    truth = scores[query, answer][:, None]
+    return Ranks(
+        len(queries), query, np.ones(len(query)), (scores[query] > truth).sum(1), (scores[query] == truth).sum(1)
+    )
+
+
+@pytest.mark.parametrize("spread", [1.0, 1e-3, 1e-5, 1e-7, 0.0])
+def test_what_float32_cannot_tell_is_told_by_the_exact_scores(spread: float) -> None:
+    """From vectors far apart to equal ones; several relevant candidates a query, in any order."""
+    generator = np.random.default_rng(1)
+    vectors = normalised((1 + spread * generator.normal(size=(700, 48))).astype(np.float32))
+    queries, candidates = np.arange(40), np.arange(40, 700)
+    relevant = np.stack([generator.integers(0, 40, 700), generator.integers(0, 660, 700)], 1)
+    relevant = np.unique(np.concatenate([relevant, np.stack([np.arange(40), np.arange(40)], 1)]), axis=0)
+    generator.shuffle(relevant)
+    found = ranks(Cosine(vectors, vectors), queries, candidates, relevant)
+    expected = sorted_ranks(vectors, queries, candidates, relevant)
+    assert sorted(zip(found.query, found.above, found.tied, strict=True)) == sorted(
+        zip(expected.query, expected.above, expected.tied, strict=True)
+    )
+
+
+def test_pools_are_joined_by_the_rows_of_their_queries() -> None:
+    vectors = random_unit(50, 8)
+    similarity = Cosine(vectors, vectors)
+    whole = ranks(similarity, np.arange(6), np.arange(20, 50), np.stack([np.arange(6)] * 2, 1))
+    parts = [
+        (rows, ranks(similarity, rows, np.arange(20, 50), np.stack([np.arange(len(rows)), rows], 1)))
+        for rows in (np.array([4, 0, 2]), np.array([5, 1, 3]))
+    ]
+    assert (values(joined(parts, 6), "mrr@30") == values(whole, "mrr@30")).all()
