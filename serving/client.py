@@ -7,6 +7,7 @@ from collections.abc import Iterable, Iterator, Sequence
 from contextlib import contextmanager
 from functools import cached_property
 from pathlib import Path
+from urllib.parse import urlsplit
 
 import numpy as np
 from geventhttpclient.response import HTTPParseError
@@ -15,6 +16,8 @@ from tritonclient.http import InferenceServerClient, InferInput, InferRequestedO
 from tritonclient.utils import InferenceServerException
 
 from components.corpus.item import Item
+from components.embedder.endpoint import PROBE
+from components.embedder.open import probed_fingerprint
 from components.embedder.runtime import load_image, normalise
 from components.errors import EmbedlineError, UsedWrongly
 
@@ -82,6 +85,20 @@ class TritonEmbedder:
                 "load the version again, or go back to the previous one",
             )
         return normalise(vectors)
+
+
+def open_triton(address: str) -> tuple[TritonEmbedder, str]:
+    """Returns the embedder at `triton://HOST:PORT/MODEL/VERSION` and its fingerprint, made of a probe's vector too.
+
+    Without a version it is the highest served one. Raises `UsedWrongly` if the address is none, `EmbedlineError` if
+    nothing answers there.
+    """
+    place = urlsplit(address)
+    name, _, version = place.path.strip("/").partition("/")
+    if not place.netloc or not (version.isdecimal() or not version):
+        raise UsedWrongly(f"{address}: is no address", "Write it as triton://127.0.0.1:8000/embedder/1.")
+    embedder = TritonEmbedder(place.netloc, name or "embedder", int(version) if version else None)
+    return embedder, probed_fingerprint(embedder.encode([Item(PROBE)]), address)
 
 
 @contextmanager
