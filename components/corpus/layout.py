@@ -1,7 +1,8 @@
 """The files of a data set in MMEB's columns: their schemas, and streaming readers and writers for them.
 
 `train/TASK.parquet` holds pairs, `dev/TASK.parquet` and `eval/TASK.parquet` hold queries, `images/` the pictures;
-image paths are relative to `images/`, and an empty string means "none".
+`multilingual/LANGUAGE.parquet`, where a source has it, holds queries that are the same in every language. Image paths
+are relative to `images/`, and an empty string means "none".
 """
 
 from __future__ import annotations
@@ -19,7 +20,7 @@ import pyarrow.parquet as pq
 from components.corpus.item import Item, Pair, Query
 from components.errors import UsedWrongly
 
-Split = Literal["train", "dev", "eval"]
+Split = Literal["train", "dev", "eval", "multilingual"]
 
 TRAIN_SCHEMA = pa.schema(
     {
@@ -74,7 +75,7 @@ def read_pairs(data: Path, task: str | None = None) -> Iterator[Pair]:
             )
 
 
-def read_queries(data: Path, split: Literal["dev", "eval"], task: str) -> Iterator[Query]:
+def read_queries(data: Path, split: Literal["dev", "eval", "multilingual"], task: str) -> Iterator[Query]:
     """Yields the queries of one task, each with its candidates in the order of the file.
 
     Rows without `label` follow MMEB's convention: candidate 0 is the truth. Items that repeat are shared, so that

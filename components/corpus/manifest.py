@@ -37,15 +37,19 @@ class EvaluationTask(Record):
 
 
 class Tasks(Record):
-    """The number of rows of each training task, and the sets of queries of each other split."""
+    """The number of rows of each training task, and the sets of queries of each other split.
+
+    `multilingual` asks the same in several languages, a set each, by the language's CLDR code.
+    """
 
     train: dict[str, int] = {}
     dev: dict[str, EvaluationTask] = {}
     eval: dict[str, EvaluationTask] = {}
+    multilingual: dict[str, EvaluationTask] = {}
 
     @property
     def rows(self) -> int:
-        queries = (*self.dev.values(), *self.eval.values())
+        queries = (*self.dev.values(), *self.eval.values(), *self.multilingual.values())
         return sum(self.train.values()) + sum(task.rows for task in queries)
 
 

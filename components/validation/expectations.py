@@ -50,7 +50,8 @@ def suites(config: Validation) -> dict[str, list[Expectation]]:
             _zero("labels within range", "wrong_labels", CRITICAL,
                   "each query has a relevant candidate, and labels are positions of candidates"),
             _zero("no leakage", "leaked", CRITICAL,
-                  "no pair of query and positive of dev or eval occurs in an earlier split; images count by bytes"),
+                  "no pair of query and positive of dev occurs in train, and none of eval or multilingual in either; "
+                  "images count by bytes"),
             _between("few duplicates", "duplicate_share", 0, config.max_duplicate_share, CRITICAL,
                      f"at most {duplicates} of a task's rows repeat an earlier one"),
             _between("truth is unambiguous", "ambiguous_share", 0, config.max_duplicate_share, CRITICAL,

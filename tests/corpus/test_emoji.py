@@ -71,6 +71,12 @@ def sets(data: Path) -> dict[tuple[str, str], list[Row]]:
 
 
 @pytest.fixture(scope="session")
+def languages(data: Path) -> dict[str, list[Row]]:
+    """The rows of the multilingual set of every language."""
+    return {language: rows_of(data, "multilingual", language) for language in task_names(data, "multilingual")}
+
+
+@pytest.fixture(scope="session")
 def emoji_of() -> dict[str, Emoji]:
     return {f"emoji/{emoji.code}.png": emoji for emoji in read_emoji()}
 
@@ -195,7 +201,9 @@ def test_pictures_that_look_the_same_would_leak_and_are_left_out(data: Path) -> 
     assert sum((data / "images" / "emoji" / f"{flag.code}.png").exists() for flag in flags) == 1
 
 
-def test_no_training_pair_is_asked_again(train: dict[str, list[Row]], sets: dict[tuple[str, str], list[Row]]) -> None:
+def test_no_training_pair_is_asked_again(
+    train: dict[str, list[Row]], sets: dict[tuple[str, str], list[Row]], languages: dict[str, list[Row]]
+) -> None:
     """Neither in the same direction nor in the other."""
     pairs = {
         frozenset(((row["qry"].casefold(), row["qry_image_path"]), (row["pos_text"].casefold(), row["pos_image_path"])))
@@ -211,7 +219,7 @@ def test_no_training_pair_is_asked_again(train: dict[str, list[Row]], sets: dict
                     ((row["qry_text"].casefold(), row["qry_img_path"]), (pool[label][0].casefold(), pool[label][1]))
                 )
 
-    again = {name: sum(pair in pairs for pair in asked(rows)) for name, rows in sets.items()}
+    again = {name: sum(pair in pairs for pair in asked(rows)) for name, rows in (sets | languages).items()}
     assert not any(again.values()), again
     control = [
         {
@@ -356,6 +364,39 @@ def test_a_translated_name_finds_every_picture_of_that_name(
         assert seen == set(languages)
 
 
+def test_every_language_asks_for_the_same_unseen_pictures_among_the_same_candidates(
+    languages: dict[str, list[Row]],
+    manifest: Manifest,
+    settings: Corpus,
+    emoji_of: dict[str, Emoji],
+    split_of: Callable[[Emoji], str],
+) -> None:
+    english = languages["en"]
+    asked = [image for _, (_, image) in answers(english)]
+    assert len(asked) == len(set(asked)) == len(english) > 300
+    assert {split_of(emoji_of[image]) for _, image in pool_of(english[0])} == {"eval"}
+    for language, rows in languages.items():
+        assert [image for _, (_, image) in answers(rows)] == asked
+        assert all(pool_of(row) == pool_of(english[0]) for row in rows)
+        task = manifest.tasks.multilingual[language]
+        assert (task.rows, task.candidates) == (len(asked), len(pool_of(english[0])))
+    unseen = {language for language, task in manifest.tasks.multilingual.items() if task.distribution == "OOD"}
+    assert unseen == set(settings.emoji.unseen_languages)
+    assert languages.keys() == manifest.tasks.multilingual.keys() == unseen | {"en", *settings.emoji.trained_languages}
+    assert not recognisable_by_position(english)
+
+
+def test_every_language_asks_by_its_own_names(languages: dict[str, list[Row]], emoji_of: dict[str, Emoji]) -> None:
+    for language, rows in languages.items():
+        annotations = read_annotations(language)
+        assert [row["qry_text"] for row in rows] == [
+            annotations.name(emoji_of[image]) for _, (_, image) in answers(rows)
+        ]
+        assert len({row["qry_text"].casefold() for row in rows}) == len(rows)
+    texts = [{row["qry_text"] for row in rows} for rows in languages.values()]
+    assert len(set.intersection(*texts)) < 0.05 * len(texts[0])
+
+
 def test_keywords_find_every_picture_that_has_them_all(
     sets: dict[tuple[str, str], list[Row]], emoji_of: dict[str, Emoji]
 ) -> None:
@@ -473,6 +514,7 @@ def test_a_corpus_without_translations_and_with_one_scene_can_be_built(
     )
     built = ingest(settings.model_copy(update={"emoji": smallest}), tmp_path / "data")
     assert "TranslatedNameToImage" not in built.tasks.train and "HowMany" not in built.tasks.train
+    assert built.tasks.multilingual.keys() == {"en"}
     counts = [
         *built.tasks.train.values(),
         *(task.rows for task in (*built.tasks.dev.values(), *built.tasks.eval.values())),

@@ -5,7 +5,8 @@ import pytest
 from PIL import Image
 from scipy import ndimage
 
-from components.corpus.emoji.characters import Emoji, read_annotations, read_emoji
+from components.corpus.emoji.characters import Annotations, Emoji, read_annotations, read_emoji
+from components.corpus.emoji.evaluation import multilingual_sets
 from components.corpus.emoji.pictures import line_art_picture
 from components.corpus.emoji.scenes import COLOURS, NUMBERS, Scene, compose
 from components.corpus.emoji.splits import Inventory, Splits
@@ -109,6 +110,22 @@ def test_asked_keywords_are_not_trained_ones() -> None:
         assert emoji.name not in set.union(*words.values())
         asked += bool(words["eval"])
     assert asked > 300
+
+
+def test_a_name_that_two_things_share_in_one_language_is_asked_in_none() -> None:
+    things = [Emoji((ord(letter),), "group", "subgroup", letter) for letter in "abcdef"]
+    english = {letter: f"thing {letter}" for letter in "abcdef"}
+    german = {letter: f"Ding {letter}" for letter in "abcde"} | {"b": "Bank", "d": "bank"}
+    inventory = Inventory(
+        things, {"en": Annotations(english, {}), "de": Annotations(german, {})}, Splits(0, 0.0, 1.0, 0.0)
+    )
+    sets = {task.name: task for task in multilingual_sets(inventory, {"en": "IND", "de": "OOD"})}
+    assert sorted(text for text, _ in sets["en"].queries) == ["thing a", "thing c", "thing e"]
+    assert sorted(text for text, _ in sets["de"].queries) == ["Ding a", "Ding c", "Ding e"]
+    assert len(sets["de"].candidates) == 6, "what is not asked for stays among the candidates"
+    assert (sets["en"].candidates, sets["en"].relevant) == (sets["de"].candidates, sets["de"].relevant)
+    alone = next(multilingual_sets(inventory, {"en": "IND"}))
+    assert len(alone.queries) == 6
 
 
 def test_line_art_is_drawn_only_where_the_font_has_the_sign(by_name: dict[str, Emoji]) -> None:

@@ -57,7 +57,7 @@ class DataSet:
         path.write_bytes(content)
 
     def write(self) -> Path:
-        tasks: dict[str, dict[str, Any]] = {"train": {}, "dev": {}, "eval": {}}
+        tasks: dict[str, dict[str, Any]] = {"train": {}, "dev": {}, "eval": {}, "multilingual": {}}
         for name, rows in self.rows.items():
             split, task = name.split("/")
             schema = TRAIN_SCHEMA if split == "train" else EVAL_SCHEMA
@@ -157,6 +157,14 @@ def leak_from_training(data: DataSet) -> None:
 
 def leak_from_dev(data: DataSet) -> None:
     data.rows["eval/Names"][3] = data.rows["dev/Names"][7]
+
+
+def leak_into_a_language(data: DataSet) -> None:
+    data.rows["multilingual/en"] = [*data.rows["eval/Names"][:-1], query("name 5", 5)]
+
+
+def leak_from_dev_into_a_language(data: DataSet) -> None:
+    data.rows["multilingual/en"] = [*data.rows["eval/Names"][:-1], data.rows["dev/Names"][7]]
 
 
 def leak_from_training_prompts(data: DataSet) -> None:
@@ -290,6 +298,8 @@ def unbalance_classes(data: DataSet) -> None:
 DEFECTS: list[tuple[Callable[[DataSet], None], dict[str, str]]] = [
     (leak_from_training, {"no leakage": "critical"}),
     (leak_from_dev, {"no leakage": "critical"}),
+    (leak_into_a_language, {"no leakage": "critical"}),
+    (leak_from_dev_into_a_language, {"no leakage": "critical"}),
     (leak_from_training_prompts, {"no leakage": "critical"}),
     (duplicate_rows, {"few duplicates": "critical"}),
     (duplicate_queries, {"few duplicates": "critical"}),
@@ -349,6 +359,19 @@ def test_trained_pictures_may_be_candidates_and_queries(data: DataSet) -> None:
         row["label"] = [0]
     data.rows["eval/Same picture"] = [query(f"another word {row}", row) for row in range(ROWS)]
     assert "no leakage" not in failed(data)
+
+
+def test_the_languages_may_ask_what_the_evaluation_asks(data: DataSet) -> None:
+    data.rows["multilingual/en"] = list(data.rows["eval/Names"])
+    assert failed(data) == {}
+
+
+def test_a_language_that_the_manifest_does_not_count_is_found(data: DataSet) -> None:
+    data.write()
+    (data.folder / "multilingual").mkdir()
+    shutil.copy(data.folder / "eval/Names.parquet", data.folder / "multilingual/de.parquet")
+    with pytest.raises(DataInvalid, match=r"counts.*multilingual, task de"):
+        run(LIMITS, data.folder, data.folder.parent / "output", data.folder.parent / "failed")
 
 
 def test_several_relevant_candidates_may_be_copies_of_each_other(data: DataSet) -> None:

@@ -13,7 +13,7 @@ from fontTools.ttLib import TTFont
 from PIL import Image
 
 from components.corpus.emoji.characters import CLDR, EMOJI_TEST, Emoji, annotation_files, read_annotations, read_emoji
-from components.corpus.emoji.evaluation import evaluation_sets, line_art
+from components.corpus.emoji.evaluation import EvaluationSet, evaluation_sets, line_art, multilingual_sets
 from components.corpus.emoji.pictures import COLOUR_FONT, LINE_ART_FONT, colour_picture, line_art_picture, on_white
 from components.corpus.emoji.scenes import Scene, compose
 from components.corpus.emoji.splits import Inventory, Splits
@@ -34,13 +34,14 @@ QUICK_COMPRESSION = 1  # PNG: a third larger, three times as fast
 
 
 def build(config: Corpus, directory: Path) -> Built:
-    """Writes `images/`, `train/`, `dev/` and `eval/` below `directory` and returns what they hold.
+    """Writes `images/`, `train/`, `dev/`, `eval/` and `multilingual/` below `directory` and returns what they hold.
 
     The same fonts, Unicode files and seed give the same bytes. Raises `EmbedlineError` that names the Debian
     package of a font or file that is missing.
     """
     settings = config.emoji
-    languages = ["en", *settings.trained_languages, *settings.unseen_languages]
+    languages: dict[str, Distribution] = dict.fromkeys(["en", *settings.trained_languages], "IND")
+    languages |= dict.fromkeys(settings.unseen_languages, "OOD")
     colour = distinct_pictures(read_emoji(), settings.picture_size)
     inventory = Inventory(
         list(colour),
@@ -79,22 +80,17 @@ def build(config: Corpus, directory: Path) -> Built:
             "IND": scenes(split, known, count),
             "OOD": scenes(f"{split}-unseen", inventory.concepts_of(split), count),
         }
-        written = {}
-        for task in evaluation_sets(
+        sets = evaluation_sets(
             inventory, split, composed, drawn, settings.trained_languages, settings.unseen_languages, trained_pairs
-        ):
-            if not task.queries:
-                continue
-            write_table(directory / split / f"{task.name}.parquet", EVAL_SCHEMA, task.table())
-            written[task.name] = EvaluationTask(
-                rows=len(task.queries),
-                candidates=len(task.candidates),
-                meta_task=task.meta_task,
-                distribution=task.distribution,
-            )
-        return written
+        )
+        return _write(sets, directory / split)
 
-    tasks = Tasks(train=rows, dev=queries("dev", settings.dev_scenes), eval=queries("eval", settings.eval_scenes))
+    tasks = Tasks(
+        train=rows,
+        dev=queries("dev", settings.dev_scenes),
+        eval=queries("eval", settings.eval_scenes),
+        multilingual=_write(multilingual_sets(inventory, languages), directory / "multilingual"),
+    )
     return Built(tasks=tasks, licence=LICENCES, inputs=inputs(config))
 
 
@@ -125,6 +121,21 @@ def inputs(config: Corpus) -> dict[str, Input]:
         "/".join(path.parts[-2:]): Input(version=version(path), sha256=file_sha256(path))
         for path, version in versions.items()
     }
+
+
+def _write(sets: Iterable[EvaluationSet], folder: Path) -> dict[str, EvaluationTask]:
+    """Writes each set that has queries, and returns what the manifest says about it."""
+    written = {}
+    for task in sets:
+        if task.queries:
+            write_table(folder / f"{task.name}.parquet", EVAL_SCHEMA, task.table())
+            written[task.name] = EvaluationTask(
+                rows=len(task.queries),
+                candidates=len(task.candidates),
+                meta_task=task.meta_task,
+                distribution=task.distribution,
+            )
+    return written
 
 
 def _save(image: Image.Image, path: Path) -> None:

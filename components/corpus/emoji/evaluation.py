@@ -7,6 +7,7 @@ in the line-art font, and languages that were never trained on.
 
 from __future__ import annotations
 
+from collections import Counter
 from collections.abc import Callable, Iterable, Iterator, Mapping, Sequence
 from dataclasses import dataclass
 from random import Random
@@ -245,6 +246,34 @@ def evaluation_sets(
             "ImageToName",
             ((drawing, [text]) for text, drawing in zip(labels, drawings, strict=True)),
             labels,
+        )
+
+
+def multilingual_sets(inventory: Inventory, languages: Mapping[str, Distribution]) -> Iterator[EvaluationSet]:
+    """Yields a set a language: its names of concepts that were never trained on, in any language, find their pictures.
+
+    The sets are parallel: row by row they ask for the same picture, among the same candidates. Asked for are the
+    concepts that have a name of their own in every one of the languages.
+    """
+    unseen = inventory.concepts_of("eval")
+
+    def own_names(language: str) -> dict[Emoji, str]:
+        named = {emoji: name for emoji in unseen if (name := inventory.name(emoji, language))}
+        bearers = Counter(name.casefold() for name in named.values())
+        return {emoji: name for emoji, name in named.items() if bearers[name.casefold()] == 1}
+
+    names = {language: own_names(language) for language in languages}
+    asked = [emoji for emoji in unseen if all(emoji in named for named in names.values())]
+    for language, distribution in languages.items():
+        yield _assemble(
+            language,
+            "retrieval",
+            distribution,
+            INSTRUCTIONS["NameToImage"],
+            PICTURE,
+            [((names[language][emoji], ""), [("", picture(emoji))]) for emoji in asked],
+            [("", picture(emoji)) for emoji in unseen],
+            Random(f"{inventory.splits.seed}:multilingual"),  # anew, so that every language is drawn alike
         )
 
 
