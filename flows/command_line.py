@@ -1,4 +1,4 @@
-"""The command line: `embedline run`, `ingest`, `stage`, `evaluate`, `serve`, `search`, `rollback`, `doctor`."""
+"""The commands of `embedline`: run, ingest, stage, evaluate, compare, serve, search, rollback, doctor."""
 
 from __future__ import annotations
 
@@ -13,7 +13,6 @@ from typing import Annotated, Any
 
 import typer
 from rich.console import Console
-from rich.progress import Progress
 from rich.table import Table
 
 import components  # noqa: F401  (first: it switches telemetry off)
@@ -95,38 +94,78 @@ def stage(name: Annotated[str, typer.Argument(help="A stage of dvc.yaml.")]) -> 
 
 @app.command()
 def evaluate(
-    model: Annotated[Path, typer.Argument(help="A sentence-transformers directory, or an exported one.")],
+    model: Annotated[
+        str,
+        typer.Argument(
+            help="A model directory, triton://HOST:PORT/MODEL/VERSION, https://HOST/v1#MODEL, or vectors:FOLDER."
+        ),
+    ],
+    suite: Annotated[
+        str, typer.Option(help="data, mmeb-v1, mmeb-v2, mteb:TASK, sts:FILE, or a sibling such as robustness.")
+    ] = "data",
+    mirror: Annotated[Path | None, typer.Option(help="The folder that holds a published benchmark's files.")] = None,
+    task: Annotated[list[str] | None, typer.Option(help="Score this set alone; may be repeated.")] = None,
+    backbone: Annotated[
+        str | None, typer.Option(help="The family whose prompts the model wants, such as qwen2_vl.")
+    ] = None,
+    vlm2vec: Annotated[Path | None, typer.Option(help="Write the scores in VLM2Vec's report layout too.")] = None,
+    page: Annotated[bool, typer.Option("--open", help="Open the HTML page of the scores.")] = False,
     machine: Machine = False,
 ) -> None:
-    """Score a model on the evaluation sets of data/.
+    """Score a model on a suite of evaluation sets; the scores and a page of them stay in .embedline/evaluations.
 
-    Example: `embedline evaluate artifacts/student`
+    Example: `embedline evaluate artifacts/student --suite robustness`
     """
-    from components.embedder import OnnxEmbedder, TorchEmbedder, fingerprint
-    from components.evaluation import evaluate as score
     from components.evaluation import table
-    from components.stages import DATA, VECTORS
+    from components.evaluation.reports import write_report
+    from flows.evaluate import MTEB, SIMILARITY, Questions, evaluate_elsewhere, evaluate_model
 
-    if not model.is_dir():
-        raise UsedWrongly(f"{model}: no such folder", "Name a model directory such as artifacts/student.")
     settings = configuration.read(Path(configuration.PARAMETERS)).evaluation
-    embedder = OnnxEmbedder(model) if (model / "text.onnx").is_file() else TorchEmbedder(model)
-    with Progress(console=screen, transient=True) as bar:
-        task = bar.add_task(model.name)
-        scores = score(
-            embedder,
-            model.name,
-            fingerprint(model),
-            0,
-            DATA,
-            settings,
-            VECTORS,
-            lambda done, total: bar.update(task, completed=done, total=total),
-        )
+    if suite.startswith((MTEB, SIMILARITY)):
+        numbers = evaluate_elsewhere(model, suite, settings, errors)
+        if machine:
+            say(numbers)
+        else:
+            screen.print(spell(numbers))
+        return
+    found = evaluate_model(model, Questions(suite, mirror, task or (), backbone), settings, errors)
+    if vlm2vec:
+        write_report(found.scores, vlm2vec)
+    if page:
+        webbrowser.open(found.page.resolve().as_uri())
     if machine:
-        say(dict(scores.aggregates))
+        say({**found.scores.aggregates, **found.measured, "missing": found.scores.missing, "scores": str(found.file)})
+        return
+    screen.print(table({found.scores.model.name: found.scores}))
+    if found.scores.missing:
+        screen.print(f"No overall score: {len(found.scores.missing)} sets were left out.")
+    for name, value in found.measured.items():
+        screen.print(f"{name}: {value:.4f}")
+    screen.print(f"The scores are in {found.file}, their page is {found.page}.")
+
+
+@app.command()
+def compare(
+    ours: Annotated[str, typer.Argument(help="A score file, or the name of a model that a round has scored.")],
+    theirs: Annotated[str, typer.Argument(help="Another one, of the same queries.")],
+    machine: Machine = False,
+) -> None:
+    """Say whether one model is better than another, query by query, with intervals.
+
+    Example: `embedline compare student teacher`
+    """
+    from dataclasses import asdict
+
+    from components.comparison import compare as paired
+    from components.evaluation.reports import comparison_table
+    from flows.evaluate import COMPARISON_SAMPLES, read_scores
+
+    one, other = read_scores(ours), read_scores(theirs)
+    found = paired(asdict(one), asdict(other), COMPARISON_SAMPLES, 0.95)
+    if machine:
+        say({"verdict": found.words(one.model.name, other.model.name), **asdict(found)})
     else:
-        screen.print(table({model.name: scores}))
+        screen.print(comparison_table(found, (one.model.name, other.model.name)))
 
 
 @app.command()

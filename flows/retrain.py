@@ -20,7 +20,7 @@ from components.config import Config
 from components.corpus import Manifest
 from components.embedder import OnnxEmbedder
 from components.errors import Refused, UsedWrongly
-from components.evaluation import evaluate
+from components.evaluation import Model, evaluate, read_suite
 from components.registry import Verdict, compare, infrastructure, models, promotion, tracking
 from components.registry.tracking import Run, Tracking
 from components.stages import ARTIFACTS, BUNDLE, DATA, ONNX, SCORES, STAGES, VECTORS
@@ -148,7 +148,8 @@ def compare_with_champion(config: Config, tracked: Tracking, champion: str | Non
     bundle = models.download(tracked, champion, HOME / "champion")
     identity = models.facts(tracked, champion)["model_fingerprint"]
     embedder = OnnxEmbedder(bundle / "version", config.evaluation.batch_size)
-    scores = evaluate(embedder, f"champion {champion}", identity, 0, DATA, config.evaluation, VECTORS, lambda *_: None)
+    model = Model(f"champion {champion}", identity, embedder.dimension, None)
+    scores = evaluate(embedder, model, read_suite(DATA), config.evaluation, VECTORS, lambda _: None)
     return compare(challenger, dataclasses.asdict(scores), config.promotion, sets)
 
 

@@ -1,29 +1,46 @@
-"""MMEB scoring: `evaluate` scores a model on all evaluation sets, `run` is the stage, `table` shows the scores.
+"""MMEB scoring: `evaluate` scores a model on a suite of sets, `run` is the stage, `table` shows the scores.
 
 Where a set, a vector or a label is missing or broken there is no score; a tie counts as its expected value.
+`suites` and `siblings` hold further suites, `reports` what scores are shown as, `mteb_model` the way to mteb's tasks.
 """
 
 from components.evaluation.aggregate import aggregates, overall_interval, require_complete
-from components.evaluation.report import SCORER, Scores, TaskScore, evaluate, table
-from components.evaluation.scoring import Hits, hit_at_1
+from components.evaluation.benchmark import Benchmark, Task, known_benchmarks, read_benchmark
+from components.evaluation.metrics import Ranks
+from components.evaluation.report import BATCHES_PER_CHUNK, SCORER, Model, Scores, TaskScore, evaluate, score, table
+from components.evaluation.scoring import Cosine, ranks
 from components.evaluation.sets import EvaluationSet, Pool, Suite, read_suite
 from components.evaluation.stage import parameters, run
+from components.evaluation.vectors import AnyEmbedder, Done, Progress, Side, cached_vectors
 
 __all__ = [
+    "BATCHES_PER_CHUNK",
     "SCORER",
+    "AnyEmbedder",
+    "Benchmark",
+    "Cosine",
+    "Done",
     "EvaluationSet",
-    "Hits",
+    "Model",
     "Pool",
+    "Progress",
+    "Ranks",
     "Scores",
+    "Side",
     "Suite",
+    "Task",
     "TaskScore",
     "aggregates",
+    "cached_vectors",
     "evaluate",
-    "hit_at_1",
+    "known_benchmarks",
     "overall_interval",
     "parameters",
+    "ranks",
+    "read_benchmark",
     "read_suite",
     "require_complete",
     "run",
+    "score",
     "table",
 ]

@@ -7,8 +7,9 @@ from collections.abc import Collection, Mapping
 import numpy as np
 from numpy.typing import NDArray
 
-from components.corpus import EvaluationTask
+from components.comparison import resampled_means
 from components.errors import EmbedlineError
+from components.evaluation.benchmark import Task
 
 CONFIDENCE = 0.95
 
@@ -27,29 +28,34 @@ def require_complete(found: Collection[str], tasks: Collection[str]) -> None:
         )
 
 
-def aggregates(scores: Mapping[str, float], tasks: Mapping[str, EvaluationTask]) -> dict[str, float]:
-    """Returns the plain means over sets: `overall`, each distribution (`IND`, `OOD`), each meta-task.
+def aggregates(scores: Mapping[str, float], tasks: Mapping[str, Task]) -> dict[str, float]:
+    """Returns the plain means over sets that MMEB publishes: `overall` (over all sets, not over meta-tasks), each
+    distribution (`IND`, `OOD`), each meta-task, and each modality if there are several.
 
-    Raises as `require_complete` does.
+    A group of which a set is missing has no mean. Raises `EmbedlineError` if a set is no set of the benchmark.
     """
-    require_complete(scores, tasks)
-    groups: dict[str, list[float]] = {"overall": list(scores.values())}
-    for key in ("distribution", "meta_task"):
-        for group in sorted({getattr(task, key) for task in tasks.values()}):
-            groups[group] = [score for name, score in scores.items() if getattr(tasks[name], key) == group]
-    return {group: float(np.mean(members)) for group, members in groups.items()}
+    if extra := sorted(set(scores) - set(tasks)):
+        require_complete(extra, {})
+    means = {}
+    for group, members in groups(tasks).items():
+        if all(name in scores for name in members):
+            means[group] = float(np.mean([scores[name] for name in members]))
+    return means
 
 
-def overall_interval(hits: Mapping[str, NDArray[np.float64]], samples: int) -> tuple[float, float]:
-    """Returns the 95 % bootstrap interval of the overall score; queries are drawn anew within each set.
+def groups(tasks: Mapping[str, Task]) -> dict[str, list[str]]:
+    """Returns the sets of each group that has a mean, `overall` first."""
+    found: dict[str, list[str]] = {"overall": list(tasks)}
+    several = len({task.modality for task in tasks.values()}) > 1
+    for key in ("distribution", "meta_task", *(["modality"] if several else [])):
+        for group in sorted({getattr(task, key) for task in tasks.values()} - {None}):
+            found[group] = [name for name, task in tasks.items() if getattr(task, key) == group]
+    return found
 
-    Drawing how often each different hit occurs is the same bootstrap in memory that does not grow with the queries.
-    """
+
+def overall_interval(values: Mapping[str, NDArray[np.float64]], samples: int) -> tuple[float, float]:
+    """Returns the 95 % bootstrap interval of the overall score; queries are drawn anew within each set."""
     generator = np.random.default_rng(0)
-    overall = np.zeros(samples)
-    for name in sorted(hits):
-        values, counts = np.unique(hits[name], return_counts=True)
-        queries = counts.sum()
-        overall += generator.multinomial(queries, counts / queries, size=samples) @ values / queries / len(hits)
-    low, high = np.quantile(overall, [(1 - CONFIDENCE) / 2, (1 + CONFIDENCE) / 2])
+    means = [resampled_means(values[name], samples, generator) for name in sorted(values)]
+    low, high = np.quantile(np.mean(means, axis=0), [(1 - CONFIDENCE) / 2, (1 + CONFIDENCE) / 2])
     return float(low), float(high)

@@ -1,4 +1,4 @@
-"""One model's scores on all evaluation sets of a data set, as the gate reads them and as a person does."""
+"""One model's scores on the sets of a benchmark, as the gate reads them and as a person does."""
 
 from __future__ import annotations
 
@@ -12,17 +12,16 @@ import numpy as np
 from rich.table import Table
 
 from components.config import Evaluation
-from components.embedder import Embedder, Vectors
 from components.evaluation.aggregate import aggregates, overall_interval
-from components.evaluation.scoring import hit_at_1
-from components.evaluation.sets import EvaluationSet, Suite, read_suite
-from components.evaluation.vectors import Progress, cached_vectors
+from components.evaluation.metrics import REPORTED, Ranks, values
+from components.evaluation.scoring import joined, ranks
+from components.evaluation.sets import EvaluationSet, Suite
+from components.evaluation.vectors import AnyEmbedder, Progress, Side, cached_vectors, similarity
 
-SCORER = "1"
+SCORER = "2"
 """Rises with every change that can change a score; scores of different scorers do not compare."""
-METRIC = "hit@1"
-BATCHES_PER_CHUNK = 32
-META_TASKS = ("classification", "vqa", "retrieval", "grounding")
+BATCHES_PER_CHUNK = 8
+TIE_RATE_SHOWN = 0.005
 
 
 @dataclass(frozen=True)
@@ -30,35 +29,46 @@ class Model:
     name: str
     fingerprint: str
     dimension: int
-    parameters: int
+    parameters: int | None
 
 
 @dataclass(frozen=True)
 class TaskScore:
-    """One set: `score` is the mean of `hits`, one a query; `tie_rate` the share of queries whose best candidates tie.
+    """One set: `score` is the mean of `values`, one a query, `interval` its 95 % bootstrap interval over the queries.
 
-    `candidates` is the largest number that a query has.
+    `tie_rate` is the share of queries whose value hangs on the order of tied candidates, `candidates` the largest
+    number that a query has, `metrics` the means of other metrics.
     """
 
+    modality: str
     meta_task: str
-    distribution: str
+    distribution: str | None
     metric: str
     score: float
+    interval: tuple[float, float]
     queries: int
     candidates: int
     tie_rate: float
-    hits: list[float]
+    values: list[float]
+    metrics: dict[str, float]
 
 
 @dataclass(frozen=True)
 class Scores:
-    """A score file: all numbers unrounded, and the identity of model, data, scorer and prompts that they belong to."""
+    """A score file: all numbers unrounded, and the identity of model, data, scorer and prompts that they belong to.
+
+    `missing` and `extra` are sets of the benchmark without a score, and scores without a set; with either there is no
+    overall.
+    """
 
     model: Model
+    benchmark: str
     dataset_digest: str
     scorer: str
     prompts: str
     tasks: dict[str, TaskScore]
+    missing: list[str]
+    extra: list[str]
     aggregates: dict[str, float]
     confidence: dict[str, tuple[float, float]]
     items_per_second: float
@@ -74,55 +84,49 @@ class Scores:
         content: dict[str, Any] = json.loads(path.read_text(encoding="utf-8"))
         return cls(**content | {
             "model": Model(**content["model"]),
-            "tasks": {name: TaskScore(**task) for name, task in content["tasks"].items()},
+            "tasks": {
+                name: TaskScore(**task | {"interval": tuple(task["interval"])})
+                for name, task in content["tasks"].items()
+            },
             "confidence": {name: tuple(interval) for name, interval in content["confidence"].items()},
         })  # fmt: skip
 
 
 def evaluate(
-    embedder: Embedder,
-    name: str,
-    fingerprint: str,
-    parameters: int,
-    data: Path,
-    config: Evaluation,
-    cache: Path,
-    progress: Progress,
+    embedder: AnyEmbedder, model: Model, suite: Suite, config: Evaluation, cache: Path, progress: Progress
 ) -> Scores:
-    """Returns the scores of a model on the evaluation sets of `data`, under the name that the report gives it.
+    """Returns the scores of a model on the sets of a suite, under the name that `model` gives it.
 
-    Each different item is encoded once; vectors are kept in the folder `cache`. Raises as `read_suite` and
-    `cached_vectors` do: there are no scores of an incomplete data set or of a broken vector.
+    Each different item is encoded once; vectors are kept in the folder `cache`. Raises as `cached_vectors` does: there
+    are no scores of a broken vector.
     """
-    suite = read_suite(data)
     chunk = config.batch_size * BATCHES_PER_CHUNK
-    vectors, speed = cached_vectors(embedder, name, fingerprint, suite, chunk, cache, progress)
-    tasks = {questions.name: _score(questions, vectors, name, suite) for questions in suite.sets}
-    means = aggregates({task: tasks[task].score for task in tasks}, suite.manifest.tasks.eval)
-    hits = {task: np.array(tasks[task].hits) for task in tasks}
+    sides, speed = cached_vectors(embedder, model.name, model.fingerprint, suite, chunk, cache, progress)
+    return score(model, suite, sides, speed, config.bootstrap_samples)
+
+
+def score(model: Model, suite: Suite, sides: Mapping[str, tuple[Side, Side]], speed: float, samples: int) -> Scores:
+    """Returns the scores of a model whose vectors are there: `sides` by set, encoded at `speed` items a second."""
+    tasks = {questions.name: _score(questions, *sides[questions.name], samples) for questions in suite.sets}
+    means = aggregates({name: task.score for name, task in tasks.items()}, suite.benchmark.tasks)
+    per_query = {name: np.array(task.values) for name, task in tasks.items()}
+    intervals = {"overall": overall_interval(per_query, samples)} if "overall" in means else {}
     return Scores(
-        Model(name, fingerprint, embedder.dimension, parameters),
-        suite.manifest.digest,
-        SCORER,
-        suite.prompts,
-        tasks,
-        means,
-        {"overall": overall_interval(hits, config.bootstrap_samples)},
+        model, suite.benchmark.name, suite.digest, SCORER, suite.prompts, tasks, suite.missing, [], means, intervals,
         speed,
-    )
+    )  # fmt: skip
 
 
 def table(scores: Mapping[str, Scores]) -> Table:
-    """Returns a table in percent: a column a model; overall with its interval, IND, OOD, meta-tasks, then every set.
+    """Returns a table in percent: a column a model; overall with its interval, the other means, then every set.
 
     A set whose queries tie is marked with the share that does.
     """
-    grid = Table("hit@1, %", title="Scores")
+    grid = Table("score, %", title="Scores")
     for name in scores:
         grid.add_column(name, justify="right")
     models = list(scores.values())
-    groups = ["overall", "IND", "OOD", *META_TASKS]
-    for group in [group for group in groups if any(group in model.aggregates for model in models)]:
+    for group in dict.fromkeys(group for model in models for group in model.aggregates):
         cells = [_aggregate_cell(model, group) for model in models]
         grid.add_row(group, *cells, style="bold" if group == "overall" else None)
     grid.add_section()
@@ -130,22 +134,29 @@ def table(scores: Mapping[str, Scores]) -> Table:
         grid.add_row(task, *(_task_cell(model.tasks.get(task)) for model in models))
     grid.add_section()
     grid.add_row("items a second", *(f"{model.items_per_second:,.0f}" for model in models))
-    grid.add_row("parameters", *(f"{model.model.parameters:,}" for model in models))
+    grid.add_row("parameters", *(f"{model.model.parameters:,}" if model.model.parameters else "-" for model in models))
     return grid
 
 
-def _score(questions: EvaluationSet, vectors: Vectors, model: str, suite: Suite) -> TaskScore:
-    hits, tied = np.zeros((2, len(questions.queries)))
-    for pool in questions.pools:
-        found = hit_at_1(
-            vectors, questions.queries[pool.rows], pool.candidates, pool.relevant,
-            lambda position: f"{model}: {suite.place(position)}",
-        )  # fmt: skip
-        hits[pool.rows], tied[pool.rows] = found.expected, found.tied
+def ranked(questions: EvaluationSet, queries: Side, candidates: Side) -> Ranks:
+    """Returns where the relevant candidates of a set stand."""
+    scores, asked = similarity(queries, candidates), queries.rows(questions.queries)
+    pools = [
+        (pool.rows, ranks(scores, asked[pool.rows], candidates.rows(pool.candidates), pool.relevant, pool.grades))
+        for pool in questions.pools
+    ]
+    return joined(pools, len(asked))
+
+
+def _score(questions: EvaluationSet, queries: Side, candidates: Side, samples: int) -> TaskScore:
+    found = ranked(questions, queries, candidates)
     task = questions.task
+    scored = values(found, task.metric)
     return TaskScore(
-        task.meta_task, task.distribution, METRIC, float(hits.mean()), len(hits), task.candidates, float(tied.mean()),
-        hits.tolist(),
+        task.modality, task.meta_task, task.distribution, task.metric, float(scored.mean()),
+        overall_interval({"": scored}, samples), len(scored), max(len(pool.candidates) for pool in questions.pools),
+        float(found.undecided.mean()), scored.tolist(),
+        {metric: float(values(found, metric).mean()) for metric in REPORTED},
     )  # fmt: skip
 
 
@@ -162,5 +173,5 @@ def _aggregate_cell(scores: Scores, group: str) -> str:
 def _task_cell(task: TaskScore | None) -> str:
     if task is None:
         return "-"
-    ties = f" (ties {task.tie_rate:.0%})" if task.tie_rate >= 0.005 else ""
+    ties = f" (ties {task.tie_rate:.0%})" if task.tie_rate >= TIE_RATE_SHOWN else ""
     return f"{100 * task.score:.1f}{ties}"

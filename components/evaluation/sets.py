@@ -1,11 +1,13 @@
-"""The evaluation sets of a data set as positions in one list of different items, so that each item is encoded once."""
+"""The evaluation sets of a benchmark as positions in one list of different items, so that each item is encoded once."""
 
 from __future__ import annotations
 
 import hashlib
 import json
-from collections.abc import Iterator
+import os
+from collections.abc import Callable, Iterable, Iterator, Mapping, Sequence
 from dataclasses import dataclass, field
+from functools import cache, partial
 from pathlib import Path
 
 import numpy as np
@@ -14,25 +16,30 @@ import pyarrow.compute as pc
 import pyarrow.parquet as pq
 from numpy.typing import NDArray
 
-from components.corpus import EvaluationTask, Item, Manifest, task_names
-from components.corpus.layout import EVAL_SCHEMA, ROWS_PER_GROUP, bare
+from components.corpus import Item, Manifest, Query, task_names
+from components.corpus.layout import EVAL_SCHEMA, ROWS_PER_GROUP
 from components.errors import DataInvalid
 from components.evaluation.aggregate import require_complete
+from components.evaluation.benchmark import Benchmark, Task
+from components.evaluation.loaders.tables import batches
+from components.evaluation.prompts import plain
 from components.evaluation.scoring import Positions
 
 MEND = "Build the data set again with `embedline ingest`."
-Key = tuple[str, str, str]
-"""What tells items apart: text, image path, instruction; empty where there is none."""
+BLANK = -1
+Prompt = Callable[[Item], Item]
+"""Turns an item as a file words it into what the embedder is given."""
 
 
 @dataclass(frozen=True)
 class Pool:
     """Queries that share their candidates: `rows (n,)` of the set, `candidates (m,)` positions of items, sorted,
-    `relevant (r, 2)` pairs of a place in `rows` and a place in `candidates`."""
+    `relevant (r, 2)` pairs of a place in `rows` and a place in `candidates`, and their `grades (r,)`."""
 
     rows: Positions
     candidates: Positions
     relevant: Positions
+    grades: NDArray[np.float64]
 
 
 @dataclass(frozen=True)
@@ -40,21 +47,39 @@ class EvaluationSet:
     """One set: `queries (rows,)` positions of items, and the pools that its rows fall into."""
 
     name: str
-    task: EvaluationTask
+    task: Task
     queries: Positions
     pools: tuple[Pool, ...]
 
 
 @dataclass(frozen=True)
 class Suite:
-    """All evaluation sets of a data set over one list of different items."""
+    """Evaluation sets of a benchmark over one list of different items; `missing` are the sets left out.
 
-    manifest: Manifest
+    `digest` identifies the files of the data below `root`, images included, `prompts` how models are asked: two
+    models whose scores compare may have been given it in other words.
+    """
+
+    benchmark: Benchmark
+    digest: str
+    root: Path
     sets: tuple[EvaluationSet, ...]
     items: tuple[Item, ...]
-    items_digest: str
     prompts: str
-    """SHA-256 over the instructions of every set, of its queries and of its candidates."""
+
+    @property
+    def missing(self) -> list[str]:
+        return sorted(set(self.benchmark.tasks) - {questions.name for questions in self.sets})
+
+    def identity(self, position: int) -> list[object]:
+        """Returns what tells the item at `position` apart, in a form that does not depend on where the data lie."""
+        item = self.items[position]
+        return [item.text, self._named(item.image), [self._named(frame) for frame in item.video], item.instruction]
+
+    def size(self, position: int) -> tuple[int, int, int]:
+        """Returns what orders items so that those of like cost are encoded together."""
+        item = self.items[position]
+        return int(item.image is not None) + len(item.video), len(item.text or ""), int(position)
 
     def place(self, position: int) -> str:
         """Returns the first set and row that need the item at `position`, in words."""
@@ -65,6 +90,11 @@ class Suite:
                 return f"{questions.name}: a candidate of row {min(asked)}, {self.items[position]}"
         raise IndexError(f"no set needs item {position}")
 
+    def _named(self, image: object) -> object:
+        if isinstance(image, Path):
+            return os.path.relpath(image, self.root)
+        return hashlib.sha256(image).hexdigest() if isinstance(image, bytes) else image
+
 
 def read_suite(data: Path) -> Suite:
     """Returns the sets that the manifest in `data` names.
@@ -72,83 +102,177 @@ def read_suite(data: Path) -> Suite:
     Raises `EmbedlineError` if a set is missing or extra, `DataInvalid` if a file is not what its manifest says.
     """
     manifest = Manifest.read(data)
-    tasks = manifest.tasks.eval
-    require_complete(task_names(data, "eval"), tasks)
-    positions: dict[Key, int] = {}
-    sets = tuple(_read_set(data / "eval" / f"{name}.parquet", tasks[name], positions) for name in sorted(tasks))
-    keys = list(positions)
-    items = tuple(
-        Item(text or None, data / "images" / path if path else None, instruction=instruction or None)
-        for text, path, instruction in keys
-    )
-    return Suite(manifest, sets, items, _digest(keys), _digest(_instructions(sets, keys)))
+    benchmark = manifest_benchmark(manifest)
+    require_complete(task_names(data, "eval"), benchmark.tasks)
+    collection = Collection(MEND)
+    sets = [
+        collection.from_parquet(name, task, [data / "eval" / f"{name}.parquet"], data / "images")
+        for name, task in sorted(benchmark.tasks.items())
+    ]
+    return collection.suite(benchmark, manifest.digest, data, sets)
 
 
-def _read_set(file: Path, task: EvaluationTask, positions: dict[Key, int]) -> EvaluationSet:
-    """Returns the set in `file`; adds to `positions` the items that it is the first to need."""
-    queries: list[Positions] = []
-    pools = _Pools(file)
-    try:
-        with pq.ParquetFile(file) as parquet:
-            for batch in parquet.iter_batches(ROWS_PER_GROUP[EVAL_SCHEMA]):
-                text, path, instruction = (_codes(batch, name) for name in ("qry_text", "qry_img_path", "qry_inst"))
-                queries.append(_items(positions, text, path, instruction))
-                for candidates, labels in zip(_candidates(batch, positions), _labels(batch), strict=True):
-                    pools.add(candidates, labels)
-    except (pa.ArrowException, KeyError, ValueError) as error:
-        raise DataInvalid(f"{file}: is no evaluation set: {error}", MEND) from error
-    if (pools.row_count, pools.largest) != (task.rows, task.candidates):
-        raise DataInvalid(
-            f"{file}: {pools.row_count} rows with up to {pools.largest} candidates; "
-            f"the manifest says {task.rows} with up to {task.candidates}",
-            MEND,
+def manifest_benchmark(manifest: Manifest) -> Benchmark:
+    """Returns the table of a data set's own evaluation sets."""
+    tasks = {
+        name: Task(
+            modality="image",
+            meta_task=task.meta_task,
+            distribution=task.distribution,
+            queries=task.rows,
+            candidates=task.candidates,
+            metric="hit@1",
+            pool="local",
+            layout="embedline",
+            prompt="plain",
+            source=None,
         )
-    return EvaluationSet(file.stem, task, np.concatenate(queries), pools.frozen())
+        for name, task in manifest.tasks.eval.items()
+    }
+    return Benchmark(name=manifest.name, tasks=tasks)
+
+
+@dataclass
+class Collection:
+    """Collects the different items of evaluation sets while these are read.
+
+    A candidate with neither text nor image is an error, or, as MMEB's own files have some, left out: `without_blanks`.
+    """
+
+    mend: str
+    without_blanks: bool = False
+    positions: dict[Item, int] = field(default_factory=dict)
+
+    def suite(
+        self, benchmark: Benchmark, digest: str, root: Path, sets: Sequence[EvaluationSet], prompts: str | None = None
+    ) -> Suite:
+        """Returns the sets over all items collected; `prompts` is made of the items' instructions unless given."""
+        items = tuple(self.positions)
+        return Suite(benchmark, digest, root, tuple(sets), items, prompts or _instructions(sets, items))
+
+    def from_parquet(
+        self,
+        name: str,
+        task: Task,
+        files: Sequence[Path],
+        images: Path,
+        query: Prompt = plain,
+        target: Prompt = plain,
+    ) -> EvaluationSet:
+        """Returns a set in MMEB's columns. Raises `DataInvalid` if it is not what its task says."""
+        queries: list[Positions] = []
+        pools = _Pools(f"{files[0]}", self.mend)
+        ask, answer = (cache(partial(self._position, images, prompt)) for prompt in (query, target))
+        for file in files:
+            try:
+                with pq.ParquetFile(file) as parquet:
+                    for batch in batches(parquet, parquet.schema_arrow.names, ROWS_PER_GROUP[EVAL_SCHEMA]):
+                        text, path, instruction = (
+                            _codes(batch, column) for column in ("qry_text", "qry_img_path", "qry_inst")
+                        )
+                        queries.append(_items(ask, text, path, instruction))
+                        for candidates, labels in zip(_candidates(batch, answer), _labels(batch), strict=True):
+                            pools.add(candidates, dict.fromkeys(labels, 1.0))
+            except (pa.ArrowException, KeyError, ValueError) as error:
+                raise DataInvalid(f"{file}: is no evaluation set: {error}", self.mend) from error
+        pools.require(task)
+        asked = np.concatenate(queries)
+        if (asked == BLANK).any():
+            raise DataInvalid(f"{files[0]}: row {np.argmin(asked)}: the query has neither text nor image", self.mend)
+        return EvaluationSet(name, task, asked, pools.frozen())
+
+    def from_queries(
+        self, name: str, task: Task, queries: Iterable[Query], query: Prompt = plain, target: Prompt = plain
+    ) -> EvaluationSet:
+        """Returns a set of queries; those with the very same tuple of candidates are looked at once."""
+        found, asked, pools = np.zeros(0, np.int32), [], _Pools(name, self.mend)
+        candidates: Sequence[Item] = ()
+        for question in queries:
+            asked.append(self._of(query(question.item)))
+            if question.candidates is not candidates:
+                candidates = question.candidates
+                found = np.array([self._of(target(item)) for item in candidates], np.int32)
+            pools.add(found, question.relevant)
+        pools.require(task)
+        return EvaluationSet(name, task, np.array(asked, np.int32), pools.frozen())
+
+    def _position(self, images: Path, prompt: Prompt, text: str, path: str, instruction: str) -> int:
+        item = prompt(Item(text or None, images / path if path else None, instruction=instruction or None))
+        if item.is_empty and self.without_blanks:
+            return BLANK
+        if item.is_empty:
+            raise ValueError("an item has neither text nor image")
+        return self._of(item)
+
+    def _of(self, item: Item) -> int:
+        return self.positions.setdefault(item, len(self.positions))
 
 
 @dataclass
 class _Pools:
     """Sorts rows into pools. Lists of the same candidates are one pool, in whatever order the file holds them."""
 
-    file: Path
+    origin: str
+    mend: str
     row_count: int = 0
     largest: int = 0
-    pools: dict[bytes, tuple[Positions, list[int], list[tuple[int, int]]]] = field(default_factory=dict)
+    pools: dict[bytes, tuple[Positions, list[int], list[tuple[int, int]], list[float]]] = field(default_factory=dict)
     seen: dict[bytes, tuple[bytes, NDArray[np.intp]]] = field(default_factory=dict)
 
-    def add(self, candidates: Positions, labels: list[int]) -> None:
-        wrong = [label for label in labels if not 0 <= label < len(candidates)]
-        if wrong or not labels:
+    def add(self, candidates: Positions, grades: Mapping[int, float]) -> None:
+        length = len(candidates)
+        if (blank := candidates == BLANK).any():
+            moved = np.where(blank, BLANK, np.cumsum(~blank) - 1)
+            grades = {int(moved[label]) if 0 <= label < length else label: grades[label] for label in grades}
+            candidates = candidates[~blank]
+        wrong = [label for label in grades if not 0 <= label < len(candidates)]
+        graded = {label: grade for label, grade in grades.items() if grade > 0}
+        if wrong or not graded:
             defect = f"label {wrong[0]} of {len(candidates)} candidates" if wrong else "no candidate is relevant"
-            raise DataInvalid(f"{self.file}: row {self.row_count}: {defect}", MEND)
+            raise DataInvalid(f"{self.origin}: row {self.row_count}: {defect}", self.mend)
         written = candidates.tobytes()
         if written not in self.seen:
             order = np.argsort(candidates, kind="stable")
             in_order = candidates[order]
-            self.pools.setdefault(in_order.tobytes(), (in_order, [], []))
+            self.pools.setdefault(in_order.tobytes(), (in_order, [], [], []))
             self.seen[written] = in_order.tobytes(), np.argsort(order)
         pool, places = self.seen[written]
-        _, rows, relevant = self.pools[pool]
-        relevant += [(len(rows), int(places[label])) for label in sorted(set(labels))]
+        _, rows, relevant, pool_grades = self.pools[pool]
+        relevant += [(len(rows), int(places[label])) for label in sorted(graded)]
+        pool_grades += [graded[label] for label in sorted(graded)]
         rows.append(self.row_count)
         self.row_count += 1
-        self.largest = max(self.largest, len(candidates))
+        self.largest = max(self.largest, length)
+
+    def require(self, task: Task) -> None:
+        expected = (task.queries, self.largest if task.candidates is None else task.candidates)
+        if (self.row_count, self.largest) != expected:
+            raise DataInvalid(
+                f"{self.origin}: {self.row_count} rows with up to {self.largest} candidates; "
+                f"there should be {expected[0]} with up to {expected[1]}",
+                self.mend,
+            )
 
     def frozen(self) -> tuple[Pool, ...]:
         return tuple(
-            Pool(np.array(rows, np.int32), candidates, np.array(relevant, np.int32))
-            for candidates, rows, relevant in self.pools.values()
+            Pool(np.array(rows, np.int32), candidates, np.array(relevant, np.int32), np.array(grades))
+            for candidates, rows, relevant, grades in self.pools.values()
         )
 
 
-def _candidates(batch: pa.RecordBatch, positions: dict[Key, int]) -> Iterator[Positions]:
-    """Yields the positions of each row's candidates."""
-    counts, path_counts = (_lengths(batch, name) for name in ("tgt_text", "tgt_img_path"))
-    if (counts != path_counts).any():
+def _candidates(batch: pa.RecordBatch, position: Callable[[str, str, str], int]) -> Iterator[Positions]:
+    """Yields the positions of each row's candidates; a side that all of them lack may be one string."""
+    names = ("tgt_text", "tgt_img_path")
+    lengths = [_lengths(batch, name) for name in names if _listed(batch, name)]
+    if not lengths or any((others != lengths[0]).any() for others in lengths):
         raise ValueError("a row has not as many texts as image paths of candidates")
+    counts = lengths[0]
     instructions, values = _codes(batch, "tgt_inst")
-    texts, paths = _codes(batch, "tgt_text"), _codes(batch, "tgt_img_path")
-    found = _items(positions, texts, paths, (np.repeat(instructions, counts), values))
+    texts, paths = (
+        codes if _listed(batch, name) else (np.repeat(codes[0], counts), codes[1])
+        for name, codes in ((name, _codes(batch, name)) for name in names)
+    )
+    found = _items(position, texts, paths, (np.repeat(instructions, counts), values))
     yield from np.split(found, np.cumsum(counts)[:-1])
 
 
@@ -164,7 +288,7 @@ Codes = tuple[NDArray[np.int64], list[str]]
 
 
 def _codes(batch: pa.RecordBatch, name: str) -> Codes:
-    if name.endswith("_inst") and name not in batch.schema.names:
+    if name not in batch.schema.names and not name.endswith("text"):
         return np.zeros(batch.num_rows, np.int64), [""]
     column = batch.column(name)
     if pa.types.is_list(column.type):
@@ -173,35 +297,38 @@ def _codes(batch: pa.RecordBatch, name: str) -> Codes:
     return encoded.indices.to_numpy().astype(np.int64), [value or "" for value in encoded.dictionary.to_pylist()]
 
 
+def _listed(batch: pa.RecordBatch, name: str) -> bool:
+    return name in batch.schema.names and pa.types.is_list(batch.column(name).type)
+
+
 def _lengths(batch: pa.RecordBatch, name: str) -> NDArray[np.int64]:
     lengths = pc.list_value_length(batch.column(name)).fill_null(0)
     return np.asarray(lengths, np.int64)
 
 
-def _items(positions: dict[Key, int], texts: Codes, paths: Codes, instructions: Codes) -> Positions:
+def _items(position: Callable[[str, str, str], int], texts: Codes, paths: Codes, instructions: Codes) -> Positions:
     """Returns the position of each item `(n,)`; only the different ones of a batch are looked at one by one."""
     sizes = tuple(len(values) for _, values in (texts, paths, instructions))
     combined = np.ravel_multi_index((texts[0], paths[0], instructions[0]), sizes)
     encoded = pa.array(combined).dictionary_encode()
-    different = []
-    for text, path, instruction in np.transpose(np.unravel_index(encoded.dictionary.to_numpy(), sizes)):
-        key = bare(texts[1][text]) or "", paths[1][path], bare(instructions[1][instruction]) or ""
-        if not (key[0] or key[1]):
-            raise ValueError("an item has neither text nor image")
-        different.append(positions.setdefault(key, len(positions)))
+    different = [
+        position(texts[1][text], paths[1][path], instructions[1][instruction])
+        for text, path, instruction in np.transpose(np.unravel_index(encoded.dictionary.to_numpy(), sizes))
+    ]
     found: Positions = np.array(different, np.int32)[np.asarray(encoded.indices)]
     return found
 
 
-def _instructions(sets: tuple[EvaluationSet, ...], keys: list[Key]) -> dict[str, list[list[str]]]:
-    """Returns, by set, the different instructions of its queries and of its candidates."""
-    return {
+def _instructions(sets: Sequence[EvaluationSet], items: Sequence[Item]) -> str:
+    """Returns the SHA-256 over the different instructions of every set, of its queries and of its candidates."""
+    found = {
         questions.name: [
-            sorted({keys[position][2] for position in np.unique(side)})
+            sorted({items[position].instruction or "" for position in np.unique(side)})
             for side in (questions.queries, np.concatenate([pool.candidates for pool in questions.pools]))
         ]
         for questions in sets
     }
+    return _digest(found)
 
 
 def _digest(content: object) -> str:

@@ -13,7 +13,9 @@ from components.artifact import whole
 from components.config import Config
 from components.embedder import Embedder, OnnxEmbedder, TorchEmbedder, fingerprint
 from components.errors import EmbedlineError
-from components.evaluation.report import Scores, evaluate
+from components.evaluation.report import Model, Scores, evaluate
+from components.evaluation.sets import read_suite
+from components.evaluation.vectors import Done
 
 TRAINED, STUDENT = ("teacher", "student"), "student"
 Report = Callable[[str, int, int], None]
@@ -29,14 +31,14 @@ def run(
     Runtime. `output` appears when all are scored. Raises as `evaluate` does.
     """
     scores = {}
+    suite = read_suite(data)
     with whole(output) as partial:
         for name, directory in models.items():
             embedder = _load(name, directory, config.evaluation.batch_size)
             weights = directory if name in TRAINED else models[STUDENT]
-            scores[name] = evaluate(
-                embedder, name, fingerprint(directory), parameters(weights), data, config.evaluation, cache,
-                functools.partial(report, name),
-            )  # fmt: skip
+            model = Model(name, fingerprint(directory), embedder.dimension, parameters(weights))
+            told = functools.partial(_tell, report, name)
+            scores[name] = evaluate(embedder, model, suite, config.evaluation, cache, told)
             scores[name].write(partial / f"{name}.json")
     return scores
 
@@ -50,6 +52,10 @@ def parameters(directory: Path) -> int:
     if not count:
         raise EmbedlineError(f"{directory}: holds no weights (*.safetensors)", "Train it again with `dvc repro`.")
     return count
+
+
+def _tell(report: Report, name: str, done: Done) -> None:
+    report(name, done.all_items, done.of_all)
 
 
 def _load(name: str, directory: Path, batch_size: int) -> Embedder:

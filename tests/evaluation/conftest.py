@@ -17,12 +17,16 @@ from components.corpus import EVAL_SCHEMA, EvaluationTask, Item, Manifest, Tasks
 from components.corpus.layout import write_rows
 from components.corpus.manifest import data_digest
 from components.embedder import Vectors
+from components.evaluation import Model, Task
 from components.evaluation.report import BATCHES_PER_CHUNK
 
 Rows = list[dict[str, Any]]
 MakeData = Callable[..., Path]
 CONFIG = Evaluation(batch_size=1, bootstrap_samples=200)
 CHUNK = CONFIG.batch_size * BATCHES_PER_CHUNK
+
+
+MODEL = Model("model", "a", 16, 7)
 
 
 class HashEmbedder:
@@ -66,6 +70,15 @@ class ConstantEmbedder:
 
     def encode(self, items: Sequence[Item]) -> Vectors:
         return np.full((len(items), self.dimension), self.value, np.float32)
+
+
+def task(meta_task: str, distribution: str | None, **changes: Any) -> Task:
+    """Returns a task of a benchmark's table."""
+    fields: dict[str, Any] = {
+        "modality": "image", "queries": 10, "candidates": 5, "metric": "hit@1", "pool": "local", "layout": "embedline",
+        "prompt": "plain", "source": None,
+    }  # fmt: skip
+    return Task(meta_task=meta_task, distribution=distribution, **fields | changes)
 
 
 def row(query: str, candidates: Sequence[str], label: Sequence[int] | None, **changes: Any) -> dict[str, Any]:

@@ -1,14 +1,14 @@
 import numpy as np
 import pytest
 
-from components.corpus import EvaluationTask
 from components.errors import EmbedlineError
-from components.evaluation import aggregates, overall_interval
+from components.evaluation import aggregates, overall_interval, read_benchmark, require_complete
+from tests.evaluation.conftest import task
 
 TASKS = {
-    "A": EvaluationTask(rows=10, candidates=5, meta_task="classification", distribution="IND"),
-    "B": EvaluationTask(rows=10, candidates=5, meta_task="classification", distribution="OOD"),
-    "C": EvaluationTask(rows=10, candidates=5, meta_task="retrieval", distribution="OOD"),
+    "A": task("classification", "IND"),
+    "B": task("classification", "OOD"),
+    "C": task("retrieval", "OOD"),
 }
 
 
@@ -18,22 +18,46 @@ def test_overall_is_the_mean_over_sets_and_not_over_meta_tasks() -> None:
     )
 
 
+@pytest.mark.parametrize(("missing", "gone"), [("C", {"retrieval", "OOD"}), ("A", {"IND", "classification"})])
+def test_a_group_of_which_a_set_is_missing_has_no_mean(missing: str, gone: set[str]) -> None:
+    scores = {"A": 0.2, "B": 0.4, "C": 0.9}
+    everything = aggregates(scores, TASKS)
+    del scores[missing]
+    left = aggregates(scores, TASKS)
+    assert set(everything) - set(left) == gone | {"overall"}
+    assert left.items() <= everything.items()
+
+
+def test_a_score_of_no_set_is_an_error() -> None:
+    with pytest.raises(EmbedlineError, match="no overall score: D: is no evaluation set"):
+        aggregates({"A": 0.2, "B": 0.4, "C": 0.9, "D": 1.0}, TASKS)
+
+
 @pytest.mark.parametrize(
-    ("scores", "named"),
+    ("found", "named"),
     [
-        ({"A": 0.2, "B": 0.4}, "C: is missing"),
-        ({"A": 0.2}, "B: is missing; C: is missing"),
-        ({"A": 0.2, "B": 0.4, "C": 0.9, "D": 1.0}, "D: is no evaluation set"),
+        (["A", "B"], "C: is missing"),
+        (["A"], "B: is missing; C: is missing"),
+        (["A", "B", "C", "D"], "D: is no evaluation set"),
     ],
 )
-def test_without_the_complete_list_there_is_no_mean(scores: dict[str, float], named: str) -> None:
+def test_what_is_missing_or_extra_is_named(found: list[str], named: str) -> None:
+    require_complete(list(TASKS), TASKS)
     with pytest.raises(EmbedlineError, match=f"no overall score: {named}"):
-        aggregates(scores, TASKS)
+        require_complete(found, TASKS)
 
 
-def test_a_data_set_without_evaluation_sets_has_no_mean() -> None:
+def test_a_data_set_without_evaluation_sets_is_an_error() -> None:
     with pytest.raises(EmbedlineError, match="names no evaluation set"):
-        aggregates({}, {})
+        require_complete([], {})
+
+
+def test_v2_has_a_mean_of_each_modality_and_all_78_count_alike() -> None:
+    tasks = read_benchmark("mmeb-v2").tasks
+    scores = {name: float(task.modality == "visdoc") for name, task in tasks.items()}
+    means = aggregates(scores, tasks)
+    assert (means["image"], means["video"], means["visdoc"]) == (0, 0, 1)
+    assert means["overall"] == pytest.approx(24 / 78), "not the mean of three modalities"
 
 
 def test_the_interval_is_that_of_a_plain_bootstrap() -> None:

@@ -1,6 +1,7 @@
+import dataclasses
 import io
 import json
-from collections.abc import Callable
+from collections.abc import Callable, Sequence
 from pathlib import Path
 from typing import Any
 
@@ -13,9 +14,9 @@ from components.config import Evaluation, Promotion
 from components.corpus import Item, read_queries, task_names
 from components.embedder import Embedder, Vectors
 from components.errors import EmbedlineError
-from components.evaluation import SCORER, Scores, evaluate, table
+from components.evaluation import SCORER, Done, Model, Scores, evaluate, read_suite, table
 from components.registry import compare
-from tests.evaluation.conftest import CHUNK, ConstantEmbedder, HashEmbedder, TableEmbedder, row, write_data
+from tests.evaluation.conftest import CONFIG, MODEL, ConstantEmbedder, HashEmbedder, TableEmbedder, row, write_data
 
 Score = Callable[..., Scores]
 PROMOTION = Promotion(
@@ -32,7 +33,8 @@ PROMOTION = Promotion(
 @pytest.fixture
 def score(config: Evaluation, tmp_path: Path) -> Score:
     def score(data: Path, embedder: Embedder, fingerprint: str = "a") -> Scores:
-        return evaluate(embedder, "model", fingerprint, 7, data, config, tmp_path / "cache", lambda done, total: None)
+        model = Model("model", fingerprint, embedder.dimension, 7)
+        return evaluate(embedder, model, read_suite(data), config, tmp_path / "cache", lambda _: None)
 
     return score
 
@@ -50,7 +52,7 @@ def test_known_answers(score: Score, tmp_path: Path) -> None:
     }  # fmt: skip
     scores = score(write_data(tmp_path / "data", {"Set": rows}), TableEmbedder(vectors))
     task = scores.tasks["Set"]
-    assert task.hits == [1, 0, 0.5, 1] and task.score == 0.625 and task.tie_rate == 0.25
+    assert task.values == [1, 0, 0.5, 1] and task.score == 0.625 and task.tie_rate == 0.25
     assert (task.queries, task.candidates, task.metric) == (4, 3, "hit@1")
     assert scores.aggregates == {"overall": 0.625, "IND": 0.625, "retrieval": 0.625}
 
@@ -59,13 +61,13 @@ def test_scores_equal_an_independent_implementation(score: Score, data: Path) ->
     """Row by row, with scikit-learn's cosines, over the items of the plain reader."""
     scores, embedder = score(data, HashEmbedder()), HashEmbedder()
     for name in task_names(data, "eval"):
-        hits = []
+        hits: list[float] = []
         for query in read_queries(data, "eval", name):
             vectors = embedder.encode([query.item, *query.candidates]).astype(np.float64)
             similarities = cosine_similarity(vectors[:1], vectors[1:])[0]
             top = np.flatnonzero(similarities >= similarities.max() - 1e-12)
             hits.append(np.mean([index in query.relevant for index in top]))
-        assert scores.tasks[name].hits == pytest.approx(hits, abs=1e-12)
+        assert scores.tasks[name].values == pytest.approx(hits, abs=1e-12)
         assert scores.tasks[name].score == pytest.approx(np.mean(hits), abs=1e-12)
     assert 0 < scores.aggregates["overall"] < 0.5, "a random model hits by chance alone"
 
@@ -115,13 +117,13 @@ def test_permuted_candidates_give_the_same_hits(score: Score, tmp_path: Path) ->
 
     plain = score(write_data(tmp_path / "plain", {"Set": rows}), HashEmbedder())
     other = score(write_data(tmp_path / "permuted", {"Set": [permuted(question) for question in rows]}), HashEmbedder())
-    assert plain.tasks == other.tasks and sum(plain.tasks["Set"].hits) > 0
+    assert plain.tasks == other.tasks and sum(plain.tasks["Set"].values) > 0
 
 
 def test_a_duplicated_truth_that_is_not_labelled_halves_the_hit(score: Score, tmp_path: Path) -> None:
     vectors = {"q": [1, 0], "a": [1, 0], "b": [0, 1]}
     data = write_data(tmp_path / "data", {"Set": [row("q", ["a", "b", "a"], [0]), row("q", ["a", "b", "a"], [0, 2])]})
-    assert score(data, TableEmbedder(vectors)).tasks["Set"].hits == [0.5, 1]
+    assert score(data, TableEmbedder(vectors)).tasks["Set"].values == [0.5, 1]
 
 
 def test_the_file_holds_every_number_unrounded_and_is_read_back_as_it_was(
@@ -148,12 +150,38 @@ def test_the_gate_reads_the_file(score: Score, data: Path, tmp_path: Path) -> No
     assert any("100.0% of the queries are ties" in reason for reason in collapsed.reasons)
 
 
-def test_progress_rises_to_the_number_of_items(data: Path, config: Evaluation, tmp_path: Path) -> None:
-    calls: list[tuple[int, int]] = []
+def test_progress_rises_to_the_number_of_items_of_each_set_and_of_all(
+    data: Path, config: Evaluation, tmp_path: Path
+) -> None:
+    suite = read_suite(data)
     for _ in range(2):
-        evaluate(HashEmbedder(), "m", "a", 7, data, config, tmp_path / "cache", lambda *call: calls.append(call))
-    total = calls[0][1]
-    assert calls[0] == (0, total) and calls[1] == (CHUNK, total) and calls[-2:] == [(total, total)] * 2
+        calls: list[Done] = []
+        evaluate(HashEmbedder(), MODEL, suite, config, tmp_path / "cache", calls.append)
+        overall = [done.all_items for done in calls]
+        assert overall == sorted(overall) and overall[-1] == len(suite.items) == calls[-1].of_all
+        assert {done.task for done in calls if done.items == done.of} == set(suite.benchmark.tasks)
+
+
+def test_a_part_of_the_sets_has_no_overall_and_says_what_is_missing(score: Score, data: Path, tmp_path: Path) -> None:
+    whole = read_suite(data)
+    part = dataclasses.replace(whole, sets=whole.sets[1:])
+    scores = evaluate(HashEmbedder(), MODEL, part, CONFIG, tmp_path / "cache", lambda _: None)
+    assert scores.missing == ["Groups"] and "overall" not in scores.aggregates and not scores.confidence
+    everything = score(data, HashEmbedder())
+    assert everything.tasks["Own"] == scores.tasks["Own"] and everything.missing == []
+    assert scores.aggregates["retrieval"] == everything.aggregates["retrieval"]
+
+
+@pytest.mark.parametrize("rounding", [np.float16, np.float32])
+def test_an_encoder_of_rounded_or_tiny_vectors_is_scored_as_what_it_is(
+    score: Score, data: Path, rounding: type[np.floating]
+) -> None:
+    class Rounded(HashEmbedder):
+        def encode(self, items: Sequence[Item]) -> Vectors:
+            return (super().encode(items) * 2**-10).astype(rounding).astype(np.float32)
+
+    plain, rounded = score(data, HashEmbedder()), score(data, Rounded(), "rounded")
+    assert rounded.aggregates["overall"] == pytest.approx(plain.aggregates["overall"], abs=0.01)
 
 
 def test_the_table_shows_models_beside_each_other_and_marks_ties(score: Score, data: Path) -> None:
@@ -162,6 +190,6 @@ def test_the_table_shows_models_beside_each_other_and_marks_ties(score: Score, d
         console.print(table({"first": score(data, HashEmbedder()), "collapsed": score(data, ConstantEmbedder())}))
     rows = [[cell.strip() for cell in line.split("│")[1:-1]] for line in capture.get().splitlines() if "│" in line]
     sets = ["Groups", "Keywords", "Names", "Own"]
-    groups = ["overall", "IND", "OOD", "classification", "vqa", "retrieval"]
+    groups = ["overall", "IND", "OOD", "classification", "retrieval", "vqa"]
     assert [cells[0] for cells in rows] == [*groups, *sets, "items a second", "parameters"]
     assert rows[6][2] == "14.3 (ties 100%)" and "ties" not in rows[6][1] and " to " in rows[0][1]
