@@ -136,11 +136,15 @@ def evaluate(
     if machine:
         say({**found.scores.aggregates, **found.measured, "missing": found.scores.missing, "scores": str(found.file)})
         return
-    screen.print(table({found.scores.model.name: found.scores}))
+    if found.measured:
+        measured = Table(suite, found.scores.model.name)
+        for name, value in found.measured.items():
+            measured.add_row(name, f"{value:.3f}")
+        screen.print(measured)
+    else:
+        screen.print(table({found.scores.model.name: found.scores}))
     if found.scores.missing:
         screen.print(f"No overall score: {len(found.scores.missing)} sets were left out.")
-    for name, value in found.measured.items():
-        screen.print(f"{name}: {value:.4f}")
     screen.print(f"The scores are in {found.file}, their page is {found.page}.")
 
 

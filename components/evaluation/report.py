@@ -12,6 +12,7 @@ import numpy as np
 from rich.table import Table
 
 from components.config import Evaluation
+from components.errors import UsedWrongly
 from components.evaluation.aggregate import aggregates, overall_interval
 from components.evaluation.metrics import REPORTED, Ranks, values
 from components.evaluation.scoring import joined, ranks
@@ -81,7 +82,16 @@ class Scores:
 
     @classmethod
     def read(cls, path: Path) -> Scores:
-        content: dict[str, Any] = json.loads(path.read_text(encoding="utf-8"))
+        """Raises `UsedWrongly` if the file is no score file of this scorer."""
+        try:
+            content: dict[str, Any] = json.loads(path.read_text(encoding="utf-8"))
+            scorer = content["scorer"]
+        except (ValueError, TypeError, KeyError) as error:
+            raise UsedWrongly(f"{path}: is no score file", "Name one that `embedline evaluate` has written.") from error
+        if scorer != SCORER:
+            raise UsedWrongly(
+                f"{path}: was written by scorer {scorer}, this is scorer {SCORER}", "Score the model again."
+            )
         return cls(**content | {
             "model": Model(**content["model"]),
             "tasks": {

@@ -222,13 +222,15 @@ class _Pools:
     def add(self, candidates: Positions, grades: Mapping[int, float]) -> None:
         length = len(candidates)
         if (blank := candidates == BLANK).any():
-            moved = np.where(blank, BLANK, np.cumsum(~blank) - 1)
+            if lost := [label for label in grades if 0 <= label < length and blank[label]]:
+                raise DataInvalid(f"{self.origin}: row {self.row_count}: label {lost[0]} is blank", self.mend)
+            moved = np.cumsum(~blank) - 1
             grades = {int(moved[label]) if 0 <= label < length else label: grades[label] for label in grades}
             candidates = candidates[~blank]
         wrong = [label for label in grades if not 0 <= label < len(candidates)]
         graded = {label: grade for label, grade in grades.items() if grade > 0}
         if wrong or not graded:
-            defect = f"label {wrong[0]} of {len(candidates)} candidates" if wrong else "no candidate is relevant"
+            defect = f"label {wrong[0]} of {length} candidates" if wrong else "no candidate is relevant"
             raise DataInvalid(f"{self.origin}: row {self.row_count}: {defect}", self.mend)
         written = candidates.tobytes()
         if written not in self.seen:

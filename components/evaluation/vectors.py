@@ -1,7 +1,8 @@
 """The vectors of a suite's items: one memory-mapped file a set and side, kept under the key of all it depends on.
 
-A killed evaluation goes on where it was. Items that several sets share are encoded once: a file takes what the files
-before it hold. Two processes that evaluate the same model share the work, since each file is locked by who fills it.
+A killed evaluation goes on where it was. Sets with the same candidates share their file, and items that several sets
+share are encoded once: a file takes what the files before it hold. Two processes that evaluate the same model share the
+work, since each file is locked by who fills it.
 """
 
 from __future__ import annotations
@@ -95,7 +96,7 @@ def cached_vectors(
     for file in busy:
         shelf.fill(file, patient=True)
     sides = [_side(file, embedder) for file in files]
-    encoded = [_recorded(file) for file in files]
+    encoded = [_recorded(file) for file in {file.path: file for file in files}.values()]
     speed = sum(part.items for part in encoded) / sum(part.seconds for part in encoded)
     by_set = zip((questions.name for questions in suite.sets), zip(sides[::2], sides[1::2], strict=True), strict=True)
     return dict(by_set), speed
@@ -252,7 +253,7 @@ def _files(suite: Suite, folder: Path) -> Iterator[_File]:
         for side, positions in zip(SIDES, (questions.queries, pooled), strict=True):
             in_order = np.array(sorted(np.unique(positions), key=suite.size), np.int32)
             digest = _digest([suite.digest, [suite.identity(position) for position in in_order]])
-            yield _File(questions.name, side, in_order, folder / f"{questions.name}-{side}-{digest[:16]}.npy")
+            yield _File(questions.name, side, in_order, folder / f"{side}-{digest[:32]}.npy")
 
 
 def _side(file: _File, embedder: AnyEmbedder) -> Side:

@@ -13,7 +13,7 @@ from sklearn.metrics.pairwise import cosine_similarity
 from components.config import Evaluation, Promotion
 from components.corpus import Item, read_queries, task_names
 from components.embedder import Embedder, Vectors
-from components.errors import EmbedlineError
+from components.errors import EmbedlineError, UsedWrongly
 from components.evaluation import SCORER, Done, Model, Scores, evaluate, read_suite, table
 from components.registry import compare
 from tests.evaluation.conftest import CONFIG, MODEL, ConstantEmbedder, HashEmbedder, TableEmbedder, row, write_data
@@ -136,6 +136,13 @@ def test_the_file_holds_every_number_unrounded_and_is_read_back_as_it_was(
     assert scores.model.parameters == 7 and scores.model.dimension == 16 and scores.scorer == SCORER
     low, high = scores.confidence["overall"]
     assert low < scores.aggregates["overall"] < high
+
+
+@pytest.mark.parametrize(("content", "problem"), [("{}", "is no score file"), ('{"scorer": "1"}', "by scorer 1")])
+def test_a_file_of_another_scorer_is_refused(tmp_path: Path, content: str, problem: str) -> None:
+    (tmp_path / "scores.json").write_text(content)
+    with pytest.raises(UsedWrongly, match=problem):
+        Scores.read(tmp_path / "scores.json")
 
 
 def test_the_gate_reads_the_file(score: Score, data: Path, tmp_path: Path) -> None:

@@ -47,7 +47,6 @@ ANIMALS = [
     "owl",
 ]
 WORDS = [f"{animal} Picture" for animal in ANIMALS]
-FILES_AS_WORDS = [f"picture {n}" for n in range(CONCEPTS)]
 SENTENCE = "What is directly to the left of the yellow Adhesive bandage?"
 Perturb = Callable[[str, float, np.random.Generator], str]
 
@@ -74,7 +73,7 @@ def base(write_suite: WriteSuite) -> Suite:
     """`Texts` asks by text, `Pictures` by picture, `Both` by both, `Some` by one or the other."""
     sets = {
         "Both": [row(word, WORDS, [n], qry_inst="", qry_img_path=FILES[n]) for n, word in enumerate(WORDS)],
-        "Pictures": [pictured(n, FILES_AS_WORDS, n, qry_inst="") for n in range(CONCEPTS)],
+        "Pictures": [seeking("", n, qry_img_path=FILES[n], qry_inst="", tgt_inst="") for n in range(CONCEPTS)],
         "Some": [row(WORDS[0], WORDS, [0]), pictured(1, WORDS, 1)],
         "Texts": [row(word, WORDS, [n], qry_inst="") for n, word in enumerate(WORDS)],
     }

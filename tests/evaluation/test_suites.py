@@ -1,0 +1,142 @@
+"""Published benchmarks from a mirror, by a table of their own: one set of every layout that has a way of its own."""
+
+from __future__ import annotations
+
+from pathlib import Path
+from typing import Any
+
+import pytest
+import yaml
+
+from components.errors import DataInvalid, UsedWrongly
+from components.evaluation import benchmark, evaluate, read_benchmark
+from components.evaluation.suites import mirrored_suite
+from tests.evaluation.conftest import CONFIG, MODEL, HashEmbedder
+from tests.evaluation.loaders.conftest import write_parquet, write_picture
+
+WORDS = ["a lion", "a tiger", "a bear", "a wolf"]
+TASK = {
+    "modality": "image", "meta_task": "classification", "distribution": "IND", "queries": 3, "candidates": 4,
+    "metric": "hit@1", "pool": "local", "layout": "mmeb-eval", "prompt": "mmeb-eval",
+}  # fmt: skip
+SOURCE = {"repository": "owner/eval", "configuration": None, "split": "test", "revision": "main"}
+INSTRUCT = {"layout": "mmeb-instruct", "prompt": "image-cls", "source": SOURCE | {"repository": "owner/instruct"}}
+
+
+@pytest.fixture
+def mirror(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> Path:
+    """A benchmark `small` of two sets, `Old` in MMEB's first layout and `New` in its second."""
+    (tmp_path / "tables").mkdir()
+    tasks = {"Old": TASK | {"source": SOURCE}, "New": TASK | INSTRUCT | {"distribution": "OOD"}}
+    (tmp_path / "tables" / "small.yaml").write_text(yaml.safe_dump({"tasks": tasks}))
+    monkeypatch.setattr(benchmark, "TABLES", tmp_path / "tables")
+    mirror = tmp_path / "mirror"
+    write_set(mirror, "Old", old())
+    write_set(mirror, "New", new())
+    for number in range(3):
+        for repository in ("eval", "instruct"):
+            write_picture(mirror / "owner" / repository / "images" / "set" / f"{number}.png", 40 * number)
+    return mirror
+
+
+def old(**changes: Any) -> list[dict[str, Any]]:
+    return [
+        {
+            "qry_text": "<|image_1|> Name the animal.\n",
+            "qry_img_path": f"set/{number}.png",
+            "tgt_text": WORDS[number:] + WORDS[:number],
+            "tgt_img_path": [""] * 4,
+        }
+        | changes
+        for number in range(3)
+    ]
+
+
+def new(**changes: Any) -> list[dict[str, Any]]:
+    instructions = {"qry_inst": "<|image_1|>Name the animal.", "qry_text": "", "tgt_inst": ""}
+    return [row | instructions | changes for row in old()]
+
+
+def write_set(mirror: Path, name: str, rows: list[dict[str, Any]]) -> None:
+    repository = "eval" if name == "Old" else "instruct"
+    write_parquet(mirror / "owner" / repository / name / "test-00000-of-00001.parquet", rows)
+
+
+def test_a_mirror_is_scored_like_any_other_suite(mirror: Path, tmp_path: Path) -> None:
+    suite = mirrored_suite("small", mirror)
+    scores = evaluate(HashEmbedder(), MODEL, suite, CONFIG, tmp_path / "cache", lambda _: None)
+    assert set(scores.tasks) == {"Old", "New"} and scores.benchmark == "small" and scores.missing == []
+    assert scores.aggregates["overall"] == (scores.aggregates["IND"] + scores.aggregates["OOD"]) / 2
+    truths = {suite.items[pool.candidates[column]].text for pool in suite.sets[0].pools for _, column in pool.relevant}
+    assert truths == set(WORDS[:3]), "the first candidate of each row"
+
+
+def test_text_and_instruction_stay_apart_or_become_the_prompt_of_a_backbone(mirror: Path) -> None:
+    def queries(backbone: str | None) -> list[tuple[str | None, str | None]]:
+        suite = mirrored_suite("small", mirror, backbone=backbone)
+        return sorted({
+            (suite.items[position].text or "", suite.items[position].instruction or "")
+            for questions in suite.sets
+            for position in questions.queries
+        })  # fmt: skip
+
+    assert queries(None) == [("", "Name the animal."), ("Name the animal.", "")]
+    assert queries("qwen2_vl") == [("<|image_pad|> Name the animal.\n", "")], "both layouts give the same prompt"
+    assert queries("llava_next") == [("<image> Name the animal.\n", "")]
+
+
+def test_models_asked_in_their_own_words_are_asked_the_same(mirror: Path) -> None:
+    plain, worded = mirrored_suite("small", mirror), mirrored_suite("small", mirror, backbone="qwen2_vl")
+    assert plain.prompts == worded.prompts and plain.digest != worded.digest
+
+
+def test_a_part_of_the_sets_says_what_is_missing(mirror: Path) -> None:
+    assert mirrored_suite("small", mirror, ["New"]).missing == ["Old"]
+
+
+@pytest.mark.parametrize("change", ["a picture", "a candidate", "the truth"])
+def test_the_digest_knows_every_byte_that_a_score_depends_on(mirror: Path, change: str) -> None:
+    before = mirrored_suite("small", mirror).digest
+    assert mirrored_suite("small", mirror).digest == before
+    if change == "a picture":
+        write_picture(mirror / "owner/eval/images/set/1.png", 41)
+    elif change == "a candidate":
+        write_set(mirror, "New", new(tgt_text=["a lion", "a tiger", "a bear", "a fox"]))
+    else:
+        rows = old()
+        rows[0]["tgt_text"] = ["a tiger", "a lion", "a bear", "a wolf"]
+        write_set(mirror, "Old", rows)
+    assert mirrored_suite("small", mirror).digest != before
+
+
+def test_a_side_that_all_candidates_lack_may_be_one_string_or_no_column(mirror: Path) -> None:
+    expected = mirrored_suite("small", mirror).items
+    write_set(mirror, "Old", old(tgt_img_path=""))
+    assert mirrored_suite("small", mirror).items == expected
+    write_set(mirror, "New", [{key: row[key] for key in row if key != "tgt_img_path"} for row in new()])
+    assert mirrored_suite("small", mirror).items == expected
+
+
+def test_blank_candidates_are_left_out_and_the_truth_is_still_the_truth(mirror: Path) -> None:
+    write_set(mirror, "Old", old(tgt_text=["a lion", "", "a bear", ""]))
+    (pool,) = mirrored_suite("small", mirror, ["Old"]).sets[0].pools
+    assert len(pool.candidates) == 2 and {*map(tuple, pool.relevant)} == {(0, 0), (1, 0), (2, 0)}
+    write_set(mirror, "Old", old(tgt_text=["", "a lion", "a bear", ""]))
+    with pytest.raises(DataInvalid, match="row 0: label 0 is blank"):
+        mirrored_suite("small", mirror, ["Old"])
+
+
+@pytest.mark.parametrize(
+    ("name", "tasks", "problem"),
+    [("tiny", [], "there is no such benchmark"), ("small", ["Ancient"], "small has no set Ancient")],
+)
+def test_an_unknown_benchmark_or_set_is_named(mirror: Path, name: str, tasks: list[str], problem: str) -> None:
+    with pytest.raises(UsedWrongly, match=problem):
+        mirrored_suite(name, mirror, tasks)
+
+
+def test_an_incomplete_set_is_an_error_and_never_an_average_over_the_rest(mirror: Path) -> None:
+    (mirror / "owner/instruct/New/test-00000-of-00001.parquet").unlink()
+    with pytest.raises(DataInvalid, match="New"):
+        mirrored_suite("small", mirror)
+    assert read_benchmark("small").tasks.keys() == {"Old", "New"}
