@@ -26,6 +26,7 @@ lint: $(INSTALLED)
 
 bench: $(INSTALLED)
 	@$(BIN)/python benchmarks/line.py
+	@$(BIN)/python benchmarks/evaluation.py
 
 # Everything that a round has made; the environment stays.
 clean:

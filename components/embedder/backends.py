@@ -3,7 +3,7 @@
 from __future__ import annotations
 
 import hashlib
-from collections.abc import Sequence
+from collections.abc import Callable, Sequence
 from pathlib import Path
 from typing import TYPE_CHECKING, Any, Protocol, runtime_checkable
 
@@ -17,6 +17,8 @@ if TYPE_CHECKING:
     from components.embedder.dual_encoder import Precision
 
 Vectors = NDArray[np.float32]
+MOST_REMEMBERED = 65_536
+"""How many pictures' vectors an embedder keeps: of 384 numbers, 100 MB."""
 
 
 @runtime_checkable
@@ -34,6 +36,28 @@ class Embedder(Protocol):
         ...
 
 
+class RememberedPictures:
+    """Encodes pictures, those at a path only once: an evaluation asks many questions about one picture."""
+
+    def __init__(self, encode: Callable[[list[Any]], Vectors]) -> None:
+        self.encode = encode
+        self.vectors: dict[Path, Vectors] = {}
+
+    def __call__(self, pictures: list[Any]) -> Vectors:
+        known = [isinstance(picture, Path) and picture in self.vectors for picture in pictures]
+        missing = [picture for picture, is_known in zip(pictures, known, strict=True) if not is_known]
+        encoded = list(self.encode(missing)) if missing else []
+        fresh = iter(encoded)
+        vectors = [
+            self.vectors[picture] if is_known else next(fresh)
+            for picture, is_known in zip(pictures, known, strict=True)
+        ]
+        for picture, vector in zip(missing, encoded, strict=True):
+            if isinstance(picture, Path) and len(self.vectors) < MOST_REMEMBERED:
+                self.vectors[picture] = vector
+        return np.stack(vectors)
+
+
 class TorchEmbedder:
     """A sentence-transformers model directory, computed by torch; in bfloat16, vectors are near those of float32."""
 
@@ -45,10 +69,11 @@ class TorchEmbedder:
         self.encoder = load(directory)
         self.dimension = self.encoder.description.dimension
         self.batch_size = batch_size
+        self.encode_images = RememberedPictures(self._encode_images)
 
     def encode(self, items: Sequence[Item]) -> Vectors:
         return sum_of_parts(
-            *parts(items), self._encode_texts, self._encode_images, self.encoder.description, self.batch_size
+            *parts(items), self._encode_texts, self.encode_images, self.encoder.description, self.batch_size
         )
 
     def _encode_texts(self, texts: list[str]) -> Vectors:
@@ -78,9 +103,13 @@ class OnnxEmbedder:
         self.name = directory.name
         self.runtime = Runtime(directory, threads, batch_size)
         self.dimension = self.runtime.description.dimension
+        self.encode_images = RememberedPictures(self.runtime.encode_images)
 
     def encode(self, items: Sequence[Item]) -> Vectors:
-        return self.runtime.encode(*parts(items))
+        runtime = self.runtime
+        return sum_of_parts(
+            *parts(items), runtime.encode_texts, self.encode_images, runtime.description, runtime.batch_size
+        )
 
 
 def parts(items: Sequence[Item]) -> tuple[list[str | None], list[ImageSource | None], list[str | None]]:

@@ -79,12 +79,15 @@ def load_image(source: bytes | str | Path | Image.Image) -> Image.Image:
 def pixel_values(images: Sequence[Image.Image], description: Description) -> np.ndarray:
     """Returns `(n, 3, size, size)` float32: each picture padded to a square on white, resized, standardised."""
     size = description.image_size
-    pixels = np.empty((len(images), size, size, 3), np.float32)
-    for row, image in enumerate(images):
-        pixels[row] = np.asarray(square(image, size), np.float32)
     mean = np.asarray(description.image_mean, np.float32)
     std = np.asarray(description.image_std, np.float32)
-    return np.ascontiguousarray(((pixels / 255 - mean) / std).transpose(0, 3, 1, 2))
+    levels = (np.arange(256, dtype=np.float32)[:, None] / 255 - mean) / std
+    pixels = np.empty((len(images), 3, size, size), np.float32)
+    for row, image in enumerate(images):
+        brightness = np.asarray(square(image, size))
+        for channel in range(3):
+            np.take(levels[:, channel], brightness[..., channel], out=pixels[row, channel])
+    return pixels
 
 
 def square(image: Image.Image, size: int) -> Image.Image:
@@ -165,10 +168,10 @@ class Runtime:
     ) -> np.ndarray:
         """Returns `(n, dimension)` float32, L2-normalised; see `sum_of_parts`."""
         return sum_of_parts(
-            texts, images, instructions, self._encode_texts, self._encode_images, self.description, self.batch_size
+            texts, images, instructions, self.encode_texts, self.encode_images, self.description, self.batch_size
         )
 
-    def _encode_texts(self, texts: list[str]) -> np.ndarray:
+    def encode_texts(self, texts: list[str]) -> np.ndarray:
         encodings = self.tokenizer.encode_batch(texts)
         inputs = {
             "input_ids": np.array([encoding.ids for encoding in encodings], np.int64),
@@ -177,7 +180,7 @@ class Runtime:
         vectors: np.ndarray = self.text_session.run(["sentence_embedding"], inputs)[0]
         return vectors
 
-    def _encode_images(self, images: list[Any]) -> np.ndarray:
+    def encode_images(self, images: list[Any]) -> np.ndarray:
         pixels = pixel_values([load_image(image) for image in images], self.description)
         vectors: np.ndarray = self.image_session.run(["image_embedding"], {"pixel_values": pixels})[0]
         return vectors

@@ -1,7 +1,12 @@
 import shutil
 from pathlib import Path
+from typing import Any
 
-from components.embedder import fingerprint
+import numpy as np
+from PIL import Image
+
+from components.embedder import Vectors, fingerprint
+from components.embedder.backends import RememberedPictures
 
 
 def test_a_fingerprint_changes_with_any_byte_of_any_file(directory: Path, tmp_path: Path) -> None:
@@ -24,3 +29,17 @@ def test_a_fingerprint_changes_with_a_name_and_with_a_file_more(directory: Path,
     more = fingerprint(copy)
     (copy / "more").rename(copy / "other")
     assert len({fingerprint(directory), more, fingerprint(copy)}) == 3
+
+
+def test_a_picture_at_a_path_is_encoded_once_and_every_answer_is_its_own(tmp_path: Path) -> None:
+    seen: list[object] = []
+
+    def encode(pictures: list[Any]) -> Vectors:
+        seen.extend(pictures)
+        return np.array([[len(str(picture))] for picture in pictures], np.float32)
+
+    remembered = RememberedPictures(encode)
+    drawn = Image.new("RGB", (1, 1))
+    for pictures in ([Path("a"), b"bytes", Path("long")], [drawn, Path("long"), Path("new"), Path("a")], [Path("a")]):
+        assert remembered(pictures)[:, 0].tolist() == [len(str(picture)) for picture in pictures]
+    assert seen == [Path("a"), b"bytes", Path("long"), drawn, Path("new")]
