@@ -27,6 +27,8 @@ lint: $(INSTALLED)
 bench: $(INSTALLED)
 	@$(BIN)/python benchmarks/line.py
 	@$(BIN)/python benchmarks/evaluation.py
+	@$(BIN)/python benchmarks/training.py
+	@$(BIN)/python benchmarks/recipes.py
 
 # Everything that a round has made; the environment stays.
 clean:

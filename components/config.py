@@ -4,7 +4,7 @@ from __future__ import annotations
 
 import difflib
 from pathlib import Path
-from typing import Annotated, Any, Literal, Self, TypeVar
+from typing import Annotated, Any, Literal, Self, TypeVar, get_args, get_origin
 
 import yaml
 from pydantic import BaseModel, ConfigDict, Field, ValidationError, model_validator
@@ -15,6 +15,7 @@ PARAMETERS = "params.yaml"
 Share = Annotated[float, Field(ge=0, le=1)]
 Positive = Annotated[int, Field(gt=0)]
 Rate = Annotated[float, Field(gt=0)]
+Seed = Annotated[int, Field(ge=-(2**31), lt=2**31)]
 Model = TypeVar("Model", bound=BaseModel)
 Port = Annotated[int, Field(ge=0, le=65535)]
 
@@ -70,9 +71,25 @@ class Validation(Section):
         return demand(self, self.min_image_side <= self.max_image_side, "min_image_side is above max_image_side")
 
 
-class ImageTower(Section):
+class PretrainedText(Section):
+    """A transformers text encoder, mean-pooled: a directory, a name on the hub, or a package that carries it."""
+
+    kind: Literal["pretrained"]
+    model: str
+
+
+class WordVectors(Section):
+    """One vector for each token of a tokenizer, no context. A student's start as its teacher's vectors of them."""
+
+    kind: Literal["word_vectors"]
+    tokenizer: str
+    width: Positive
+
+
+class ResidualImage(Section):
     """A small residual network: channels of its stages, and how many blocks each stage has."""
 
+    kind: Literal["residual"]
     image_size: Positive
     widths: Annotated[list[Positive], Field(min_length=1)]
     depths: list[Positive]
@@ -82,27 +99,94 @@ class ImageTower(Section):
         return demand(self, len(self.widths) == len(self.depths), "widths and depths must be of the same length")
 
 
+class PretrainedImage(Section):
+    """A transformers image encoder, by what it pools: a directory, or a name on the hub."""
+
+    kind: Literal["pretrained"]
+    model: str
+    image_size: Positive
+
+
+class Towers(Section):
+    """A dual encoder: two towers, projected to one space; an item of several parts is the sum of their vectors."""
+
+    kind: Literal["towers"]
+    text: Annotated[PretrainedText | WordVectors, Field(discriminator="kind")]
+    image: Annotated[ResidualImage | PretrainedImage, Field(discriminator="kind")]
+    dimension: Positive
+    max_tokens: Positive
+    instruction_weight: Annotated[float, Field(ge=0)]
+
+
+class Whole(Section):
+    """A model that sentence-transformers loads whole: CLIP, SigLIP, a vision-language model.
+
+    `model` is a directory, a name on the hub, or `random:ARCHITECTURE`, a tiny one for trying a recipe out.
+    """
+
+    kind: Literal["whole"]
+    model: str
+    pooling: Literal["lasttoken", "mean", "cls"] | None = None
+    gradient_checkpointing: bool = False
+
+
+class LossTerm(BaseModel):
+    """One loss by the name of its file in `components/training/losses`, its weight, and the settings of that file."""
+
+    model_config = ConfigDict(frozen=True, extra="allow", strict=True, allow_inf_nan=False)
+    name: str
+    weight: Rate = 1.0
+
+    @property
+    def settings(self) -> dict[str, Any]:
+        return dict(self.model_extra or {})
+
+    @model_validator(mode="after")
+    def _is_a_loss(self) -> Self:
+        from components.training.losses import check  # torch takes seconds, and few commands read the configuration
+
+        check(self.name, self.settings)
+        return self
+
+
+class Phase(Section):
+    """A part of a training: what is minimised, which parameters learn how fast, for which share of the steps.
+
+    `rates` holds shares of the learning rate by a part of the parameters' names; 0 freezes them, others have 1.
+    """
+
+    share: Annotated[float, Field(gt=0, le=1)] = 1.0
+    rates: dict[str, Annotated[float, Field(ge=0)]] = {}
+    losses: Annotated[list[LossTerm], Field(min_length=1)]
+
+
 class Schedule(Section):
     """How long, how fast, on what, on how many pairs at once.
 
-    A step draws `sub_batches` tasks by weight (1 where none is given). Pictures of `unmirrored_tasks`, whose answers
-    depend on left and right, are never mirrored.
+    A step draws `sub_batches` tasks by weight (1 where none is given), or first by modality and then by weight.
+    `distinct` rows of a sub-batch share no query, no positive, or neither. Pictures of `unmirrored_tasks`, where
+    answers depend on left and right, are never mirrored. With `companions`, pairs of a bare text and a drawn picture
+    join; `chunk` rows are computed at a time (0: all).
     """
 
     steps: Positive
+    stop: Literal["steps", "first_exhausted", "all_exhausted"] = "steps"
     batch_size: Annotated[int, Field(ge=2)]
     sub_batches: Positive
     task_weights: dict[str, Annotated[float, Field(ge=0)]]
+    balance: Literal["weights", "modalities"] = "weights"
+    distinct: Literal["none", "query", "positive", "both"] = "none"
+    companions: bool = True
     augmentation: Share
     unmirrored_tasks: list[str]
     learning_rate: Rate
     weight_decay: Annotated[float, Field(ge=0)]
     warmup_share: Share
-    temperature: Rate
     precision: Literal["float32", "bfloat16"]
+    chunk: Annotated[int, Field(ge=0)] = 0
     checkpoint_every: Positive
     log_every: Positive
-    seed: int
+    seed: Seed
 
     @model_validator(mode="after")
     def _has_negatives(self) -> Self:
@@ -110,26 +194,83 @@ class Schedule(Section):
         return demand(self, enough, "batch_size must be at least twice sub_batches, or a sub-batch has no negatives")
 
 
-class Teacher(Section):
-    text_model: str
-    max_tokens: Positive
-    instruction_weight: Annotated[float, Field(ge=0)]
-    dimension: Positive
-    image_tower: ImageTower
+class Adapter(Section):
+    """Low-rank changes of the layers whose names end in one of `targets` (none: every linear layer), merged at save."""
+
+    kind: Literal["lora", "dora"]
+    rank: Positive
+    alpha: Rate
+    dropout: Share
+    targets: list[str]
+
+
+class EarlyStopping(Section):
+    """Scores the dev split `every` so many steps; stops after `patience` scores in a row without a better one.
+
+    The best weights are kept, or the average of the `soup` best where that scores higher still.
+    """
+
+    every: Positive
+    patience: Positive
+    soup: Positive = 1
+
+
+class Recipe(Section):
+    """How one model is trained."""
+
+    backbone: Annotated[Towers | Whole, Field(discriminator="kind")]
+    phases: Annotated[list[Phase], Field(min_length=1)]
+    matryoshka_dimensions: list[Positive] = []
+    adapter: Adapter | None = None
+    early_stopping: EarlyStopping | None = None
+    negatives_per_query: Annotated[int, Field(ge=0)] = 0
+    processes: Positive = 1
     schedule: Schedule
 
+    @model_validator(mode="after")
+    def _adds_up(self) -> Self:
+        whole = abs(sum(phase.share for phase in self.phases) - 1) < 1e-6
+        demand(self, whole, "the shares of the phases must sum to 1")
+        sizes = list(self.matryoshka_dimensions)
+        if isinstance(self.backbone, Towers):
+            sizes += [self.backbone.text.width] if isinstance(self.backbone.text, WordVectors) else []
+            fits = max([0, *sizes]) <= self.backbone.dimension
+            demand(self, fits, "matryoshka_dimensions and word vectors must not exceed backbone.dimension")
+        return self
 
-class Distillation(Section):
-    """The student, and how much each of its losses counts; `matryoshka_dimensions` are learnt as prefixes."""
 
-    text_dimension: Positive
-    image_tower: ImageTower
-    schedule: Schedule
-    matryoshka_dimensions: Annotated[list[Positive], Field(min_length=1)]
-    vector_weight: Annotated[float, Field(ge=0)]
-    similarity_weight: Annotated[float, Field(ge=0)]
-    label_weight: Annotated[float, Field(ge=0)]
-    similarity_temperature: Rate
+class Negatives(Section):
+    """Hard negatives: how many a query gets, from the nearest `depth` of what `model` finds; none without a model.
+
+    A candidate that scores above `margin` times the positive's score is taken for a false negative. With
+    `other_modalities`, what is of a modality for which a task never asks can be a negative too. The `reranker`, a
+    CrossEncoder of sentence-transformers, scores what was mined for the loss `scores`.
+    """
+
+    model: str | None
+    reranker: str | None
+    per_query: Positive
+    depth: Positive
+    margin: Share
+    other_modalities: bool
+
+    @model_validator(mode="after")
+    def _something_is_reranked(self) -> Self:
+        mines = self.model is not None or self.reranker is None
+        return demand(self, mines, "reranker scores what model mines, and model is null")
+
+
+class TeacherEmbeddings(Section):
+    """Whose vectors the student learns from: the teacher's, and those of `others`, directories or hub names.
+
+    With `views`, every picture is changed so many times, and the changes are stored beside the vectors of them.
+    """
+
+    others: list[str]
+    views: Annotated[int, Field(ge=0)]
+    augmentation: Share
+    unmirrored_tasks: list[str]
+    seed: Seed
 
 
 class Export(Section):
@@ -171,21 +312,25 @@ class Promotion(Section):
 class Config(Section):
     corpus: Corpus
     validation: Validation
-    teacher: Teacher
-    distillation: Distillation
+    negatives: Negatives
+    teacher: Recipe
+    teacher_embeddings: TeacherEmbeddings
+    distillation: Recipe
     export: Export
     evaluation: Evaluation
     serving: Serving
     promotion: Promotion
 
     @model_validator(mode="after")
-    def _student_fits_the_teacher(self) -> Self:
-        largest = max(*self.distillation.matryoshka_dimensions, self.distillation.text_dimension)
-        return demand(
-            self,
-            largest <= self.teacher.dimension,
-            "distillation: matryoshka_dimensions and text_dimension must not exceed teacher.dimension",
-        )
+    def _student_is_a_dual_encoder(self) -> Self:
+        fits = isinstance(self.distillation.backbone, Towers)
+        return demand(self, fits, "distillation.backbone: what is exported is a dual encoder: kind must be towers")
+
+    @model_validator(mode="after")
+    def _negatives_are_mined(self) -> Self:
+        asked = max(self.teacher.negatives_per_query, self.distillation.negatives_per_query)
+        there = self.negatives.per_query if self.negatives.model else 0
+        return demand(self, asked <= there, f"negatives_per_query asks for {asked}, and negatives mines {there}")
 
 
 def demand(model: Model, holds: bool, otherwise: str) -> Model:
@@ -225,13 +370,18 @@ def schema() -> dict[str, Any]:
 
 
 def _explain(origin: str, fault: Any) -> str:
-    place = ".".join(str(part) for part in fault["loc"])
+    keys, known = _place(fault["loc"])
+    place = ".".join(keys)
     if fault["type"] == "extra_forbidden":
-        close = difflib.get_close_matches(str(fault["loc"][-1]), _keys(fault["loc"][:-1]), n=1)
+        close = difflib.get_close_matches(keys[-1], known, n=1)
         suggestion = f"; did you mean {close[0]!r}?" if close else ""
         return f"{origin}: {place}: unknown key{suggestion}"
     if fault["type"] == "missing":
         return f"{origin}: {place}: is missing"
+    if fault["type"] == "union_tag_not_found":
+        return f"{origin}: {place}.kind: is missing"
+    if fault["type"] == "union_tag_invalid":
+        return f"{origin}: {place}.kind: should be {fault['ctx']['expected_tags']}, got {fault['ctx']['tag']!r}"
     if fault["type"] == "value_error":
         return ": ".join(part for part in (origin, place, fault["msg"].removeprefix("Value error, ")) if part)
     return (
@@ -240,11 +390,26 @@ def _explain(origin: str, fault: Any) -> str:
     )
 
 
-def _keys(path: tuple[Any, ...]) -> list[str]:
-    section: type[BaseModel] = Config
-    for part in path:
-        annotation = section.model_fields[part].annotation
-        if not (isinstance(annotation, type) and issubclass(annotation, BaseModel)):
-            return []
-        section = annotation
-    return list(section.model_fields)
+def _place(location: tuple[Any, ...]) -> tuple[list[str], list[str]]:
+    """Returns the keys that lead to a place in the file, and those that there may be beside the last one.
+
+    pydantic also names the kind of a section that comes in several kinds, which is no key.
+    """
+    place: list[str] = []
+    known: list[str] = []
+    within: Any = Config
+    for part in location:
+        sections = [one for one in (within, *get_args(within)) if isinstance(one, type) and issubclass(one, BaseModel)]
+        of_kind = [
+            one for one in sections if part in get_args(getattr(one.model_fields.get("kind"), "annotation", None))
+        ]
+        if of_kind:
+            within = of_kind[0]
+            continue
+        place.append(str(part))
+        if get_origin(within) in (list, dict) or not sections:
+            known, within = [], (get_args(within) or (None,))[-1]
+        else:
+            known = list(sections[0].model_fields)
+            within = sections[0].model_fields[part].annotation if part in known else None
+    return place, known

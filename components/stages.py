@@ -12,17 +12,19 @@ from pathlib import Path
 from typing import TYPE_CHECKING, Any
 
 from components import config as configuration
-from components.config import Config
+from components.config import Config, Recipe
 from components.errors import Refused, UsedWrongly
 
 if TYPE_CHECKING:
+    from components.evaluation import DevScorer
     from components.registry.tracking import Run
 
 DATA = Path("data")
 CHECKPOINTS = Path("checkpoints")
 ARTIFACTS = Path("artifacts")
-VALIDATION, TEACHER, EMBEDDINGS, STUDENT, ONNX, SCORES, BUNDLE = (
-    ARTIFACTS / name for name in ("validation", "teacher", "teacher_embeddings", "student", "onnx", "scores", "bundle")
+VALIDATION, NEGATIVES, TEACHER, EMBEDDINGS, STUDENT, ONNX, SCORES, BUNDLE = (
+    ARTIFACTS / name
+    for name in ("validation", "negatives", "teacher", "teacher_embeddings", "student", "onnx", "scores", "bundle")
 )
 VECTORS = CHECKPOINTS / "vectors"
 METRICS = ARTIFACTS / "metrics.json"
@@ -57,23 +59,36 @@ def _validate(config: Config, run: Run) -> None:
     run.log_metrics(validate(config.validation, DATA, VALIDATION).metrics)
 
 
-def _teacher(config: Config, run: Run) -> None:
-    from components.training import fine_tune
+def _negatives(config: Config, run: Run) -> None:
+    from components.training import mine_negatives
 
-    fine_tune(config.teacher, DATA, TEACHER, CHECKPOINTS, _progress(run, config.teacher.schedule.steps))
+    mine_negatives(config.negatives, DATA, NEGATIVES)
+
+
+def _teacher(config: Config, run: Run) -> None:
+    from components.training import Places, train_model
+
+    places = Places(DATA, NEGATIVES, TEACHER, CHECKPOINTS)
+    train_model(config.teacher, places, _progress(run, config.teacher), _dev_scorer(config))
 
 
 def _embed_teacher(config: Config, run: Run) -> None:
     from components.training import embed_with_teacher
 
-    embed_with_teacher(config.teacher, TEACHER, DATA, EMBEDDINGS)
+    embed_with_teacher(config.teacher_embeddings, TEACHER, DATA, EMBEDDINGS)
 
 
 def _distill(config: Config, run: Run) -> None:
-    from components.training import distil
+    from components.training import Places, train_model
 
-    report = _progress(run, config.distillation.schedule.steps)
-    distil(config.distillation, TEACHER, EMBEDDINGS, DATA, STUDENT, CHECKPOINTS, report)
+    places = Places(DATA, NEGATIVES, STUDENT, CHECKPOINTS, TEACHER, EMBEDDINGS)
+    train_model(config.distillation, places, _progress(run, config.distillation), _dev_scorer(config))
+
+
+def _dev_scorer(config: Config) -> DevScorer:
+    from components.evaluation import DevScorer
+
+    return DevScorer(config.evaluation, DATA)
 
 
 def _export(config: Config, run: Run) -> None:
@@ -113,13 +128,18 @@ def _package(config: Config, run: Run) -> None:
     run.log_file(BUNDLE / "model_card.md")
 
 
-def _progress(run: Run, steps: int) -> Callable[[int, Mapping[str, float]], None]:
+def _progress(run: Run, recipe: Recipe) -> Callable[[int, Mapping[str, float]], None]:
+    steps = recipe.schedule.steps
+
     def report(step: int, metrics: Mapping[str, float]) -> None:
         run.log_metrics(metrics, step)
-        _tell(
-            f"step {step} of {steps}: loss {metrics['loss']:.3f}, {metrics['pairs_per_second']:.0f} pairs/s, "
-            f"{metrics['seconds_left']:.0f} s left"
-        )
+        if "loss" in metrics:
+            _tell(
+                f"step {step} of {steps}: loss {metrics['loss']:.3f}, {metrics['pairs_per_second']:.0f} pairs/s, "
+                f"{metrics['seconds_left']:.0f} s left"
+            )
+        else:
+            _tell(f"step {step} of {steps}: dev score {metrics['dev_score']:.3f}")
 
     return report
 
@@ -136,8 +156,9 @@ def _write_metrics(summary: Mapping[str, Any]) -> None:
 
 STAGES = {
     "validate": Stage(_validate, ("validation",)),
+    "negatives": Stage(_negatives, ("negatives",)),
     "teacher": Stage(_teacher, ("teacher",)),
-    "embed_teacher": Stage(_embed_teacher, ("teacher",)),
+    "embed_teacher": Stage(_embed_teacher, ("teacher_embeddings",)),
     "distill": Stage(_distill, ("distillation",)),
     "export": Stage(_export, ("export",)),
     "evaluate": Stage(_evaluate, ("evaluation",)),

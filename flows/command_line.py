@@ -93,6 +93,32 @@ def stage(name: Annotated[str, typer.Argument(help="A stage of dvc.yaml.")]) -> 
 
 
 @app.command()
+def profile(
+    name: Annotated[
+        str | None, typer.Argument(help="A profile of the folder profiles; without one they are listed.")
+    ] = None,
+    machine: Machine = False,
+) -> None:
+    """Change params.yaml to a recipe of the literature, or list the recipes there are.
+
+    Example: `embedline profile vlm2vec`
+    """
+    from components.profiles import apply_profile, profile_names, read_profile
+
+    found = [apply_profile(name)] if name else [read_profile(known) for known in profile_names()]
+    if machine:
+        say([vars(one) for one in found])
+    elif name:
+        screen.print(
+            f"{configuration.PARAMETERS} now trains after {found[0].paper}.\nWhere it differs: {found[0].differs}."
+        )
+        screen.print("Next: embedline run")
+    else:
+        for one in found:
+            screen.print(f"[bold]{one.name}[/bold]: {one.paper}")
+
+
+@app.command()
 def evaluate(
     model: Annotated[
         str,

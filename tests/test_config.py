@@ -1,3 +1,4 @@
+import importlib
 import json
 from collections.abc import Callable
 from pathlib import Path
@@ -11,6 +12,7 @@ from pydantic import ValidationError
 from components import config as configuration
 from components.config import parse, read, schema
 from components.errors import UsedWrongly
+from components.training import losses
 
 ROOT = Path(__file__).parents[1]
 PARAMS = ROOT / configuration.PARAMETERS
@@ -23,10 +25,10 @@ def changed() -> Change:
 
     def make(key: str, *value: Any) -> dict[str, Any]:
         content: dict[str, Any] = json.loads(json.dumps(yaml.safe_load(PARAMS.read_text(encoding="utf-8"))))
-        section = content
+        section: Any = content
         *path, last = key.split(".")
         for part in path:
-            section = section[part]
+            section = section[int(part) if part.isdigit() else part]
         if value:
             section[last] = value[0]
         else:
@@ -54,7 +56,10 @@ def test_the_shipped_file_is_a_configuration() -> None:
     ("key", "near"),
     [
         ("teacher.schedule.learning_rat", "learning_rate"),
-        ("teacher.image_tower.width", "widths"),
+        ("teacher.backbone.image.width", "widths"),
+        ("teacher.backbone.max_token", "max_tokens"),
+        ("teacher.phases.0.rate", "rates"),
+        ("teacher.negative_per_query", "negatives_per_query"),
         ("corpus.emoji.train_scene", "train_scenes"),
         ("servng", "serving"),
     ],
@@ -75,17 +80,23 @@ def test_an_unknown_key_that_is_near_to_none_gets_no_suggestion(changed: Change)
         ("teacher.schedule.steps", 7.5, "should be a valid integer"),
         ("teacher.schedule.steps", None, "should be a valid integer"),
         ("corpus.licence", 3, "should be a valid string"),
-        ("teacher.image_tower.widths", 64, "should be a valid list"),
+        ("teacher.backbone.image.widths", 64, "should be a valid list"),
         ("validation", [1], "should be a valid dictionary"),
         ("teacher.schedule.steps", 0, "greater than 0"),
         ("teacher.schedule.batch_size", 1, "greater than or equal to 2"),
-        ("teacher.schedule.temperature", -0.02, "greater than 0"),
-        ("teacher.schedule.temperature", float("nan"), "finite"),
+        ("teacher.phases.0.losses.0.weight", -0.02, "greater than 0"),
+        ("teacher.phases.0.losses.0.weight", float("nan"), "finite"),
+        ("teacher.phases.0.share", 0, "greater than 0"),
+        ("teacher.schedule.learning_rate", float("nan"), "finite"),
         ("teacher.schedule.task_weights.Group", -1, "greater than or equal to 0"),
         ("corpus.eval_share", 1.2, "less than or equal to 1"),
         ("serving.http_port", 70000, "less than or equal to 65535"),
         ("corpus.source", "emojis", "'emoji'"),
         ("teacher.schedule.precision", "float16", "'bfloat16'"),
+        ("teacher.schedule.seed", 2**31, "less than 2147483648"),
+        ("teacher_embeddings.seed", -(2**40), "greater than or equal to -2147483648"),
+        ("teacher.schedule.stop", "never", "'first_exhausted'"),
+        ("teacher.schedule.distinct", "rows", "'positive'"),
         ("promotion.confidence", 1.0, "less than 1"),
     ],
 )
@@ -96,16 +107,85 @@ def test_a_wrong_value_is_named_with_what_was_found(key: str, value: Any, said: 
 
 
 def test_a_missing_key_is_named(changed: Change) -> None:
-    assert refusal(changed("teacher.dimension")) == "params.yaml: teacher.dimension: is missing"
+    assert refusal(changed("teacher.backbone.dimension")) == "params.yaml: teacher.backbone.dimension: is missing"
     assert refusal(changed("serving")) == "params.yaml: serving: is missing"
 
 
+def test_a_section_of_an_unknown_kind_is_answered_with_those_there_are(changed: Change) -> None:
+    assert (
+        refusal(changed("teacher.backbone.kind", "tower"))
+        == "params.yaml: teacher.backbone.kind: should be 'towers', 'whole', got 'tower'"
+    )
+    assert refusal(changed("teacher.backbone.image.kind")) == "params.yaml: teacher.backbone.image.kind: is missing"
+
+
+@pytest.mark.parametrize(
+    ("key", "value", "said"),
+    [
+        (
+            "name",
+            "contrastiv",
+            "unknown loss 'contrastiv', did you mean 'contrastive'? (known: contrastive, relative, ",
+        ),
+        ("temprature", 1.0, "loss contrastive: temprature: unknown setting (known: temperature, learnt, "),
+        ("temperature", 0, "loss contrastive: temperature: should be greater than 0, got 0"),
+        ("learnt", "yes", "loss contrastive: learnt: should be a valid boolean, got 'yes'"),
+    ],
+)
+def test_a_wrong_loss_or_setting_is_answered_with_the_known_ones(
+    key: str, value: Any, said: str, changed: Change
+) -> None:
+    problem = refusal(changed(f"teacher.phases.0.losses.0.{key}", value))
+    assert problem.startswith(f"params.yaml: teacher.phases.0.losses.0: {said}") and "\n" not in problem
+
+
+def test_a_loss_without_what_it_needs_is_refused(changed: Change) -> None:
+    assert "temperature: is missing" in refusal(changed("teacher.phases.0.losses.0.temperature"))
+    assert "losses.0.name: is missing" in refusal(changed("teacher.phases.0.losses.0.name"))
+
+
+def test_every_loss_can_be_named_in_a_recipe(changed: Change) -> None:
+    settings = {"temperature": 0.1, "student_temperature": 0.1, "teacher_temperature": 0.1}
+    for name in losses.names():
+        accepted = importlib.import_module(f"components.training.losses.{name}").Settings.model_fields
+        given = {key: value for key, value in settings.items() if key in accepted}
+        term = {"name": name, "weight": 2.0, **given}
+        found = parse(changed("distillation.phases.0.losses", [term])).distillation.phases[0].losses[0]
+        assert (found.name, found.weight, found.settings) == (name, 2.0, given)
+
+
+@pytest.mark.parametrize(
+    ("key", "value", "said"),
+    [
+        ("teacher.phases.0.share", 0.5, "teacher: the shares of the phases must sum to 1"),
+        ("teacher.phases.0.losses", [], "teacher.phases.0.losses: List should have at least 1 item"),
+        ("teacher.schedule.sub_batches", 200, "teacher.schedule: batch_size must be at least twice sub_batches"),
+        ("teacher.backbone.image.depths", [1], "teacher.backbone.image: widths and depths must be of the same length"),
+        ("distillation.matryoshka_dimensions", [768], "distillation: matryoshka_dimensions and word vectors must not"),
+        ("distillation.backbone.text.width", 768, "distillation: matryoshka_dimensions and word vectors must not"),
+        ("distillation.backbone", {"kind": "whole", "model": "random:clip"}, "distillation.backbone: what is exported"),
+        ("teacher.negatives_per_query", 3, "negatives_per_query asks for 3, and negatives mines 0"),
+        ("distillation.negatives_per_query", 5, "negatives_per_query asks for 5, and negatives mines 0"),
+    ],
+)
+def test_what_does_not_fit_together_is_refused(key: str, value: Any, said: str, changed: Change) -> None:
+    assert refusal(changed(key, value)).startswith(f"params.yaml: {said}")
+
+
+def test_hard_negatives_that_are_mined_can_be_asked_for(changed: Change) -> None:
+    content = changed("teacher.negatives_per_query", 4)
+    content["negatives"] |= {"model": "artifacts/student", "per_query": 4}
+    assert parse(content).teacher.negatives_per_query == 4
+    content["negatives"]["per_query"] = 3
+    assert "asks for 4, and negatives mines 3" in refusal(content)
+
+
 def test_every_wrong_key_is_named_at_once(changed: Change) -> None:
-    content = changed("teacher.dimension", -1)
+    content = changed("teacher.backbone.dimension", -1)
     content["corpus"]["nme"] = content["corpus"].pop("name")
     lines = refusal(content).splitlines()
     assert len(lines) == 3 and all(
-        any(key in line for line in lines) for key in ("teacher.dimension", "corpus.nme", "corpus.name")
+        any(key in line for line in lines) for key in ("teacher.backbone.dimension", "corpus.nme", "corpus.name")
     )
 
 
@@ -146,6 +226,6 @@ def test_the_checked_in_schema_is_that_of_the_code_and_fits_the_file(changed: Ch
     written = json.loads((ROOT / "params.schema.json").read_text(encoding="utf-8"))
     assert written == schema(), "write it anew with `json.dumps(schema(), indent=2)`"
     jsonschema.validate(yaml.safe_load(PARAMS.read_text(encoding="utf-8")), written)
-    for wrong in (changed("teacher.schedule.steps", 0), changed("servng", 1), changed("teacher.dimension")):
+    for wrong in (changed("teacher.schedule.steps", 0), changed("servng", 1), changed("teacher.backbone.dimension")):
         with pytest.raises(jsonschema.ValidationError):
             jsonschema.validate(wrong, written)

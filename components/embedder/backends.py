@@ -14,7 +14,7 @@ from components.embedder.runtime import Runtime, load_image, pixel_values, sum_o
 
 if TYPE_CHECKING:
     from components.corpus.item import ImageSource, Item
-    from components.embedder.dual_encoder import Precision
+    from components.embedder.dual_encoder import DualEncoder, Precision
 
 Vectors = NDArray[np.float32]
 MOST_REMEMBERED = 65_536
@@ -59,14 +59,14 @@ class RememberedPictures:
 
 
 class TorchEmbedder:
-    """A sentence-transformers model directory, computed by torch; in bfloat16, vectors are near those of float32."""
+    """A dual encoder, or the directory of one, computed by torch; in bfloat16, vectors are near those of float32."""
 
-    def __init__(self, directory: Path, batch_size: int = 256, precision: Precision = "float32") -> None:
+    def __init__(self, source: Path | DualEncoder, batch_size: int = 256, precision: Precision = "float32") -> None:
         from components.embedder.dual_encoder import load
 
         self.precision = precision
-        self.name = directory.name
-        self.encoder = load(directory)
+        self.name = source.name if isinstance(source, Path) else "dual encoder"
+        self.encoder = load(source) if isinstance(source, Path) else source
         self.dimension = self.encoder.description.dimension
         self.batch_size = batch_size
         self.encode_images = RememberedPictures(self._encode_images)

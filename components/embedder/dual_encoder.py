@@ -18,6 +18,7 @@ from transformers import (
     AutoTokenizer,
     PreTrainedModel,
     PreTrainedTokenizerBase,
+    PreTrainedTokenizerFast,
     VisionTextDualEncoderConfig,
     VisionTextDualEncoderModel,
 )
@@ -70,16 +71,24 @@ class DualEncoder(InputModule):
 
     def project_text(self, pooled: Tensor) -> Tensor:
         """Returns `(n, dimension)`, L2-normalised."""
-        return functional.normalize(self.model.text_projection(pooled), dim=-1)
+        return functional.normalize(self.model.text_projection(pooled).float(), dim=-1)
 
     def embed_text(self, input_ids: Tensor, attention_mask: Tensor) -> Tensor:
         """Returns `(n, dimension)`, L2-normalised."""
         return self.project_text(self.pool_text(input_ids, attention_mask))
 
+    def pool_images(self, pixels: Tensor) -> Tensor:
+        """Returns `(n, image width)` of `pixels (n, 3, size, size)`: what the image tower pools, not projected."""
+        pooled: Tensor = self.model.vision_model(pixel_values=pixels).pooler_output
+        return pooled
+
+    def project_image(self, pooled: Tensor) -> Tensor:
+        """Returns `(n, dimension)`, L2-normalised."""
+        return functional.normalize(self.model.visual_projection(pooled).float(), dim=-1)
+
     def embed_images(self, pixels: Tensor) -> Tensor:
         """Returns `(n, dimension)`, L2-normalised, of `pixels (n, 3, size, size)`."""
-        pooled = self.model.vision_model(pixel_values=pixels).pooler_output
-        return functional.normalize(self.model.visual_projection(pooled).float(), dim=-1)
+        return self.project_image(self.pool_images(pixels))
 
     def preprocess(self, inputs: Sequence[Any], prompt: str | None = None, **_: Any) -> dict[str, Any]:
         """Returns the tensors of all parts and, for each, the rows of the batch that it belongs to.
@@ -123,6 +132,9 @@ class DualEncoder(InputModule):
 
     def save(self, output_path: str, *_: Any, **__: Any) -> None:
         self.model.save_pretrained(output_path)
+        if isinstance(self.tokenizer, PreTrainedTokenizerFast):  # how long the last batch was is no part of the model
+            self.tokenizer.backend_tokenizer.no_truncation()
+            self.tokenizer.backend_tokenizer.no_padding()
         self.tokenizer.save_pretrained(output_path)
         (Path(output_path) / DESCRIPTION).write_text(json.dumps(asdict(self.description), indent=2), encoding="utf-8")
 

@@ -41,7 +41,7 @@ def open_embedder(model: str, batch_size: int, root: Path = Path()) -> tuple[Emb
 
         folder = Path(model.removeprefix(VECTORS_PREFIX))
         return PrecomputedEmbedder(folder, root), fingerprint(folder)
-    directory = _find_directory(model)
+    directory = find_directory(model)
     return _open_directory(directory, batch_size, model), fingerprint(directory)
 
 
@@ -90,7 +90,7 @@ def _configuration(directory: Path) -> dict[str, Any]:
         raise UsedWrongly(f"{file}: {error}", "Get the model again.") from error
 
 
-def _find_directory(model: str) -> Path:
+def find_directory(model: str) -> Path:
     """Returns the directory of that name, or that of the package or the hub's model of that name."""
     if Path(model).is_dir():
         return Path(model)

@@ -15,18 +15,20 @@ from components.embedder.runtime import UnreadableImage, load_image, normalise
 from components.errors import UsedWrongly
 
 if TYPE_CHECKING:
+    from sentence_transformers import SentenceTransformer
     from sentence_transformers.base import BaseModel
+    from torch import nn
 
     from components.corpus.item import ImageSource, Item
 
-    Model = TypeVar("Model", bound=BaseModel)
+    Model = TypeVar("Model", bound=nn.Module)
 
 Side = Literal["query", "document"]
 """Which of the two a model encodes, where it has a prompt or a network of its own for each."""
 
 
 class SentenceTransformerEmbedder:
-    """A sentence-transformers model directory that runs no code of its own.
+    """A sentence-transformers model, or the directory of one that runs no code of its own.
 
     What goes in follows the modalities that the model names (sentence-transformers 6). A model that takes text and
     image in one input gets both at once; of a dual encoder, which takes each alone, an item has the normalised sum of
@@ -34,12 +36,12 @@ class SentenceTransformerEmbedder:
     every other one before the text, and there an item without text goes without.
     """
 
-    def __init__(self, directory: Path, batch_size: int = 32, name: str = "") -> None:
+    def __init__(self, source: Path | SentenceTransformer, batch_size: int = 32, name: str = "") -> None:
         from sentence_transformers import SentenceTransformer
 
-        self.name = name or directory.name
+        self.name = name or (source.name if isinstance(source, Path) else "the model")
         self.batch_size = batch_size
-        self.model = load_model(SentenceTransformer, directory)
+        self.model = load_model(SentenceTransformer, source) if isinstance(source, Path) else source
 
     @cached_property
     def dimension(self) -> int:
@@ -53,30 +55,11 @@ class SentenceTransformerEmbedder:
         """
         encode = getattr(self.model, f"encode_{side}") if side else self.model.encode
         total = np.zeros((len(items), self.dimension), np.float32)
-        parts = [part for row, item in enumerate(items) for part in self._parts(row, item)]
+        parts = [part for row, item in enumerate(items) for part in parts_of(row, item, self.model, self.name)]
         for rows, inputs, prompt in batches(parts, self.model, self.batch_size):
             vectors = encode(inputs, prompt=prompt, batch_size=len(inputs), show_progress_bar=False)
             total[rows] += normalise(vectors)
         return normalise(total)
-
-    def _parts(self, row: int, item: Item) -> Iterator[Part]:
-        """Yields the item whole if the model takes it so, else each modality of it."""
-        whole = content(row, item)
-        if takes(self.model, whole):
-            contents = [whole]
-        elif all(takes(self.model, {modality: part}) for modality, part in whole.items()):
-            contents = [{modality: part} for modality, part in whole.items()]
-        else:
-            raise refusal(row, whole, self.name, self.model)
-        for part in contents:
-            if not item.instruction:
-                yield Part(row, part)
-            elif self.model.supports("message"):
-                yield Part(row, part, item.instruction)
-            elif part.keys() == {"text"}:
-                yield Part(row, part, f"{item.instruction} ")
-            else:
-                yield Part(row, instructed(part, item.instruction))
 
 
 @dataclass(frozen=True)
@@ -88,11 +71,34 @@ class Part:
     prompt: str | None = None
 
 
+def parts_of(row: int, item: Item, model: BaseModel, name: str) -> Iterator[Part]:
+    """Yields the item whole if the model takes it so, else each modality of it. Raises `UsedWrongly` that names the
+    item which the model does not take."""
+    whole = content(row, item)
+    if takes(model, whole):
+        contents = [whole]
+    elif all(takes(model, {modality: part}) for modality, part in whole.items()):
+        contents = [{modality: part} for modality, part in whole.items()]
+    else:
+        raise refusal(row, whole, name, model)
+    for part in contents:
+        if not item.instruction:
+            yield Part(row, part)
+        elif model.supports("message"):
+            yield Part(row, part, item.instruction)
+        elif part.keys() == {"text"}:
+            yield Part(row, part, f"{item.instruction} ")
+        else:
+            yield Part(row, instructed(part, item.instruction))
+
+
 def load_model(kind: type[Model], directory: Path) -> Model:
-    """Returns the model in the directory, on the accelerator if there is one.
+    """Returns the model, or the module, in the directory, on the accelerator if there is one.
 
     Raises `UsedWrongly` if the library cannot load it, or if the model brings code of its own, which would run here.
     """
+    from components.embedder import without_torchvision  # noqa: F401  (registers what a processor may name)
+
     try:
         return kind(str(directory)).eval()
     except Exception as error:  # whatever is wrong with a directory of somebody else's, the user is told

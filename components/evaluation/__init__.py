@@ -6,6 +6,7 @@ Where a set, a vector or a label is missing or broken there is no score; a tie c
 
 from components.evaluation.aggregate import aggregates, overall_interval, require_complete
 from components.evaluation.benchmark import Benchmark, Task, known_benchmarks, read_benchmark
+from components.evaluation.dev_score import DevScorer
 from components.evaluation.metrics import Ranks
 from components.evaluation.report import BATCHES_PER_CHUNK, SCORER, Model, Scores, TaskScore, evaluate, score, table
 from components.evaluation.scoring import Cosine, ranks
@@ -19,6 +20,7 @@ __all__ = [
     "AnyEmbedder",
     "Benchmark",
     "Cosine",
+    "DevScorer",
     "Done",
     "EvaluationSet",
     "Model",

@@ -9,6 +9,7 @@ from collections.abc import Callable, Iterable, Iterator, Mapping, Sequence
 from dataclasses import dataclass, field
 from functools import cache, partial
 from pathlib import Path
+from typing import Literal
 
 import numpy as np
 import pyarrow as pa
@@ -29,6 +30,8 @@ MEND = "Build the data set again with `embedline ingest`."
 BLANK = -1
 Prompt = Callable[[Item], Item]
 """Turns an item as a file words it into what the embedder is given."""
+
+Split = Literal["dev", "eval"]
 
 
 @dataclass(frozen=True)
@@ -96,24 +99,24 @@ class Suite:
         return hashlib.sha256(image).hexdigest() if isinstance(image, bytes) else image
 
 
-def read_suite(data: Path) -> Suite:
-    """Returns the sets that the manifest in `data` names.
+def read_suite(data: Path, split: Split = "eval") -> Suite:
+    """Returns the sets of a split that the manifest in `data` names.
 
     Raises `EmbedlineError` if a set is missing or extra, `DataInvalid` if a file is not what its manifest says.
     """
     manifest = Manifest.read(data)
-    benchmark = manifest_benchmark(manifest)
-    require_complete(task_names(data, "eval"), benchmark.tasks)
+    benchmark = manifest_benchmark(manifest, split)
+    require_complete(task_names(data, split), benchmark.tasks)
     collection = Collection(MEND)
     sets = [
-        collection.from_parquet(name, task, [data / "eval" / f"{name}.parquet"], data / "images")
+        collection.from_parquet(name, task, [data / split / f"{name}.parquet"], data / "images")
         for name, task in sorted(benchmark.tasks.items())
     ]
     return collection.suite(benchmark, manifest.digest, data, sets)
 
 
-def manifest_benchmark(manifest: Manifest) -> Benchmark:
-    """Returns the table of a data set's own evaluation sets."""
+def manifest_benchmark(manifest: Manifest, split: Split = "eval") -> Benchmark:
+    """Returns the table of a data set's own sets of queries."""
     tasks = {
         name: Task(
             modality="image",
@@ -127,9 +130,9 @@ def manifest_benchmark(manifest: Manifest) -> Benchmark:
             prompt="plain",
             source=None,
         )
-        for name, task in manifest.tasks.eval.items()
+        for name, task in getattr(manifest.tasks, split).items()
     }
-    return Benchmark(name=manifest.name, tasks=tasks)
+    return Benchmark(name=manifest.name if split == "eval" else f"{manifest.name}-{split}", tasks=tasks)
 
 
 @dataclass

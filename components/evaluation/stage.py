@@ -11,7 +11,7 @@ from safetensors import safe_open
 
 from components.artifact import whole
 from components.config import Config
-from components.embedder import Embedder, OnnxEmbedder, TorchEmbedder, fingerprint
+from components.embedder import fingerprint, open_embedder
 from components.errors import EmbedlineError
 from components.evaluation.report import Model, Scores, evaluate
 from components.evaluation.sets import read_suite
@@ -34,7 +34,7 @@ def run(
     suite = read_suite(data)
     with whole(output) as partial:
         for name, directory in models.items():
-            embedder = _load(name, directory, config.evaluation.batch_size)
+            embedder, _ = open_embedder(str(directory), config.evaluation.batch_size)
             weights = directory if name in TRAINED else models[STUDENT]
             model = Model(name, fingerprint(directory), embedder.dimension, parameters(weights))
             told = functools.partial(_tell, report, name)
@@ -56,7 +56,3 @@ def parameters(directory: Path) -> int:
 
 def _tell(report: Report, name: str, done: Done) -> None:
     report(name, done.all_items, done.of_all)
-
-
-def _load(name: str, directory: Path, batch_size: int) -> Embedder:
-    return TorchEmbedder(directory, batch_size) if name in TRAINED else OnnxEmbedder(directory, batch_size)

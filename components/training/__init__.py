@@ -1,5 +1,5 @@
-"""Fine-tuning and distillation: losses, samplers, resumable loop; each stage is one function."""
+"""Fine-tuning and distillation by recipes: losses, samplers, resumable loop; each stage is one function."""
 
-from components.training.stages import distil, embed_with_teacher, fine_tune
+from components.training.stages import Places, embed_with_teacher, mine_negatives, train_model
 
-__all__ = ["distil", "embed_with_teacher", "fine_tune"]
+__all__ = ["Places", "embed_with_teacher", "mine_negatives", "train_model"]

@@ -2,18 +2,20 @@
 
 from __future__ import annotations
 
-from collections.abc import Iterable
+from collections.abc import Iterable, Sequence
 from dataclasses import dataclass
 from pathlib import Path
 
 import numpy as np
 from numpy.typing import NDArray
+from torch import Tensor
 
 from components.corpus import read_pairs, task_names
 from components.corpus.item import Item
 
 NONE = -1
 TEXT, IMAGE, INSTRUCTION = range(3)
+Integers = NDArray[np.int64]
 
 
 @dataclass(frozen=True)
@@ -31,6 +33,33 @@ class Examples:
 
     def rows(self, task: str) -> int:
         return len(self.queries[task])
+
+    def content(self, row: Sequence[int]) -> dict[str, str]:
+        """Returns what the positions of one item stand for, by name."""
+        text, image, instruction = row
+        parts = {
+            "text": self.texts[text] if text != NONE else "",
+            "image": str(self.images[image]) if image != NONE else "",
+            "instruction": self.texts[instruction] if instruction != NONE else "",
+        }
+        return {name: value for name, value in parts.items() if value}
+
+
+def is_there(rows: Tensor) -> Tensor:
+    """Returns `(n,)` bool: which of `rows (n, 3)` are items at all; a query may have fewer negatives than others."""
+    return (rows != NONE).any(-1)
+
+
+def modalities(positions: NDArray[np.int32]) -> Integers:
+    """Returns `(n,)` of `positions (n, 3)`: 1 for a text, 2 for an image, 3 for both."""
+    numbers: Integers = (positions[:, [TEXT, IMAGE]] != NONE) @ np.array([1, 2])
+    return numbers
+
+
+def row_numbers(positions: NDArray[np.int32]) -> Integers:
+    """Returns `(n,)` of `positions (n, parts)`: the same number for equal rows, each below `n`."""
+    numbers: Integers = np.unique(positions, axis=0, return_inverse=True)[1].reshape(-1)
+    return numbers
 
 
 def read_examples(data: Path) -> Examples:

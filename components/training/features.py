@@ -57,3 +57,20 @@ def pooled_texts(encoder: DualEncoder, texts: Sequence[str], path: Path, precisi
     positions = np.empty(len(texts), np.int64)
     positions[order] = np.arange(len(texts))
     return by_length[positions]
+
+
+def pooled_images(
+    encoder: DualEncoder, pixels: NDArray[np.uint8], path: Path, precision: Precision
+) -> NDArray[np.float32]:
+    """Returns `(n, image width)` float32, memory-mapped from `path`: the image tower's pooled outputs."""
+    mean, std = (
+        torch.tensor(values).view(3, 1, 1) for values in (encoder.description.image_mean, encoder.description.image_std)
+    )
+
+    def chunk(start: int, stop: int) -> NDArray[np.float32]:
+        scaled = torch.from_numpy(np.array(pixels[start:stop])).float() / 255
+        with torch.inference_mode(), autocast(precision):
+            pooled = encoder.pool_images((scaled - mean) / std)
+        return pooled.float().numpy()
+
+    return cached(path, (len(pixels), encoder.model.vision_embed_dim), np.float32, chunk)

@@ -1,63 +1,146 @@
-"""The stages that train: teacher, embed_teacher, distill."""
+"""The stages that train: negatives, teacher, embed_teacher, distill."""
 
 from __future__ import annotations
 
 import hashlib
 import json
 import shutil
+from dataclasses import dataclass
 from pathlib import Path
+from typing import TYPE_CHECKING
 
 from components.artifact import whole
-from components.config import Distillation, Teacher
+from components.config import Negatives, Recipe, TeacherEmbeddings, Towers
 from components.corpus import Manifest
 from components.corpus.manifest import folder_sha256
-from components.embedder import TorchEmbedder, fingerprint
-from components.training.loop import Report
+from components.embedder import Embedder, TorchEmbedder, fingerprint, open_embedder
+from components.errors import UsedWrongly
+
+if TYPE_CHECKING:
+    from components.training.encoder import Encoder
+    from components.training.loop import Report
+    from components.training.recipe import Material, Scorer
 
 CODE = Path(__file__).parent
+BATCH_SIZE = 256
 
 
-def fine_tune(config: Teacher, data: Path, output: Path, checkpoints: Path, report: Report) -> None:
-    """Writes the fine-tuned teacher to `output`. A killed run goes on from its last checkpoint."""
-    from components.embedder.dual_encoder import save
+@dataclass(frozen=True)
+class Places:
+    """Where a training reads and writes; `teacher` and `embeddings` where it has a teacher."""
+
+    data: Path
+    negatives: Path
+    output: Path
+    checkpoints: Path
+    teacher: Path | None = None
+    embeddings: Path | None = None
+
+
+def mine_negatives(config: Negatives, data: Path, output: Path) -> None:
+    """Writes the hard negatives of every row of the training set to `output`, scored if there is a reranker; none
+    without a model."""
     from components.training.examples import read_examples
-    from components.training.teacher import train_teacher
+    from components.training.negatives import mine_examples, write_negatives
+    from components.training.reranker import Reranker, rerank
 
-    workspace = checkpoints / digest("teacher", config.model_dump_json(), Manifest.read(data).digest)
-    teacher = train_teacher(config, read_examples(data), workspace, report)
     with whole(output) as partial:
-        save(teacher, partial)
-    shutil.rmtree(workspace)
+        if config.model:
+            examples = read_examples(data)
+            # opened before the mining, which takes long, for it may refuse the pairs
+            reranker = Reranker(config.reranker, examples) if config.reranker else None
+            mined = mine_examples(open_teacher(config.model), examples, config)
+            write_negatives(rerank(reranker, mined) if reranker else mined, examples, partial)
 
 
-def embed_with_teacher(config: Teacher, teacher: Path, data: Path, output: Path) -> None:
-    """Writes the teacher's vectors of the training set to `output`."""
+def train_model(recipe: Recipe, places: Places, report: Report, scorer: Scorer | None = None) -> None:
+    """Writes the trained model to `places.output`. A killed run goes on from its last checkpoint.
+
+    With more than one process, as many are started, and each computes a part of every batch.
+    """
+    from components.training import processes
+
+    if recipe.processes > 1:
+        processes.launch(_train, (recipe, places, scorer), recipe.processes, report)
+    else:
+        _train(recipe, places, scorer, report)
+
+
+def embed_with_teacher(config: TeacherEmbeddings, teacher: Path, data: Path, output: Path) -> None:
+    """Writes the vectors of the training set by the teacher, and by the others that are to teach, to `output`."""
     from components.training.examples import read_examples
     from components.training.teacher_embeddings import write_teacher_embeddings
 
     with whole(output) as partial:
-        write_teacher_embeddings(
-            TorchEmbedder(teacher, precision=config.schedule.precision), read_examples(data), partial
-        )
+        teachers = [open_teacher(str(name)) for name in (teacher, *config.others)]
+        write_teacher_embeddings(teachers, read_examples(data), config, partial)
 
 
-def distil(
-    config: Distillation, teacher: Path, embeddings: Path, data: Path, output: Path, checkpoints: Path, report: Report
-) -> None:
-    """Writes the distilled student to `output`. A killed run goes on from its last checkpoint."""
-    from components.embedder.dual_encoder import load, save
+def open_teacher(name: str) -> Embedder:
+    """Returns a teacher; a dual encoder of ours computes in bfloat16, which is near enough to learn from.
+
+    Raises `UsedWrongly` if it has several vectors for an item.
+    """
+    embedder, _ = open_embedder(name, BATCH_SIZE)
+    if not isinstance(embedder, Embedder):
+        raise UsedWrongly(f"{name}: has several vectors for an item", "Name teachers that have one for each.")
+    return TorchEmbedder(embedder.encoder, BATCH_SIZE, "bfloat16") if isinstance(embedder, TorchEmbedder) else embedder
+
+
+def _train(recipe: Recipe, places: Places, scorer: Scorer | None, report: Report) -> None:
+    from components.training import processes
+    from components.training.recipe import train_by
+
+    parts = [recipe.model_dump_json(), Manifest.read(places.data).digest, fingerprint(places.negatives)]
+    parts += [fingerprint(folder) for folder in (places.teacher, places.embeddings) if folder]
+    workspace = places.checkpoints / digest(places.output.name, *parts)
+    material = _material(recipe, places)
+    with processes.first_before_others():
+        encoder = _encoder(recipe, places, material, workspace)
+    train_by(recipe, encoder, material, workspace, report, scorer)
+    processes.wait_for_all()
+    if processes.is_first():
+        with whole(places.output) as partial:
+            encoder.save(partial)
+        shutil.rmtree(workspace)
+
+
+def _material(recipe: Recipe, places: Places) -> Material:
     from components.training.examples import read_examples
-    from components.training.student import train_student
+    from components.training.recipe import Material
     from components.training.teacher_embeddings import read_teacher_embeddings
 
-    inputs = (config.model_dump_json(), Manifest.read(data).digest, fingerprint(teacher))
-    workspace = checkpoints / digest("student", *inputs)
-    student = train_student(
-        config, load(teacher), read_teacher_embeddings(embeddings), read_examples(data), workspace, report
-    )
-    with whole(output) as partial:
-        save(student, partial)
-    shutil.rmtree(workspace)
+    examples = read_examples(places.data)
+    negatives = None
+    if recipe.negatives_per_query:
+        from components.training.negatives import read_negatives
+
+        negatives = read_negatives(places.negatives, examples, recipe.negatives_per_query)
+    teachers = read_teacher_embeddings(places.embeddings, examples) if places.embeddings else None
+    return Material(examples, negatives, teachers)
+
+
+def _encoder(recipe: Recipe, places: Places, material: Material, workspace: Path) -> Encoder:
+    """Returns what is to be trained; a student starts with what it can take over from its teacher."""
+    from components.training.encoder import TowersEncoder
+    from components.training.inheritance import inherit, inherit_words
+    from components.training.towers import build_towers
+
+    backbone, schedule = recipe.backbone, recipe.schedule
+    if not isinstance(backbone, Towers):
+        from components.embedder.whole_model import load_whole
+        from components.training.model_encoder import ModelEncoder
+
+        model = load_whole(backbone.model, backbone.pooling, schedule.seed, workspace / "random")
+        return ModelEncoder(model, material.examples, schedule.precision, backbone.gradient_checkpointing)
+    encoder = build_towers(backbone, recipe.matryoshka_dimensions, schedule.seed)
+    if places.teacher:
+        teacher = open_teacher(str(places.teacher))
+        inherit_words(encoder, teacher, workspace / "tokens.npy")
+        if isinstance(teacher, TorchEmbedder):
+            inherit(encoder.model.vision_model, teacher.encoder.model.vision_model)
+            inherit(encoder.model.visual_projection, teacher.encoder.model.visual_projection)
+    return TowersEncoder(encoder, material.examples, material.teachers.changes if material.teachers else None)
 
 
 def digest(*parts: str) -> str:

@@ -1,40 +1,141 @@
-"""The teacher's vectors of every text and image of the training set, computed once and read memory-mapped."""
+"""Teachers' vectors of every different item of the training set, computed once and read memory-mapped.
+
+Stored with the data in the manner of Vasu et al., MobileCLIP (2024): of each picture as it is, or of several changes of
+it, which are stored too, so that the student sees just what the teachers saw.
+"""
 
 from __future__ import annotations
 
+import tempfile
+from collections.abc import Iterator, Sequence
 from dataclasses import dataclass
 from pathlib import Path
 
 import numpy as np
+import torch
 from numpy.typing import NDArray
+from PIL import Image
+from torch import Tensor
 
+from components.config import TeacherEmbeddings as Settings
 from components.corpus import Item
 from components.embedder import Embedder
-from components.training.examples import Examples
+from components.embedder.runtime import load_image, square
+from components.training.augmentation import augment, changes, unmirrored
+from components.training.examples import IMAGE, NONE, Examples
+from components.training.losses import Taught
 
-FILES = ("texts.npy", "images.npy")
 CHUNK = 2048
+CHANGES = "changes.npy"
+ABSENT = 0  # the key of a row of no parts, as of a hard negative where there are too few
 
 
 @dataclass(frozen=True)
 class TeacherEmbeddings:
-    """`texts (n, dim)` and `images (m, dim)`, float32, L2-normalised, in the order of `Examples`."""
+    """`teachers[t] (rows, dimension of t)` float32, L2-normalised: of each of `items (n, 3)` a row for every view.
 
-    texts: NDArray[np.float32]
-    images: NDArray[np.float32]
+    `changes (pictures, views, 11)` are those of `augmentation.changes`; None where pictures are as they are.
+    """
+
+    items: NDArray[np.int32]
+    teachers: list[NDArray[np.float32]]
+    changes: Tensor | None
+
+    @property
+    def dimensions(self) -> list[int]:
+        return [vectors.shape[1] for vectors in self.teachers]
+
+    def __call__(self, positions: Tensor, views: Tensor) -> list[Tensor]:
+        """Returns each teacher's vectors, `(n, dimension)`, of `positions (n, 3)`, their pictures in the views of
+        `views (pictures,)`; zeros of what is absent. Raises `KeyError` for an item that is not of the training set."""
+        wanted, known = _keys(positions.numpy()), _keys(self.items)
+        absent = wanted == ABSENT
+        place = np.searchsorted(known, wanted).clip(max=len(known) - 1)
+        if not (absent | (known[place] == wanted)).all():
+            raise KeyError("an item that the teachers were not asked about")
+        rows = _first_rows(self.items, 1 if self.changes is None else self.changes.shape[1])[place]
+        images = positions[:, IMAGE].numpy()
+        rows[images != NONE] += views.numpy()[images[images != NONE]]
+        return [torch.from_numpy(np.where(absent[:, None], np.float32(0), vectors[rows])) for vectors in self.teachers]
 
 
-def write_teacher_embeddings(teacher: Embedder, examples: Examples, directory: Path) -> None:
-    """Writes the vectors of all texts and images below `directory`."""
+def taught(vectors: Sequence[tuple[Tensor, Tensor, Tensor | None]], rows: slice) -> tuple[Taught, ...]:
+    """Returns what each teacher says of some rows of a batch, from its `(queries, positives, negatives)`."""
+    return tuple(
+        Taught(queries[rows], positives[rows], None if negatives is None else negatives[rows])
+        for queries, positives, negatives in vectors
+    )
+
+
+def different_items(examples: Examples) -> NDArray[np.int32]:
+    """Returns `(n, 3)`, in the order of their keys: every different query and positive."""
+    rows = np.concatenate([*examples.queries.values(), *examples.positives.values()])
+    _, first = np.unique(_keys(rows), return_index=True)
+    return rows[first]
+
+
+def write_teacher_embeddings(
+    teachers: Sequence[Embedder], examples: Examples, settings: Settings, directory: Path
+) -> None:
+    """Writes the changes of the pictures, if there are any, and a file for each teacher, below `directory`."""
+    items = different_items(examples)
     directory.mkdir(parents=True, exist_ok=True)
-    items = ([Item(text=text) for text in examples.texts], [Item(image=image) for image in examples.images])
-    for name, parts in zip(FILES, items, strict=True):
-        vectors = np.lib.format.open_memmap(directory / name, "w+", np.float32, (len(parts), teacher.dimension))
-        for start in range(0, len(parts), CHUNK):
-            vectors[start : start + CHUNK] = teacher.encode(parts[start : start + CHUNK])
-        vectors.flush()
+    stored = None
+    if settings.views:
+        fixed = unmirrored(examples, settings.unmirrored_tasks)
+        seeds = [settings.seed * 1_000_003 + view for view in range(settings.views)]
+        stored = torch.stack([changes(fixed, settings.augmentation, seed) for seed in seeds], 1)
+        np.save(directory / CHANGES, stored.numpy())
+    with tempfile.TemporaryDirectory() as folder:
+        pictures = [examples.images] if stored is None else _changed(examples.images, stored, Path(folder))
+        asked = [item for row in items for item in _views(row, examples.texts, pictures)]
+        for number, teacher in enumerate(teachers):
+            shape = (len(asked), teacher.dimension)
+            vectors = np.lib.format.open_memmap(directory / f"{number}.npy", "w+", np.float32, shape)
+            for start in range(0, len(asked), CHUNK):
+                vectors[start : start + CHUNK] = teacher.encode(asked[start : start + CHUNK])
+            vectors.flush()
 
 
-def read_teacher_embeddings(directory: Path) -> TeacherEmbeddings:
-    texts, images = (np.load(directory / name, mmap_mode="r") for name in FILES)
-    return TeacherEmbeddings(texts, images)
+def read_teacher_embeddings(directory: Path, examples: Examples) -> TeacherEmbeddings:
+    files = sorted((file for file in directory.glob("*.npy") if file.name != CHANGES), key=lambda file: int(file.stem))
+    stored = directory / CHANGES
+    return TeacherEmbeddings(
+        items=different_items(examples),
+        teachers=[np.load(file, mmap_mode="r") for file in files],
+        changes=torch.from_numpy(np.load(stored)) if stored.is_file() else None,
+    )
+
+
+def _keys(rows: NDArray[np.integer]) -> NDArray[np.int64]:
+    """Returns `(n,)` one number for each row of three, in their order; of parts below two million."""
+    wide = rows.astype(np.int64) + 1
+    return (wide[:, 0] << 42) | (wide[:, 1] << 21) | wide[:, 2]
+
+
+def _first_rows(items: NDArray[np.int32], views: int) -> NDArray[np.int64]:
+    """Returns `(n,)` where each item's vectors begin: an item with a picture has one for every view."""
+    counts = np.where(items[:, IMAGE] != NONE, views, 1)
+    return np.cumsum(counts) - counts
+
+
+def _views(row: NDArray[np.int32], texts: Sequence[str], pictures: Sequence[Sequence[Path]]) -> Iterator[Item]:
+    text, image, instruction = row.tolist()
+    for view in pictures if image != NONE else pictures[:1]:
+        yield Item(
+            text=None if text == NONE else texts[text],
+            image=None if image == NONE else view[image],
+            instruction=None if instruction == NONE else texts[instruction],
+        )
+
+
+def _changed(images: Sequence[Path], stored: Tensor, folder: Path) -> list[list[Path]]:
+    """Writes every view of every picture below `folder`; returns the files, view by view."""
+    files = [[folder / f"{number}-{view}.png" for number in range(len(images))] for view in range(stored.shape[1])]
+    for number, image in enumerate(images):
+        picture = load_image(image)
+        pixels = torch.from_numpy(np.array(square(picture, max(picture.size)))).permute(2, 0, 1).float()[None] / 255
+        for view, file in enumerate(column[number] for column in files):
+            changed = augment(pixels, stored[number, view : view + 1])[0].clamp(0, 1)
+            Image.fromarray((changed.permute(1, 2, 0) * 255).round().byte().numpy()).save(file, compress_level=1)
+    return files

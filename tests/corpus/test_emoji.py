@@ -242,6 +242,17 @@ def test_unseen_languages_are_not_trained_on(train: dict[str, list[Row]], settin
     assert not set(settings.emoji.trained_languages) & set(settings.emoji.unseen_languages)
 
 
+def test_translations_are_of_the_names_of_the_same_pictures(
+    train: dict[str, list[Row]], emoji_of: dict[str, Emoji]
+) -> None:
+    """A translated name is trained with its picture and with the English name of that picture, and nothing else is."""
+    pictured, named = train["TranslatedNameToImage"], train["TranslatedNameToName"]
+    expected = [(row["qry"], emoji_of[row["pos_image_path"]].name) for row in pictured]
+    assert [(row["qry"], row["pos_text"]) for row in named] == expected and len(expected) > 500
+    assert not any(row["qry_image_path"] or row["pos_image_path"] for row in named)
+    assert sum(row["qry"] == row["pos_text"] for row in named) < len(named) / 10, "names differ from their translations"
+
+
 # The sets of queries
 
 
@@ -513,7 +524,7 @@ def test_a_corpus_without_translations_and_with_one_scene_can_be_built(
         update={"trained_languages": [], "unseen_languages": [], "train_scenes": 1, "dev_scenes": 1, "eval_scenes": 1}
     )
     built = ingest(settings.model_copy(update={"emoji": smallest}), tmp_path / "data")
-    assert "TranslatedNameToImage" not in built.tasks.train and "HowMany" not in built.tasks.train
+    assert not {"TranslatedNameToImage", "TranslatedNameToName", "HowMany"} & built.tasks.train.keys()
     assert built.tasks.multilingual.keys() == {"en"}
     counts = [
         *built.tasks.train.values(),

@@ -1,31 +1,16 @@
 from pathlib import Path
-from typing import Any
 
 import pytest
 import torch
 from PIL import Image
 from sentence_transformers import MultiVectorEncoder, SentenceTransformer
-from sentence_transformers.base.modules import Transformer
-from sentence_transformers.sentence_transformer.modules import Pooling
-from transformers import (
-    AutoModel,
-    AutoTokenizer,
-    CLIPConfig,
-    CLIPImageProcessorPil,
-    CLIPModel,
-    CLIPProcessor,
-    CLIPVisionConfig,
-    LlamaConfig,
-    LlavaConfig,
-    LlavaModel,
-    LlavaProcessor,
-    PreTrainedTokenizerFast,
-)
+from transformers import AutoModel, AutoTokenizer
 
 from components.embedder import TorchEmbedder
 from components.embedder.dual_encoder import IMAGE_MEAN, IMAGE_STD, DualEncoder, assemble, save
 from components.embedder.runtime import Description
 from components.embedder.towers import ResidualImageConfig, ResidualImageModel
+from components.embedder.whole_model import load_whole
 
 
 @pytest.fixture(scope="session")
@@ -81,62 +66,19 @@ def sentence_model(text_model: Path, tmp_path_factory: pytest.TempPathFactory) -
 
 
 @pytest.fixture(scope="session")
-def clip_model(text_model: Path, tmp_path_factory: pytest.TempPathFactory) -> Path:
+def clip_model(tmp_path_factory: pytest.TempPathFactory) -> Path:
     """A tiny CLIP with random weights, which takes texts and images, each alone, as sentence-transformers saves it."""
-    tokenizer = AutoTokenizer.from_pretrained(text_model)
-    tower = {"hidden_size": 24, "intermediate_size": 32, "num_hidden_layers": 2, "num_attention_heads": 2}
-    tokens = {"bos_token_id": 2, "eos_token_id": 3, "pad_token_id": 0}
-    config = CLIPConfig(
-        text_config={"vocab_size": len(tokenizer), "max_position_embeddings": 40, **tower, **tokens},
-        vision_config={"image_size": 16, "patch_size": 8, **tower},
-        projection_dim=12,
-        initializer_factor=20.0,
-    )
-    pictures = CLIPImageProcessorPil(size={"shortest_edge": 16}, crop_size={"height": 16, "width": 16})
-    directory, saved = (tmp_path_factory.mktemp("models") / name for name in ("clip", "two-towers"))
-    torch.manual_seed(3)
-    CLIPModel(config).save_pretrained(directory)
-    CLIPProcessor(pictures, tokenizer).save_pretrained(directory)
-    SentenceTransformer(str(directory), device="cpu").save(str(saved), create_model_card=False)
-    return saved
+    directory = tmp_path_factory.mktemp("models") / "two-towers"
+    load_whole("random:clip", None, 3).save(str(directory), create_model_card=False)
+    return directory
 
 
 @pytest.fixture(scope="session")
-def chat_model(text_model: Path, tmp_path_factory: pytest.TempPathFactory) -> Path:
-    """A tiny LLaVA with random weights, which takes chats of texts and images, as sentence-transformers saves it."""
-    tokenizer = PreTrainedTokenizerFast(
-        tokenizer_file=str(text_model / "tokenizer.json"), pad_token="[PAD]", eos_token="[SEP]", padding_side="left"
-    )
-    tokenizer.add_tokens(["<image>"], special_tokens=True)
-    processor = LlavaProcessor(
-        CLIPImageProcessorPil(size={"height": 16, "width": 16}, do_center_crop=False),
-        tokenizer,
-        patch_size=8,
-        vision_feature_select_strategy="default",
-        num_additional_image_tokens=1,
-        chat_template=(
-            "{% for message in messages %}{{ message.role }} {% for part in message.content %}"
-            "{% if part.type == 'image' %}<image>{% else %}{{ part.text }}{% endif %} {% endfor %}[SEP]{% endfor %}"
-        ),
-    )
-    layers: dict[str, Any] = {
-        "hidden_size": 24,
-        "intermediate_size": 32,
-        "num_hidden_layers": 2,
-        "num_attention_heads": 2,
-    }
-    config = LlavaConfig(
-        vision_config=CLIPVisionConfig(image_size=16, patch_size=8, **layers),
-        text_config=LlamaConfig(vocab_size=len(tokenizer), max_position_embeddings=64, **layers),
-        image_token_index=tokenizer.get_vocab()["<image>"],
-    )
-    directory, saved = (tmp_path_factory.mktemp("models") / name for name in ("llava", "chat"))
-    torch.manual_seed(4)
-    LlavaModel(config).save_pretrained(directory)
-    processor.save_pretrained(directory)
-    modules = [Transformer(str(directory)), Pooling(24, "lasttoken")]
-    SentenceTransformer(modules=modules, device="cpu").save(str(saved), create_model_card=False)
-    return saved
+def chat_model(tmp_path_factory: pytest.TempPathFactory) -> Path:
+    """A tiny Idefics3 with random weights, which takes chats of texts and images, as sentence-transformers saves it."""
+    directory = tmp_path_factory.mktemp("models") / "chat"
+    load_whole("random:idefics3", "lasttoken", 4).save(str(directory), create_model_card=False)
+    return directory
 
 
 @pytest.fixture(scope="session")

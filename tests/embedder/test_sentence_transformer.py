@@ -123,7 +123,7 @@ def test_a_dual_encoder_has_the_vectors_of_transformers_and_their_sum(
     np.testing.assert_allclose(towers.encode([Item(image=file) for file in pictures]), seen, atol=1e-5)
     np.testing.assert_allclose(towers.encode(list(map(Item, TEXTS, pictures))), normalise(texts + seen), atol=1e-5)
     assert differ(normalise(texts + seen), normalise(texts_of.numpy() + images_of.numpy()))
-    assert towers.dimension == 12
+    assert towers.dimension == 32
 
 
 def test_paths_bytes_and_pictures_are_the_same_image(

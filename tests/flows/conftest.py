@@ -15,6 +15,8 @@ from typing import Any
 import pytest
 import yaml
 
+from components.profiles import overlay
+
 ROOT = Path(__file__).resolve().parents[2]
 COMMAND = str(Path(sys.executable).with_name("embedline"))
 TIMEOUT = 300
@@ -56,9 +58,7 @@ class Line:
     def change(self, **sections: dict[str, Any]) -> None:
         """Changes knobs of params.yaml, section by section."""
         path = self.root / "params.yaml"
-        content = yaml.safe_load(path.read_text(encoding="utf-8"))
-        for name, values in sections.items():
-            content[name] |= values
+        content = overlay(yaml.safe_load(path.read_text(encoding="utf-8")), sections)
         path.write_text(yaml.safe_dump(content), encoding="utf-8")
 
     def producers(self) -> dict[str, str]:
@@ -106,20 +106,15 @@ def shrink(line: Line, text_model: Path) -> None:
         "picture_size": 24,
         "scene_size": 48,
     }
-    tower = {"image_size": 16, "widths": [8, 16], "depths": [1, 1]}
-    steps = {"steps": 12, "batch_size": 64, "checkpoint_every": 4, "log_every": 2}
-    content["teacher"] |= {
-        "text_model": str(text_model),
-        "dimension": 32,
-        "image_tower": tower,
-        "schedule": content["teacher"]["schedule"] | steps,
+    image = {"kind": "residual", "image_size": 16, "widths": [8, 16], "depths": [1, 1]}
+    texts = {
+        "teacher": {"kind": "pretrained", "model": str(text_model)},
+        "distillation": {"kind": "word_vectors", "tokenizer": str(text_model), "width": 8},
     }
-    content["distillation"] |= {
-        "text_dimension": 8,
-        "image_tower": tower,
-        "matryoshka_dimensions": [32, 16],
-        "schedule": content["distillation"]["schedule"] | steps,
-    }
+    for name, text in texts.items():
+        content[name]["backbone"] |= {"text": text, "image": image, "dimension": 32}
+        content[name]["schedule"] |= {"steps": 12, "batch_size": 64, "checkpoint_every": 4, "log_every": 2}
+    content["distillation"]["matryoshka_dimensions"] = [32, 16]
     content["validation"] |= {"min_image_side": 4}
     content["export"] |= {"parity_cosine": {"fp32": 0.999, "int8": 0.5}}
     content["promotion"] |= {"floors": {"overall": 0.0}, "max_tie_rate": 1.0, "min_parity_cosine": 0.5}

@@ -61,10 +61,11 @@ def test_a_round_promotes_and_the_next_repeats_nothing(line: Line) -> None:
 @pytest.mark.parametrize(
     ("section", "values", "code", "said"),
     [
-        ("teacher", {"dimensions": 3}, 2, "did you mean 'dimension'?"),
+        ("teacher", {"backbone": {"dimensions": 3}}, 2, "did you mean 'dimension'?"),
+        ("teacher", {"phases": [{"losses": [{"name": "contrast"}]}]}, 2, "did you mean 'contrastive'?"),
         ("export", {"opset": "20"}, 2, "export.opset"),
         ("promotion", {"confidence": 2.0}, 2, "promotion.confidence"),
-        ("teacher", {"text_model": "no/such-model"}, 1, "HF_HUB_OFFLINE=0"),
+        ("teacher", {"backbone": {"text": {"model": "no/such-model"}}}, 1, "HF_HUB_OFFLINE=0"),
         ("validation", {"min_train_rows": 10_000_000}, 4, "enough training rows"),
     ],
 )

@@ -1,21 +1,43 @@
+from __future__ import annotations
+
 from collections.abc import Callable, Mapping
+from dataclasses import replace
 from pathlib import Path
 from typing import Any
 
 import numpy as np
 import pytest
+import torch
 from PIL import Image
+from torch import Tensor, nn
 
 from components import config as configuration
-from components.config import Distillation, Schedule, Teacher
+from components.config import Recipe, Schedule, Towers
+from components.embedder import TorchEmbedder
+from components.embedder.dual_encoder import DualEncoder
+from components.training.encoder import TowersEncoder
 from components.training.examples import INSTRUCTION, NONE, TEXT, Examples
+from components.training.inheritance import inherit, inherit_words
+from components.training.recipe import Material, Scorer, train_by
+from components.training.towers import build_towers
 
 ROOT = Path(__file__).parents[2]
 Report = Callable[[int, Mapping[str, float]], None]
 MakeSchedule = Callable[..., Schedule]
-MakeTeacher = Callable[..., Teacher]
-MakeDistillation = Callable[..., Distillation]
-TOWER = {"image_size": 16, "widths": [8, 16], "depths": [1, 1]}
+MakeRecipe = Callable[..., Recipe]
+Fit = Callable[..., DualEncoder]
+State = dict[str, Tensor]
+TEACHING = {
+    "rates": {"text_model": 0.0, "text_projection": 0.05},
+    "losses": [{"name": "contrastive", "temperature": 0.1}],
+}
+LEARNING = {
+    "losses": [
+        {"name": "vectors", "weight": 6.0},
+        {"name": "similarities", "student_temperature": 0.1, "teacher_temperature": 0.1},
+        {"name": "contrastive", "weight": 0.5, "temperature": 0.1},
+    ]
+}
 
 
 @pytest.fixture
@@ -33,51 +55,49 @@ def make_schedule() -> MakeSchedule:
             "learning_rate": 0.01,
             "weight_decay": 0.05,
             "warmup_share": 0.2,
-            "temperature": 0.1,
             "precision": "float32",
             "checkpoint_every": 2,
             "log_every": 1,
             "seed": 3,
         }
-        return Schedule(**(fields | changes))
+        return Schedule.model_validate(fields | changes)
 
     return make
 
 
 @pytest.fixture
-def make_teacher(make_schedule: MakeSchedule, text_model: Path) -> MakeTeacher:
-    """Makes the teacher section of two tiny towers; changes go to the schedule."""
+def make_teaching(make_schedule: MakeSchedule, text_model: Path) -> MakeRecipe:
+    """Makes the recipe of a teacher of two tiny towers; each change goes to the section that has such a key."""
 
-    def make(**changes: Any) -> Teacher:
-        return Teacher.model_validate(
-            {
-                "text_model": str(text_model),
-                "max_tokens": 16,
-                "instruction_weight": 0.2,
-                "dimension": 24,
-                "image_tower": TOWER,
-                "schedule": make_schedule(**changes).model_dump(),
-            }
+    def make(**changes: Any) -> Recipe:
+        backbone = {
+            "kind": "towers",
+            "text": {"kind": "pretrained", "model": str(text_model)},
+            "image": {"kind": "residual", "image_size": 16, "widths": [8, 16], "depths": [1, 1]},
+            "dimension": 24,
+            "max_tokens": 16,
+            "instruction_weight": 0.2,
+        }
+        of_schedule, of_backbone = (
+            {name: value for name, value in changes.items() if name in section.model_fields}
+            for section in (Schedule, Towers)
+        )
+        others = {name: value for name, value in changes.items() if name not in of_schedule | of_backbone}
+        schedule = make_schedule(**of_schedule).model_dump()
+        return Recipe.model_validate(
+            {"backbone": backbone | of_backbone, "phases": [TEACHING], "schedule": schedule} | others
         )
 
     return make
 
 
 @pytest.fixture
-def make_distillation(make_schedule: MakeSchedule) -> MakeDistillation:
-    def make(**changes: Any) -> Distillation:
-        return Distillation.model_validate(
-            {
-                "text_dimension": 12,
-                "image_tower": TOWER,
-                "schedule": make_schedule(**changes).model_dump(),
-                "matryoshka_dimensions": [24, 12],
-                "vector_weight": 1.0,
-                "similarity_weight": 1.0,
-                "label_weight": 0.5,
-                "similarity_temperature": 0.1,
-            }
-        )
+def make_learning(make_teaching: MakeRecipe, text_model: Path) -> MakeRecipe:
+    """Makes the recipe of a student of word vectors and a tiny image tower."""
+
+    def make(**changes: Any) -> Recipe:
+        text = {"kind": "word_vectors", "tokenizer": str(text_model), "width": 12}
+        return make_teaching(**{"text": text, "phases": [LEARNING], "matryoshka_dimensions": [24, 12]} | changes)
 
     return make
 
@@ -113,20 +133,59 @@ def examples(tmp_path_factory: pytest.TempPathFactory) -> Examples:
     return Examples(texts, images, queries, positives)
 
 
-@pytest.fixture
-def stop_at() -> Callable[[int], Report]:
-    """Makes the report of a training that is interrupted at a step, before it can save that step."""
-
-    def make(stop: int) -> Report:
-        def report(step: int, metrics: Mapping[str, float]) -> None:
-            if step == stop:
-                raise KeyboardInterrupt
-
-        return report
-
-    return make
+def of_tasks(examples: Examples, *tasks: str) -> Examples:
+    """Returns the examples of these tasks alone."""
+    queries, positives = ({task: side[task] for task in tasks} for side in (examples.queries, examples.positives))
+    return replace(examples, queries=queries, positives=positives)
 
 
-@pytest.fixture
-def ignore(stop_at: Callable[[int], Report]) -> Report:
-    return stop_at(-1)
+def ignored(step: int, metrics: Mapping[str, float]) -> None: ...
+
+
+def fit(
+    recipe: Recipe,
+    material: Material | Examples,
+    workspace: Path,
+    report: Report = ignored,
+    scorer: Scorer | None = None,
+    module: DualEncoder | None = None,
+) -> DualEncoder:
+    """Returns new towers, or `module`, trained by the recipe."""
+    known = Material(material) if isinstance(material, Examples) else material
+    encoder = TowersEncoder(
+        module or untrained(recipe), known.examples, known.teachers.changes if known.teachers else None
+    )
+    train_by(recipe, encoder, known, workspace, report, scorer)
+    return encoder.module
+
+
+def untrained(recipe: Recipe) -> DualEncoder:
+    assert isinstance(recipe.backbone, Towers)
+    return build_towers(recipe.backbone, recipe.matryoshka_dimensions, recipe.schedule.seed)
+
+
+def student_of(teacher: DualEncoder, recipe: Recipe, folder: Path) -> DualEncoder:
+    """Returns a student with what it takes over from its teacher."""
+    student = untrained(recipe)
+    inherit_words(student, TorchEmbedder(teacher), folder / "tokens.npy")
+    inherit(student.model.vision_model, teacher.model.vision_model)
+    inherit(student.model.visual_projection, teacher.model.visual_projection)
+    return student
+
+
+def weights(module: nn.Module) -> State:
+    return {name: value.clone() for name, value in module.state_dict().items()}
+
+
+def same(first: State, second: State) -> bool:
+    return first.keys() == second.keys() and all(torch.equal(first[name], second[name]) for name in first)
+
+
+def stop_at(stop: int, metric: str = "loss") -> Report:
+    """Returns the report of a training that is interrupted where it tells a metric of a step, before it is saved."""
+
+    def report(step: int, metrics: Mapping[str, float]) -> None:
+        if step == stop and metric in metrics:
+            raise KeyboardInterrupt
+
+    return report

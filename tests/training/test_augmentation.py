@@ -1,9 +1,18 @@
+from collections.abc import Callable
+from dataclasses import replace
+
+import numpy as np
 import torch
 from torch import Tensor
 
-from components.training.augmentation import augment
+from components.config import Schedule
+from components.training.augmentation import MIRROR, Augmentation, augment, changes, unmirrored
+from components.training.examples import Examples
+
+from .conftest import of_tasks
 
 COUNT = 64
+MakeSchedule = Callable[..., Schedule]
 
 
 def spots(left: bool = True) -> Tensor:
@@ -15,7 +24,7 @@ def spots(left: bool = True) -> Tensor:
 
 def change(pixels: Tensor, mirror: bool | Tensor = True, strength: float = 1.0, seed: int = 0) -> Tensor:
     allowed = mirror if isinstance(mirror, Tensor) else torch.full((len(pixels),), mirror)
-    return augment(pixels, torch.Generator().manual_seed(seed), strength, allowed)
+    return augment(pixels, changes(~allowed, strength, seed))
 
 
 def centres(pixels: Tensor) -> Tensor:
@@ -24,10 +33,12 @@ def centres(pixels: Tensor) -> Tensor:
     return (ink * torch.arange(16)).sum(1) / ink.sum(1)
 
 
-def test_strength_zero_changes_nothing() -> None:
+def test_strength_zero_mirrors_at_most() -> None:
     pixels = torch.rand(COUNT, 3, 16, 16)
-    assert torch.equal(change(pixels, strength=0.0), pixels)
-    assert not torch.equal(change(pixels, strength=0.1), pixels)
+    torch.testing.assert_close(change(pixels, mirror=False, strength=0.0), pixels, atol=1e-5, rtol=0)
+    mirrored = changes(torch.zeros(COUNT, dtype=torch.bool), 0.0, 0)[:, MIRROR].bool()
+    torch.testing.assert_close(change(pixels, strength=0.0)[mirrored], pixels[mirrored].flip(-1), atol=1e-5, rtol=0)
+    assert not torch.allclose(change(pixels, mirror=False, strength=0.1), pixels, atol=1e-3)
 
 
 def test_what_comes_in_from_outside_is_white() -> None:
@@ -59,3 +70,54 @@ def test_a_stronger_augmentation_changes_more() -> None:
     pixels = spots()
     weak, strong = ((change(pixels, strength=strength, mirror=False) - pixels).abs().mean() for strength in (0.1, 1.0))
     assert 0 < weak < strong / 2
+
+
+def test_the_pictures_of_unmirrored_tasks_are_never_mirrored(examples: Examples, make_schedule: MakeSchedule) -> None:
+    """Queries' pictures and positives'; those of other tasks alone, and all where no task is named, are."""
+    half = replace(
+        examples,
+        queries=examples.queries | {"LeftOf": examples.queries["LeftOf"][:3]},
+        positives=examples.positives | {"LeftOf": examples.positives["LeftOf"][:3]},
+    )
+    assert unmirrored(half, ["LeftOf", "of another corpus"]).tolist() == [True] * 4 + [False] * 6
+    pixels, images = spots()[:10], torch.arange(10)
+
+    def mirrored(tasks: list[str]) -> Tensor:
+        """Returns `(pictures,)` bool: which are mirrored at one of many steps."""
+        augmentation = Augmentation(half, make_schedule(augmentation=1.0, unmirrored_tasks=tasks))
+        return torch.stack([centres(augmentation(pixels, images, step)) > 8 for step in range(30)]).any(0)
+
+    assert mirrored(["LeftOf"]).tolist() == [False] * 4 + [True] * 6
+    assert mirrored([]).all()
+
+
+def test_a_picture_looks_the_same_at_a_step_whatever_else_is_there(
+    examples: Examples, make_schedule: MakeSchedule
+) -> None:
+    pixels = torch.rand(10, 3, 16, 16)
+    stored = torch.stack([changes(torch.zeros(10, dtype=torch.bool), 1.0, view) for view in range(3)], 1)
+    for augmentation in (Augmentation(examples, make_schedule()), Augmentation(examples, make_schedule(), stored)):
+        together = augmentation(pixels, torch.arange(10), 4)
+        some = torch.tensor([7, 2, 7])
+        torch.testing.assert_close(augmentation(pixels[some], some, 4), together[some])
+        assert not torch.allclose(augmentation(pixels, torch.arange(10), 5), together, atol=1e-2)
+
+
+def test_stored_changes_are_shown_view_by_view_as_a_file_would_hold_them(
+    examples: Examples, make_schedule: MakeSchedule
+) -> None:
+    stored = torch.stack([changes(torch.zeros(10, dtype=torch.bool), 1.0, view) for view in range(3)], 1)
+    augmentation = Augmentation(of_tasks(examples, "Name"), make_schedule(augmentation=0.0), stored)
+    pixels, images = torch.rand(10, 3, 16, 16), torch.arange(10)
+    views = np.stack([augmentation.views(step).numpy() for step in range(20)])
+    assert {*views.flatten()} == {0, 1, 2} and len({*map(tuple, views)}) > 10
+    for step in range(3):
+        shown = stored[images, torch.from_numpy(views[step])]
+        assert torch.equal(augmentation(pixels, images, step), augment(pixels, shown).clamp(0, 1))
+
+
+def test_without_augmentation_pictures_are_as_they_are(examples: Examples, make_schedule: MakeSchedule) -> None:
+    augmentation = Augmentation(examples, make_schedule(augmentation=0.0))
+    pixels = torch.rand(10, 3, 16, 16)
+    assert torch.equal(augmentation(pixels, torch.arange(10), 0), pixels)
+    assert augmentation.views(7).tolist() == [0] * 10

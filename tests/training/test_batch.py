@@ -1,17 +1,16 @@
 from collections.abc import Callable
-from pathlib import Path
 
 import numpy as np
 import pytest
 import torch
 from torch import Tensor
-from torch.nn import functional
 
-from components.config import Schedule, Teacher
-from components.training.batch import BatchEncoder, Drawer, sum_of_parts
+from components.config import Schedule
+from components.training.batch import Drawer, equal_rows
 from components.training.examples import IMAGE, NONE, TEXT, Examples
-from components.training.features import pixels
-from components.training.teacher import build_teacher
+from components.training.negatives import HardNegatives
+
+from .conftest import of_tasks
 
 MakeSchedule = Callable[..., Schedule]
 
@@ -27,7 +26,7 @@ def test_a_batch_depends_on_the_seed_and_the_step_alone(make_schedule: MakeSched
 def test_the_rows_of_a_task_stand_together_each_once_and_the_shares_sum_to_one(
     make_schedule: MakeSchedule, examples: Examples
 ) -> None:
-    draw = Drawer(examples, make_schedule())
+    draw = Drawer(examples, make_schedule(steps=30))
     for step in range(30):
         batch = draw(step)
         assert [span.rows.start for span in batch.tasks] == [0, *(span.rows.stop for span in batch.tasks[:-1])]
@@ -43,19 +42,22 @@ def test_the_rows_of_a_task_stand_together_each_once_and_the_shares_sum_to_one(
 
 def test_what_is_known_of_a_drawn_picture_joins_the_batch(make_schedule: MakeSchedule, examples: Examples) -> None:
     """Pictures cost time, texts do not: the name of every drawn picture is in the batch, and no picture is added."""
-    draw = Drawer(examples, make_schedule(task_weights={"Shown": 1e-9, "LeftOf": 1e-9}, sub_batches=1))
-    batch = draw(0)
+    weights = {"Shown": 1e-9, "LeftOf": 1e-9}
+    batch = Drawer(examples, make_schedule(task_weights=weights, sub_batches=1))(0)
     names, shown = (
         batch.queries[span.rows] if index == 0 else batch.positives[span.rows]
         for index, span in enumerate(batch.tasks[:2])
     )
     assert [task_of(batch.queries[span.rows.start], examples) for span in batch.tasks] == ["Name", "Shown"]
-    assert names[:, TEXT].tolist() == shown[:, TEXT].tolist() and len(names) == 8
+    assert names[:, TEXT].tolist() == shown[:, TEXT].tolist() and len(names) > 1
+    alone = Drawer(examples, make_schedule(task_weights=weights, sub_batches=1, companions=False))(0)
+    assert [task_of(alone.queries[span.rows.start], examples) for span in alone.tasks] == ["Name"]
+    assert {*alone.positives[:, IMAGE].tolist()} == {*batch.items[:, IMAGE].tolist()} - {NONE}
 
 
 def test_a_task_of_weight_zero_never_joins_a_batch(make_schedule: MakeSchedule, examples: Examples) -> None:
     def tasks(**weights: float) -> set[str]:
-        draw = Drawer(examples, make_schedule(task_weights=weights))
+        draw = Drawer(examples, make_schedule(task_weights=weights, steps=30))
         return {
             task_of(batch.queries[span.rows.start], examples) for batch in map(draw, range(30)) for span in batch.tasks
         }
@@ -64,76 +66,68 @@ def test_a_task_of_weight_zero_never_joins_a_batch(make_schedule: MakeSchedule, 
     assert tasks(Shown=0) == {"Name", "LeftOf"} and tasks(Name=0, LeftOf=0) == {"Shown"}
 
 
-def test_every_picture_of_an_unmirrored_task_keeps_its_sides(make_schedule: MakeSchedule, examples: Examples) -> None:
-    draw, kept = Drawer(examples, make_schedule()), set()
-    for step in range(30):
-        batch = draw(step)
-        fixed = {
-            int(image)
-            for span in batch.tasks
-            if task_of(batch.queries[span.rows.start], examples) == "LeftOf"
-            for side in (batch.queries, batch.positives)
-            for image in side[span.rows, IMAGE]
-        }
-        assert set(batch.unmirrored_images.tolist()) == fixed
-        kept.add(bool(fixed))
-    assert kept == {True, False}
-
-
-def test_the_vectors_of_a_batch_are_those_of_the_embedder(
-    make_teacher: Callable[..., Teacher], examples: Examples, tmp_path: Path
+@pytest.mark.parametrize("companions", [True, False])
+def test_a_task_with_a_single_row_can_be_drawn(
+    companions: bool, make_schedule: MakeSchedule, examples: Examples
 ) -> None:
-    config = make_teacher(augmentation=0.0)
-    encoder = build_teacher(config)
-    pictures = pixels(examples.images, 16, tmp_path / "images.npy")
-
-    def embed_texts(texts: Tensor) -> Tensor:
-        return encoder.embed_text(**encoder.tokens([examples.texts[number] for number in texts]))
-
-    batch = Drawer(examples, config.schedule)(1)
-    with torch.inference_mode():
-        queries, positives = BatchEncoder(encoder, pictures, embed_texts, config.schedule).encode(batch, 1)
-        for rows, vectors in ((batch.queries, queries), (batch.positives, positives)):
-            items = [
-                {
-                    "text": None if text == NONE else examples.texts[text],
-                    "image": None if image == NONE else examples.images[image],
-                    "instruction": None if instruction == NONE else examples.texts[instruction],
-                }
-                for text, image, instruction in rows.tolist()
-            ]
-            expected = encoder(encoder.preprocess(items))["sentence_embedding"]
-            torch.testing.assert_close(vectors, expected, atol=1e-5, rtol=0)
+    single = Examples(
+        examples.texts,
+        examples.images,
+        {"Name": examples.queries["Name"][:1]},
+        {"Name": examples.positives["Name"][:1]},
+    )
+    batch = Drawer(single, make_schedule(companions=companions))(0)
+    assert batch.queries.tolist() == single.queries["Name"].tolist() and batch.tasks[0].share == 1
 
 
-def test_a_picture_that_occurs_twice_is_augmented_once(
-    make_teacher: Callable[..., Teacher], examples: Examples, tmp_path: Path
+def test_hard_negatives_and_their_scores_stand_beside_their_rows(
+    make_schedule: MakeSchedule, examples: Examples
 ) -> None:
-    config = make_teacher(augmentation=1.0, sub_batches=1, batch_size=10, task_weights={"Name": 0, "Shown": 0})
-    encoder = build_teacher(config)
-    pictures = pixels(examples.images, 16, tmp_path / "images.npy")
-    batch = Drawer(examples, config.schedule)(0)
-    alone = torch.full_like(batch.queries, NONE)
-    alone[:, IMAGE] = batch.queries[:, IMAGE]
-    also = torch.full_like(batch.positives, NONE)
-    also[:, IMAGE] = batch.queries[:, IMAGE]
-    twice = type(batch)(alone, also, batch.tasks, batch.unmirrored_images)
-    no_texts: Callable[[Tensor], Tensor] = lambda texts: torch.zeros(len(texts), 24)  # noqa: E731
-    with torch.inference_mode():
-        encode = BatchEncoder(encoder, pictures, no_texts, config.schedule).encode
-        queries, positives = encode(twice, 0)
-        assert torch.equal(queries, positives)
-        assert torch.equal(encode(twice, 0)[0], queries)
-        assert not torch.allclose(encode(twice, 1)[0], queries, atol=1e-3)
+    """They go with the rows through the list of all items and back."""
+    negatives = {
+        task: HardNegatives(
+            np.stack([np.roll(rows, shift, 0) for shift in (1, 2)], 1),
+            np.random.default_rng(number).random((10, 3), np.float32),
+        )
+        for number, (task, rows) in enumerate(examples.positives.items())
+    }
+    batch = Drawer(examples, make_schedule(), negatives)(2)
+    assert batch.negatives is not None and batch.negatives.shape == (len(batch.queries), 2, 3)
+    assert batch.scores is not None
+    for span in batch.tasks:
+        task = task_of(batch.queries[span.rows.start], examples)
+        mined, queries = negatives[task], examples.queries[task].tolist()
+        assert mined.scores is not None
+        for row in range(span.rows.start, span.rows.stop):
+            known = queries.index(batch.queries[row].tolist())
+            assert batch.negatives[row].tolist() == mined.positions[known].tolist()
+            assert batch.scores[row].tolist() == mined.scores[known].tolist()
+    sides = batch.split(batch.items)
+    parts = (batch.queries, batch.positives, batch.negatives)
+    assert all(side is not None and torch.equal(side, part) for side, part in zip(sides, parts, strict=True))
+    without = Drawer(examples, make_schedule())(2)
+    assert without.negatives is None and without.scores is None and torch.equal(without.queries, batch.queries)
 
 
-def test_a_sum_of_parts_is_weighted_and_normalised(make_teacher: Callable[..., Teacher]) -> None:
-    description = build_teacher(make_teacher()).description
-    texts, images = torch.randn(4, 24), torch.randn(3, 24)
-    positions = torch.tensor([[0, NONE, NONE], [NONE, 2, NONE], [1, 2, 3], [1, NONE, 3]])
-    found = sum_of_parts(positions, texts.__getitem__, images.__getitem__, description)
-    expected = torch.stack([texts[0], images[2], texts[1] + images[2] + 0.2 * texts[3], texts[1] + 0.2 * texts[3]])
-    torch.testing.assert_close(found, functional.normalize(expected, dim=-1))
+def test_rows_with_the_same_query_or_the_same_positive_are_equal(
+    make_schedule: MakeSchedule, examples: Examples
+) -> None:
+    positions = torch.tensor([[0, NONE, 1], [0, NONE, 1], [0, NONE, NONE], [0, 1, 1]])
+    assert equal_rows(positions).tolist() == [
+        [True, True, False, False],
+        [True, True, False, False],
+        [False, False, True, False],
+        [False, False, False, True],
+    ]
+    names = of_tasks(examples, "Name")
+    names.queries["Name"] = names.queries["Name"].copy()
+    names.positives["Name"] = names.positives["Name"].copy()
+    names.queries["Name"][1] = names.queries["Name"][0]  # one name of two pictures
+    names.positives["Name"][3] = names.positives["Name"][2]  # two names of one picture
+    batch = Drawer(names, make_schedule(batch_size=20, task_weights={}))(0)
+    expected = torch.eye(10, dtype=torch.bool)
+    expected[[0, 1, 2, 3], [1, 0, 3, 2]] = True
+    assert torch.equal(batch.equal(batch.tasks[0].rows), expected)
 
 
 def task_of(query: Tensor, examples: Examples) -> str:

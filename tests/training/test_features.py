@@ -1,4 +1,3 @@
-from collections.abc import Callable
 from pathlib import Path
 
 import numpy as np
@@ -6,11 +5,11 @@ import pytest
 import torch
 from PIL import Image
 
-from components.config import Teacher
 from components.embedder.runtime import UnreadableImage, load_image, square
 from components.training import features
-from components.training.features import cached, pixels, pooled_texts
-from components.training.teacher import build_teacher
+from components.training.features import cached, pixels, pooled_images, pooled_texts
+
+from .conftest import MakeRecipe, untrained
 
 ROWS = features.CHUNK + 20
 
@@ -70,8 +69,8 @@ def test_chunks_cover_every_row_once(tmp_path: Path) -> None:
     assert asked == list(range(ROWS))
 
 
-def test_pooled_texts_come_back_in_the_order_of_the_texts(make_teacher: Callable[..., Teacher], tmp_path: Path) -> None:
-    encoder = build_teacher(make_teacher())
+def test_pooled_texts_come_back_in_the_order_of_the_texts(make_teaching: MakeRecipe, tmp_path: Path) -> None:
+    encoder = untrained(make_teaching())
     texts = [
         "a sad cat",
         "one",
@@ -89,3 +88,16 @@ def test_pooled_texts_come_back_in_the_order_of_the_texts(make_teacher: Callable
     np.testing.assert_allclose(pooled, alone, atol=1e-5)
     assert not np.allclose(pooled, alone[np.argsort([len(text) for text in texts], kind="stable")], atol=1e-2)
     np.testing.assert_array_equal(pooled_texts(encoder, texts, tmp_path / "texts.npy", "float32"), pooled)
+
+
+def test_pooled_images_are_what_the_image_tower_puts_out(make_teaching: MakeRecipe, tmp_path: Path) -> None:
+    encoder = untrained(make_teaching())
+    pictures = np.random.default_rng(0).integers(0, 256, (ROWS, 3, 16, 16), np.uint8)
+    pooled = pooled_images(encoder, pictures, tmp_path / "pooled_images.npy", "float32")
+    assert pooled.shape == (ROWS, 16)
+    with torch.inference_mode():
+        alone = torch.cat([encoder.pool_images(torch.from_numpy(one[None]).float() / 127.5 - 1) for one in pictures])
+        projected = encoder.project_image(torch.from_numpy(np.array(pooled)))
+        embedded = encoder.embed_images(torch.from_numpy(pictures).float() / 127.5 - 1)
+    np.testing.assert_allclose(pooled, alone.numpy(), atol=1e-5)
+    torch.testing.assert_close(projected, embedded, atol=1e-5, rtol=0)

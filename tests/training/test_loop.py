@@ -1,24 +1,62 @@
 import math
 from collections.abc import Callable, Mapping
 from pathlib import Path
+from typing import Any
 
 import pytest
 import torch
 from torch import Tensor, nn
 
-from components.config import Schedule
-from components.errors import EmbedlineError
-from components.training.loop import Group, Losses, learning_rate_share, train
+from components.config import EarlyStopping, Phase, Schedule
+from components.errors import EmbedlineError, UsedWrongly
+from components.training.dev_scores import DevScores, trained_state
+from components.training.loop import (
+    freeze,
+    learning_rate_share,
+    parameter_groups,
+    set_training,
+    train,
+)
+
+from .conftest import Report, ignored
 
 MakeSchedule = Callable[..., Schedule]
 
 
-def ignore(step: int, metrics: Mapping[str, float]) -> None: ...
+class Distance:
+    """A course that pulls every weight of the parts to 1."""
+
+    def __init__(self, parts: Mapping[str, nn.Linear], broken: Callable[[], Tensor] | None = None) -> None:
+        self.parts = parts
+        self.broken = broken
+        self.seen: list[Tensor] = []
+
+    def losses(self, step: int) -> dict[str, Tensor]:
+        found = {name: ((part.weight - 1) ** 2).sum() for name, part in self.parts.items()}
+        if self.broken and step == 3:
+            self.seen.append(next(iter(self.parts.values())).weight.detach().clone())
+            found["bad"] = self.broken()
+        return found
+
+    def watch(self) -> Mapping[str, float]:
+        return {"watched": 7.0}
+
+    def keep_batch(self, step: int) -> Path:
+        return Path(f"batch-{step}")
 
 
-def distance(module: nn.Linear) -> Losses:
-    """A loss that pulls every weight to 1."""
-    return lambda step: {"distance": ((module.weight - 1) ** 2).sum()}
+def phase(**rates: float) -> Phase:
+    return Phase.model_validate({"rates": rates, "losses": [{"name": "contrastive", "temperature": 0.1}]})
+
+
+def linear() -> nn.Linear:
+    part = nn.Linear(3, 2, bias=False)
+    nn.init.zeros_(part.weight)
+    return part
+
+
+def run(module: nn.Module, course: Distance, schedule: Schedule, folder: Path, report: Report = ignored) -> None:
+    train(module, phase(), course, schedule, folder / "checkpoint.pt", report)
 
 
 def test_the_learning_rate_rises_then_falls_as_half_a_cosine(make_schedule: MakeSchedule) -> None:
@@ -32,44 +70,86 @@ def test_the_learning_rate_rises_then_falls_as_half_a_cosine(make_schedule: Make
     assert learning_rate_share(5, make_schedule(warmup_share=1.0)) == 1.0
 
 
-def test_every_group_learns_at_its_own_rate(make_schedule: MakeSchedule, tmp_path: Path) -> None:
-    module = nn.Linear(3, 2, bias=False)
-    nn.init.zeros_(module.weight)
-    slow = nn.Linear(3, 2, bias=False)
-    nn.init.zeros_(slow.weight)
-    both = nn.ModuleList([module, slow])
+def test_every_part_learns_at_its_own_rate(make_schedule: MakeSchedule, tmp_path: Path) -> None:
+    both = nn.ModuleDict({"fast": linear(), "slow": linear()})
+    course = Distance({"fast": both["fast"], "slow": both["slow"]})  # type: ignore[dict-item]
     schedule = make_schedule(steps=1, warmup_share=0.0, weight_decay=0.0)
-    rates: list[float] = []
-
-    def losses(step: int) -> dict[str, Tensor]:
-        return {**distance(module)(step), "other": distance(slow)(step)["distance"]}
-
+    losses: list[float] = []
     train(
         both,
-        [Group(list(module.parameters())), Group(list(slow.parameters()), 0.1)],
-        losses,
+        phase(slow=0.1),
+        course,
         schedule,
         tmp_path / "checkpoint.pt",
-        lambda step, metrics: rates.append(metrics["loss"]),
+        lambda step, metrics: losses.append(metrics["loss"]),
     )
-    assert module.weight.detach().flatten().tolist() == pytest.approx([0.01] * 6, rel=1e-3)
-    assert slow.weight.detach().flatten().tolist() == pytest.approx([0.001] * 6, rel=1e-3)
-    assert rates == pytest.approx([12.0]) and not both.training
+    fast, slow = (part.weight.detach().flatten().tolist() for part in course.parts.values())
+    assert fast == pytest.approx([0.01] * 6, rel=1e-3) and slow == pytest.approx([0.001] * 6, rel=1e-3)
+    assert losses == pytest.approx([12.0]) and not both.training
+
+
+def test_the_first_rate_that_fits_a_name_counts_and_what_losses_learn_does_not_decay(
+    make_schedule: MakeSchedule,
+) -> None:
+    module = nn.ModuleDict({"tower": nn.ModuleDict({"head": linear(), "body": linear()}), "losses": linear()})
+    schedule = make_schedule(learning_rate=0.1, weight_decay=0.5)
+    groups = parameter_groups(module, phase(head=0.5, tower=0.2), schedule)
+    named = {name: parameter for name, parameter in module.named_parameters()}
+    found = {
+        name: [group["lr"], group["weight_decay"]]
+        for group in groups
+        for name in named
+        if any(named[name] is parameter for parameter in group["params"])
+    }
+    assert found == {
+        "tower.head.weight": pytest.approx([0.05, 0.5]),
+        "tower.body.weight": pytest.approx([0.02, 0.5]),
+        "losses.weight": pytest.approx([0.1, 0.0]),
+    }
+
+
+def test_a_rate_for_a_name_that_no_parameter_has_is_refused_with_those_there_are(make_schedule: MakeSchedule) -> None:
+    module = nn.ModuleDict({"tower": linear()})
+    assert parameter_groups(module, phase(tower=0.5), make_schedule())
+    with pytest.raises(UsedWrongly, match="towr: no parameter") as raised:
+        parameter_groups(module, phase(tower=0.5, towr=0.5), make_schedule())
+    assert "tower.weight" in raised.value.remedy
+
+
+def test_what_has_a_rate_of_zero_or_may_not_learn_is_frozen_and_keeps_its_mode() -> None:
+    module = nn.ModuleDict(
+        {
+            "open": nn.Sequential(nn.Linear(2, 2), nn.Dropout(0.5)),
+            "shut": nn.Sequential(nn.BatchNorm1d(2), nn.Dropout(0.5)),
+            "base": nn.Linear(2, 2),
+        }
+    )
+    learns = {name for name, _ in module.named_parameters() if not name.startswith("base")}
+    freeze(module, phase(shut=0.0), learns)
+    assert {name for name, one in module.named_parameters() if one.requires_grad} == {"open.0.weight", "open.0.bias"}
+    set_training(module.eval())
+    training = {name for name, part in module.named_modules() if part.training}
+    assert training == {"", "open", "open.0", "open.1"}
+    freeze(module, phase(), learns)
+    assert module["shut"][0].weight.requires_grad, "what one phase freezes may learn in the next"  # type: ignore[index]
+    set_training(module)
+    assert module["shut"][0].training  # type: ignore[index]
+
+
+def test_a_checkpoint_holds_what_learns_and_all_statistics() -> None:
+    module = nn.ModuleDict({"open": nn.Linear(2, 2), "shut": nn.BatchNorm1d(2)})
+    freeze(module, phase(shut=0.0), {name for name, _ in module.named_parameters()})
+    statistics = {f"shut.{name}" for name in ("running_mean", "running_var", "num_batches_tracked")}
+    assert set(trained_state(module)) == {"open.weight", "open.bias"} | statistics
 
 
 def test_progress_is_told_at_its_interval_and_at_the_end(make_schedule: MakeSchedule, tmp_path: Path) -> None:
-    module, told = nn.Linear(3, 2, bias=False), {}
+    module = linear()
+    told: dict[int, Mapping[str, float]] = {}
     schedule = make_schedule(steps=7, log_every=3)
-    train(
-        module,
-        [Group(list(module.parameters()))],
-        distance(module),
-        schedule,
-        tmp_path / "checkpoint.pt",
-        lambda step, metrics: told.update({step: metrics}),
-    )
+    run(module, Distance({"distance": module}), schedule, tmp_path, lambda step, metrics: told.update({step: metrics}))
     assert list(told) == [3, 6, 7]
-    assert told[7]["loss"] < told[3]["loss"] and told[7]["seconds_left"] == 0
+    assert told[7]["loss"] < told[3]["loss"] and told[7]["seconds_left"] == 0 and told[7]["watched"] == 7
     assert {"loss", "loss/distance", "gradient_norm", "learning_rate", "pairs_per_second"} < set(told[3])
 
 
@@ -77,21 +157,17 @@ def test_progress_is_told_at_its_interval_and_at_the_end(make_schedule: MakeSche
 def test_what_is_not_finite_is_refused_before_a_weight_changes(
     kind: str, make_schedule: MakeSchedule, tmp_path: Path
 ) -> None:
-    module = nn.Linear(3, 2, bias=False)
-    before: list[Tensor] = []
-
-    def losses(step: int) -> dict[str, Tensor]:
-        fine = distance(module)(step)
-        if step < 3:
-            return fine
-        before.append(module.weight.detach().clone())
-        return {**fine, "bad": module.weight.sum() * torch.inf if kind == "loss" else (module.weight.sum() * 0).sqrt()}
-
-    schedule = make_schedule(checkpoint_every=4)
+    module = linear()
+    broken: dict[str, Callable[[], Tensor]] = {
+        "loss": lambda: module.weight.sum() * torch.inf,
+        "gradient": lambda: (module.weight.sum() * 0).sqrt(),
+    }
+    course = Distance({"distance": module}, broken[kind])
     with pytest.raises(EmbedlineError, match="not finite at step 3") as raised:
-        train(module, [Group(list(module.parameters()))], losses, schedule, tmp_path / "checkpoint.pt", ignore)
-    assert torch.equal(module.weight, before[0]) and len(before) == 1
+        run(module, course, make_schedule(checkpoint_every=4), tmp_path)
+    assert torch.equal(module.weight, course.seen[0]) and len(course.seen) == 1
     assert "learning_rate" in raised.value.remedy and "bad" in raised.value.problem
+    assert "its batch is in batch-3" in raised.value.problem and "\n" not in raised.value.problem
     assert not (tmp_path / "checkpoint.pt").exists()
 
 
@@ -103,14 +179,34 @@ def test_a_half_written_checkpoint_is_not_resumed_from(make_schedule: MakeSchedu
         (tmp_path / folder).mkdir()
         if rubbish:
             (tmp_path / folder / ".checkpoint.pt.partial").write_bytes(b"half")
-        train(
-            module,
-            [Group(list(module.parameters()))],
-            distance(module),
-            make_schedule(),
-            tmp_path / folder / "checkpoint.pt",
-            ignore,
-        )
+        run(module, Distance({"distance": module}), make_schedule(), tmp_path / folder)
         weights.append(module.weight.detach())
         assert [file.name for file in (tmp_path / folder).iterdir()] == ["checkpoint.pt"]
     assert torch.equal(*weights)
+
+
+@pytest.mark.parametrize(
+    ("scores", "patience", "stops_at", "best"),
+    [
+        ([0.1, 0.2, 0.3, 0.4], 1, 12, 12),
+        ([0.5, 0.4, 0.6, 0.7], 1, 6, 3),
+        ([0.5, 0.4, 0.6, 0.5, 0.5], 2, 12, 9),
+        ([0.5, 0.5, 0.5, 0.9], 2, 9, 3),
+    ],
+)
+def test_training_stops_when_no_score_is_better_and_keeps_the_best(
+    scores: list[float], patience: int, stops_at: int, best: int, make_schedule: MakeSchedule, tmp_path: Path
+) -> None:
+    module, steps, course = linear(), list[int](), iter(scores)
+    kept: dict[int, Tensor] = {}
+
+    def report(step: int, metrics: Mapping[str, Any]) -> None:
+        steps.append(step)
+        if "dev_score" in metrics:
+            assert not module.training, "a model is scored as it will be used"
+            kept[step] = module.weight.detach().clone()
+
+    dev_scores = DevScores(EarlyStopping(every=3, patience=patience), lambda: next(course), tmp_path / "best")
+    distance = Distance({"distance": module})
+    train(module, phase(), distance, make_schedule(steps=12), tmp_path / "checkpoint.pt", report, dev_scores)
+    assert steps[-1] == stops_at and torch.equal(module.weight, kept[best])

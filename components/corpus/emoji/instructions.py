@@ -7,6 +7,7 @@ INSTRUCTIONS = {
     "Subgroup": "Identify the kind of symbol that the image shows.",
     "SkinTone": "Identify the skin tone of the person in the image.",
     "Question": "Represent the given image with the following question:",
+    "Translation": "",  # names of one thing in two languages: what differs is the words alone
     "NameToImage": "Find an image that shows the given name:",
     "ImageToName": "Find the name of the symbol in the image.",
     "KeywordsToImage": "Find an image that fits the given keywords:",

@@ -39,6 +39,7 @@ def training_tables(inventory: Inventory, scenes: Sequence[Scene], languages: Se
         "ImageToVariantName": _table("ImageToName", [(pictures[emoji], (emoji.name, "")) for emoji in toned]),
         "KeywordsToImage": _table("KeywordsToImage", _keyword_rows(inventory, known), PICTURE),
         "TranslatedNameToImage": _table("NameToImage", _translated_rows(inventory, languages), PICTURE),
+        "TranslatedNameToName": _table("Translation", _translations(inventory, languages)),
         "Group": _table("Group", [(pictures[emoji], (emoji.group, "")) for emoji in known]),
         "Subgroup": _table("Subgroup", [(pictures[emoji], (label(emoji.subgroup), "")) for emoji in known]),
         "SkinTone": _table("SkinTone", [(pictures[emoji], (emoji.skin_tones[0], "")) for emoji in toned]),
@@ -91,11 +92,21 @@ def _keyword_rows(inventory: Inventory, known: Sequence[Emoji]) -> Iterable[tupl
 
 
 def _translated_rows(inventory: Inventory, languages: Sequence[str]) -> Iterable[tuple[Part, Part]]:
+    for emoji, name in _translated_names(inventory, languages):
+        yield (name, ""), ("", picture(emoji))
+
+
+def _translations(inventory: Inventory, languages: Sequence[str]) -> Iterable[tuple[Part, Part]]:
+    for emoji, name in _translated_names(inventory, languages):
+        yield (name, ""), (emoji.name, "")
+
+
+def _translated_names(inventory: Inventory, languages: Sequence[str]) -> Iterable[tuple[Emoji, str]]:
     for language in languages:
         for emoji in inventory.concepts_of("train"):
             name = inventory.name(emoji, language)
             if name and inventory.splits.withheld(language, emoji.concept) == "train":
-                yield (name, ""), ("", picture(emoji))
+                yield emoji, name
 
 
 def _table(instruction: str, rows: Iterable[tuple[Part, Part]], positive_instruction: str = "") -> pa.Table:

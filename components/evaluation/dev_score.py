@@ -1,0 +1,32 @@
+"""One number for a model in training: its overall score on the dev split, which no gate sees."""
+
+from __future__ import annotations
+
+import tempfile
+from dataclasses import dataclass
+from pathlib import Path
+
+from components.config import Evaluation
+from components.embedder import Embedder
+from components.evaluation.report import Model, evaluate
+from components.evaluation.sets import read_suite
+from components.evaluation.vectors import Done
+
+
+@dataclass(frozen=True)
+class DevScorer:
+    """Scores embedders on the dev split of `data`."""
+
+    config: Evaluation
+    data: Path
+
+    def __call__(self, embedder: Embedder) -> float:
+        """Returns the mean over the dev sets, 0 to 1. Raises as `evaluate` does."""
+        model = Model(embedder.name, "in training", embedder.dimension, 0)
+        with tempfile.TemporaryDirectory() as cache:
+            scores = evaluate(embedder, model, read_suite(self.data, "dev"), self.config, Path(cache), _silent)
+        return scores.aggregates["overall"]
+
+
+def _silent(done: Done) -> None:
+    """The loop of training says what it does."""

@@ -1,0 +1,146 @@
+"""From positions of items to vectors with gradient, each different part of a batch computed once."""
+
+from __future__ import annotations
+
+from collections.abc import Callable
+from pathlib import Path
+from typing import Protocol
+
+import numpy as np
+import torch
+from torch import Tensor, nn
+from torch.nn import functional
+
+from components.config import Schedule
+from components.embedder import Embedder, TorchEmbedder
+from components.embedder.dual_encoder import DualEncoder, autocast, save
+from components.embedder.runtime import Description
+from components.training.augmentation import Augmentation
+from components.training.examples import IMAGE, INSTRUCTION, NONE, TEXT, Examples
+from components.training.features import pixels, pooled_images, pooled_texts
+
+SHAPE = 64  # pictures are computed in multiples of this: oneDNN compiles, and keeps, a kernel for every new shape
+EmbedParts = Callable[[Tensor], Tensor]
+
+
+class Encoder(Protocol):
+    """What is trained. The vector of an item depends on the item and the step alone, as far as its layers allow."""
+
+    @property
+    def module(self) -> nn.Module: ...
+
+    @property
+    def dimension(self) -> int: ...
+
+    def __call__(self, positions: Tensor, step: int) -> Tensor:
+        """Returns `(n, dimension)` float32, L2-normalised, with gradient, of `positions (n, 3)`."""
+        ...
+
+    def prepare(self, schedule: Schedule, folder: Path) -> None:
+        """Makes ready for a phase, in which what is frozen stays so; what is computed once is kept in `folder`."""
+        ...
+
+    def views(self, step: int) -> Tensor:
+        """Returns `(pictures,)`: which of its stored views every picture of the training set has at the step."""
+        ...
+
+    def embedder(self) -> Embedder:
+        """Returns the model as it now is, as users would ask it."""
+        ...
+
+    def save(self, directory: Path) -> None:
+        """Writes a sentence-transformers model directory."""
+        ...
+
+
+class TowersEncoder:
+    """A dual encoder. The outputs of a tower that is frozen are computed once: an image tower's only where pictures are
+    not changed, for changed pictures have other outputs."""
+
+    def __init__(self, encoder: DualEncoder, examples: Examples, stored_changes: Tensor | None = None) -> None:
+        self.module = encoder
+        self.dimension = encoder.description.dimension
+        self.examples = examples
+        self.stored_changes = stored_changes
+        self.mean, self.std = (
+            torch.tensor(values).view(3, 1, 1)
+            for values in (encoder.description.image_mean, encoder.description.image_std)
+        )
+
+    def prepare(self, schedule: Schedule, folder: Path) -> None:
+        text_frozen, image_frozen = (
+            not any(parameter.requires_grad for parameter in tower.parameters())
+            for tower in (self.module.model.text_model, self.module.model.vision_model)
+        )
+        self.precision, self.folder = schedule.precision, folder
+        self.augmentation = Augmentation(self.examples, schedule, self.stored_changes)
+        unchanged = not schedule.augmentation and self.stored_changes is None
+        self.embed_texts = self._frozen_texts() if text_frozen else self._texts()
+        self.embed_images = self._frozen_images() if image_frozen and unchanged else self._images()
+
+    def views(self, step: int) -> Tensor:
+        return self.augmentation.views(step)
+
+    def __call__(self, positions: Tensor, step: int) -> Tensor:
+        return sum_of_parts(
+            positions, self.embed_texts, lambda images: self.embed_images(images, step), self.module.description
+        )
+
+    def embedder(self) -> Embedder:
+        return TorchEmbedder(self.module, precision=self.precision)
+
+    def save(self, directory: Path) -> None:
+        save(self.module, directory)
+
+    def _frozen_texts(self) -> EmbedParts:
+        path = self.folder / "texts.npy"
+        pooled = torch.from_numpy(pooled_texts(self.module, self.examples.texts, path, self.precision))
+        return lambda texts: self.module.project_text(pooled[texts])
+
+    def _texts(self) -> EmbedParts:
+        tokens = self.module.tokens(self.examples.texts)
+
+        def embed(texts: Tensor) -> Tensor:
+            mask = tokens["attention_mask"][texts]
+            longest = int(mask.sum(1).max())
+            with autocast(self.precision):
+                return self.module.embed_text(tokens["input_ids"][texts, :longest], mask[:, :longest]).float()
+
+        return embed
+
+    def _frozen_images(self) -> Callable[[Tensor, int], Tensor]:
+        path = self.folder / "pooled_images.npy"
+        pooled = torch.from_numpy(np.array(pooled_images(self.module, self._pixels(), path, self.precision)))
+        return lambda images, step: self.module.project_image(pooled[images])
+
+    def _images(self) -> Callable[[Tensor, int], Tensor]:
+        pictures = self._pixels()
+
+        def embed(images: Tensor, step: int) -> Tensor:
+            padded = images[torch.arange(-(-len(images) // SHAPE) * SHAPE) % len(images)]
+            changed = self.augmentation(torch.from_numpy(pictures[padded.numpy()]).float() / 255, padded, step)
+            with autocast(self.precision):
+                return self.module.embed_images((changed - self.mean) / self.std)[: len(images)]
+
+        return embed
+
+    def _pixels(self) -> np.ndarray:
+        return pixels(self.examples.images, self.module.description.image_size, self.folder / "images.npy")
+
+
+def sum_of_parts(
+    positions: Tensor, embed_texts: EmbedParts, embed_images: EmbedParts, description: Description
+) -> Tensor:
+    """Returns `(n, dimension)`, L2-normalised: each row's weighted sum over the vectors of its parts."""
+    total = torch.zeros(len(positions), description.dimension)
+    parts = (
+        (TEXT, embed_texts, 1.0),
+        (IMAGE, embed_images, 1.0),
+        (INSTRUCTION, embed_texts, description.instruction_weight),
+    )
+    for part, embed, weight in parts:
+        rows = (positions[:, part] != NONE).nonzero().squeeze(1)
+        if len(rows) and weight:
+            different, where = positions[rows, part].unique(return_inverse=True)
+            total = total.index_add(0, rows, weight * embed(different)[where])
+    return functional.normalize(total, dim=-1)

@@ -1,0 +1,175 @@
+"""One training as its recipe says: what is drawn, how it becomes vectors, what is minimised, phase after phase."""
+
+from __future__ import annotations
+
+import json
+from collections.abc import Callable, Mapping
+from dataclasses import dataclass
+from pathlib import Path
+
+import torch
+from torch import Tensor, nn
+
+from components.config import Phase, Recipe, Schedule
+from components.embedder import Embedder
+from components.training import processes, telemetry
+from components.training.adapters import add_adapter, merge_adapter
+from components.training.batch import Batch, Drawer
+from components.training.chunks import in_chunks, require_independent_rows
+from components.training.dev_scores import DevScores
+from components.training.encoder import Encoder
+from components.training.examples import Examples, is_there
+from components.training.loop import Report, freeze, train
+from components.training.losses import SubBatch, build
+from components.training.negatives import HardNegatives
+from components.training.teacher_embeddings import TeacherEmbeddings, taught
+
+Scorer = Callable[[Embedder], float]
+"""Returns an embedder's score on the dev split."""
+
+
+@dataclass(frozen=True)
+class Material:
+    """What a training learns from; a teacher learns without `teachers`."""
+
+    examples: Examples
+    negatives: Mapping[str, HardNegatives] | None = None
+    teachers: TeacherEmbeddings | None = None
+
+
+class Trained(nn.Module):
+    """What a checkpoint holds: the model, and what the losses learn (a temperature, a projection to a teacher)."""
+
+    def __init__(self, model: nn.Module, losses: nn.ModuleList) -> None:
+        super().__init__()
+        self.model = model
+        self.losses = losses
+
+
+def train_by(
+    recipe: Recipe, encoder: Encoder, material: Material, workspace: Path, report: Report, scorer: Scorer | None = None
+) -> None:
+    """Trains the encoder's module in place. Features and checkpoints go to `workspace`, from which a killed run goes
+    on. `scorer` is asked if the recipe stops early. Raises as `train` does."""
+    if recipe.adapter:
+        add_adapter(encoder.module, recipe.adapter, recipe.schedule.seed)
+    learns = {name for name, parameter in encoder.module.named_parameters() if parameter.requires_grad}
+    done = 0
+    for number, phase in enumerate(recipe.phases):
+        steps = max(1, round(recipe.schedule.steps * phase.share))
+        schedule = recipe.schedule.model_copy(update={"steps": steps, "seed": recipe.schedule.seed + number})
+        folder = workspace / f"phase-{number}"
+        freeze(encoder.module, phase, learns)
+        with processes.first_before_others():
+            encoder.prepare(schedule, folder)
+        course = PhaseCourse(recipe, phase, schedule, encoder, material, folder)
+        train(
+            Trained(encoder.module, nn.ModuleList(course.functions)),
+            phase,
+            course,
+            schedule.model_copy(update={"steps": course.steps}),
+            folder / "checkpoint.pt",
+            _after(done, report),
+            _dev_scores(recipe, encoder, scorer, folder),
+        )
+        done += course.steps
+    if recipe.adapter:
+        merge_adapter(encoder.module)
+
+
+def _dev_scores(recipe: Recipe, encoder: Encoder, scorer: Scorer | None, folder: Path) -> DevScores | None:
+    if not (recipe.early_stopping and scorer):
+        return None
+    return DevScores(recipe.early_stopping, lambda: scorer(encoder.embedder()), folder / "best")
+
+
+def _after(done: int, report: Report) -> Report:
+    """Returns a report that counts the steps of earlier phases too."""
+    return lambda step, metrics: report(done + step, metrics)
+
+
+class PhaseCourse:
+    """The course of one phase: draws the batch of a step, lets the encoder compute it, and asks the losses."""
+
+    def __init__(
+        self,
+        recipe: Recipe,
+        phase: Phase,
+        schedule: Schedule,
+        encoder: Encoder,
+        material: Material,
+        folder: Path,
+    ) -> None:
+        teachers = material.teachers.dimensions if material.teachers else []
+        self.device = next(encoder.module.parameters()).device
+        self.functions = [
+            build(term.name, term.settings, encoder.dimension, teachers).to(self.device) for term in phase.losses
+        ]
+        self.terms = list(zip(phase.losses, self.functions, strict=True))
+        self.dimensions = recipe.matryoshka_dimensions or [encoder.dimension]
+        self.schedule = schedule
+        self.encoder = encoder
+        self.material = material
+        self.folder = folder
+        self.draw = Drawer(material.examples, schedule, material.negatives)
+        self.steps = self.draw.sampler.steps
+        self.last: tuple[Tensor, Tensor] | None = None
+
+    def losses(self, step: int) -> dict[str, Tensor]:
+        batch = self.draw(step)
+        vectors = batch.split(self._encode(batch.items, step))
+        self.last = vectors[0].detach(), vectors[1].detach()
+        teachers = self._teachers(batch, step)
+        totals: dict[str, Tensor] = {}
+        for task in batch.tasks:
+            rows, negatives = task.rows, vectors[2]
+            own_negatives = None if negatives is None else negatives[rows]
+            sides = vectors[0][rows], vectors[1][rows], own_negatives
+            scores = None if batch.scores is None else batch.scores[rows].to(self.device)
+            whole = SubBatch(*sides, batch.equal(rows).to(self.device), taught(teachers, rows), scores)
+            prefixes = [whole.prefix(dimension) for dimension in self.dimensions]
+            for term, loss in self.terms:
+                asked = prefixes if loss.of_prefixes else [whole]
+                value = torch.stack([loss(part) for part in asked]).mean()
+                totals[term.name] = totals.get(term.name, 0) + term.weight * task.share * value
+        return totals
+
+    def watch(self) -> dict[str, float]:
+        """Returns what the last step's vectors and the losses show."""
+        shown = {"memory_gib": telemetry.memory()}
+        for _, loss in self.terms:
+            shown |= loss.logged()
+        return shown | (telemetry.measure(*self.last) if self.last and len(self.last[0]) > 1 else {})
+
+    def keep_batch(self, step: int) -> Path:
+        """Writes the rows of a step as JSON lines, as a person would read them; returns the file."""
+        batch, examples = self.draw(step), self.material.examples
+        path = self.folder / f"batch-of-step-{step}.jsonl"
+        path.parent.mkdir(parents=True, exist_ok=True)
+        with path.open("w", encoding="utf-8") as stream:
+            for query, positive in zip(batch.queries.tolist(), batch.positives.tolist(), strict=True):
+                row = {"query": examples.content(query), "positive": examples.content(positive)}
+                stream.write(json.dumps(row, ensure_ascii=False) + "\n")
+        return path
+
+    def _encode(self, items: Tensor, step: int) -> Tensor:
+        """Returns the vectors of all items, of which every process computes its part, a chunk at a time.
+
+        Those of negatives that a row does not have are zero.
+        """
+        there = is_there(items)
+        if not there.all():
+            vectors = self._encode(items[there], step)
+            return vectors.new_zeros(len(items), vectors.shape[1]).index_put((there,), vectors)
+        own = items[processes.own(len(items))]
+        chunk = self.schedule.chunk
+        if chunk or processes.count() > 1:
+            require_independent_rows(self.encoder.module)
+        vectors = in_chunks(self.encoder, own, step, chunk) if chunk else self.encoder(own, step)
+        return processes.gather(vectors, len(items))
+
+    def _teachers(self, batch: Batch, step: int) -> list[tuple[Tensor, Tensor, Tensor | None]]:
+        if self.material.teachers is None:
+            return []
+        vectors = self.material.teachers(batch.items, self.encoder.views(step))
+        return [batch.split(part.to(self.device)) for part in vectors]

@@ -1,0 +1,155 @@
+from collections.abc import Mapping
+from pathlib import Path
+from typing import Any
+
+import pytest
+import yaml
+
+from components import config as configuration
+from components.config import parse, read
+from components.errors import UsedWrongly
+from components.profiles import apply_profile, overlay, profile_names, read_profile
+
+ROOT = Path(__file__).parents[1]
+PARAMS = ROOT / configuration.PARAMETERS
+FOLDER = ROOT / "profiles"
+NAMES = profile_names(FOLDER)
+
+
+@pytest.fixture
+def parameters(tmp_path: Path) -> Path:
+    """A copy of params.yaml, alone in a folder."""
+    file = tmp_path / "work" / PARAMS.name
+    file.parent.mkdir()
+    file.write_bytes(PARAMS.read_bytes())
+    return file
+
+
+def written(folder: Path, content: str, name: str = "own") -> Path:
+    (folder / f"{name}.yaml").write_text(content, encoding="utf-8")
+    return folder
+
+
+def test_there_is_a_profile_for_every_recipe_of_the_literature() -> None:
+    recipes = ["clip", "jasper", "llave", "mobileclip", "projector", "rzenembed", "siglip", "vlm2vec", "xvlm2vec"]
+    assert sorted(recipes) == NAMES
+
+
+@pytest.mark.parametrize("name", NAMES)
+def test_a_profile_names_its_paper_and_makes_a_configuration(name: str, parameters: Path) -> None:
+    before = read(parameters)
+    profile = apply_profile(name, parameters, FOLDER)
+    after = read(parameters)
+    assert profile.name == name and profile.paper[-4:].isdigit() and " et al., " in profile.paper and profile.differs
+    assert after != before and set(profile.changes) <= {"teacher", "teacher_embeddings", "distillation"}
+    untouched = set(before.model_dump()) - set(profile.changes)
+    assert all(getattr(after, section) == getattr(before, section) for section in untouched)
+    assert [file.name for file in parameters.parent.iterdir()] == ["params.yaml"]
+    assert name in parameters.read_text(encoding="utf-8").splitlines()[0]
+
+
+@pytest.mark.parametrize("name", NAMES)
+def test_all_that_a_profile_says_is_in_the_configuration_that_it_makes(name: str, parameters: Path) -> None:
+    changes = apply_profile(name, parameters, FOLDER).changes
+
+    def holds(found: Any, wanted: Any) -> bool:
+        if isinstance(wanted, Mapping):
+            return all(key in found and holds(found[key], value) for key, value in wanted.items())
+        if isinstance(wanted, list):
+            return len(found) == len(wanted) and all(map(holds, found, wanted))
+        return bool(found == wanted)
+
+    assert holds(read(parameters).model_dump(), changes)
+    assert not holds(read(PARAMS).model_dump(), changes)
+
+
+def test_a_profile_applied_twice_is_applied_once(parameters: Path) -> None:
+    apply_profile("vlm2vec", parameters, FOLDER)
+    once = parameters.read_bytes()
+    apply_profile("vlm2vec", parameters, FOLDER)
+    assert parameters.read_bytes() == once
+
+
+def test_what_two_sections_share_can_be_changed_in_one_of_them_afterwards(parameters: Path) -> None:
+    apply_profile("jasper", parameters, FOLDER)
+    content = yaml.safe_load(parameters.read_text(encoding="utf-8"))
+    content["distillation"]["backbone"]["image"]["image_size"] = 32
+    content["distillation"]["schedule"]["task_weights"]["Group"] = 9
+    changed = parse(content)
+    assert changed.teacher == read(parameters).teacher and changed.distillation != read(parameters).distillation
+
+
+@pytest.mark.parametrize(
+    ("base", "changes", "expected"),
+    [
+        ({"a": {"b": 1, "c": 2}}, {"a": {"b": 3}}, {"a": {"b": 3, "c": 2}}),
+        ({"a": [1, 2, 3]}, {"a": [4]}, {"a": [4]}),
+        ({"a": {"b": 1}}, {"a": None, "d": {}}, {"a": None, "d": {}}),
+        ({"a": None}, {"a": {"b": 1}}, {"a": {"b": 1}}),
+        ({"a": {"kind": "x", "b": 1}}, {"a": {"kind": "y"}}, {"a": {"kind": "y"}}),
+        ({"a": {"kind": "x", "b": 1}}, {"a": {"kind": "x", "c": 2}}, {"a": {"kind": "x", "b": 1, "c": 2}}),
+        ({"a": {"kind": "x", "b": 1}}, {"a": {"c": 2}}, {"a": {"kind": "x", "b": 1, "c": 2}}),
+        ({"a": 1}, {}, {"a": 1}),
+    ],
+)
+def test_mappings_are_joined_and_all_else_is_replaced(
+    base: dict[str, Any], changes: dict[str, Any], expected: dict[str, Any]
+) -> None:
+    before = repr(base)
+    assert overlay(base, changes) == expected
+    assert repr(base) == before, "what is changed is a copy"
+
+
+@pytest.mark.parametrize(
+    ("content", "said"),
+    [
+        ("paper: P, 2020\ndiffers: nothing\nteacher: {schedule: {stepz: 3}}", "did you mean 'steps'?"),
+        ("paper: P, 2020\ndiffers: nothing\nteecher: {}", "did you mean 'teacher'?"),
+        (
+            "paper: P, 2020\ndiffers: nothing\nteacher: {phases: [{losses: [{name: contrast}]}]}",
+            "unknown loss 'contrast'",
+        ),
+        ("differs: nothing\nteacher: {}", "is no profile: 'paper'"),
+        ("paper: P, 2020\nteacher: {}", "is no profile: 'differs'"),
+        ("- paper", "is no profile"),
+        ("paper: [", "is no profile"),
+        ("", "is no profile"),
+    ],
+)
+def test_a_profile_that_makes_no_configuration_changes_nothing(
+    content: str, said: str, parameters: Path, tmp_path: Path
+) -> None:
+    before = parameters.read_bytes()
+    with pytest.raises(UsedWrongly) as raised:
+        apply_profile("own", parameters, written(tmp_path, content))
+    assert said in raised.value.problem and raised.value.exit_code == 2 and raised.value.remedy
+    assert parameters.read_bytes() == before
+    assert [file.name for file in parameters.parent.iterdir()] == ["params.yaml"]
+
+
+@pytest.mark.parametrize(("content", "said"), [(b"a: [", "is not YAML"), (b"- 1", "dictionary"), (None, "missing")])
+def test_parameters_that_are_none_are_refused(
+    content: bytes | None, said: str, parameters: Path, tmp_path: Path
+) -> None:
+    parameters.unlink() if content is None else parameters.write_bytes(content)
+    with pytest.raises(UsedWrongly, match=said):
+        apply_profile("clip", parameters, FOLDER)
+    assert not parameters.exists() if content is None else parameters.read_bytes() == content
+
+
+def test_an_unknown_profile_is_answered_with_the_known_ones(tmp_path: Path) -> None:
+    with pytest.raises(UsedWrongly, match="there is no such profile") as raised:
+        read_profile("vlmvec", FOLDER)
+    assert all(name in raised.value.remedy for name in NAMES)
+    with pytest.raises(UsedWrongly) as raised:
+        read_profile("clip", tmp_path)
+    assert raised.value.remedy == "The profiles are: none."
+
+
+def test_a_profile_of_ones_own_is_found(parameters: Path, tmp_path: Path) -> None:
+    folder = written(tmp_path, "paper: P, 2020\ndiffers: nothing\nteacher: {schedule: {steps: 7}}")
+    assert profile_names(folder) == ["own"]
+    apply_profile("own", parameters, folder)
+    expected = yaml.safe_load(PARAMS.read_text(encoding="utf-8"))
+    expected["teacher"]["schedule"] = expected["teacher"]["schedule"] | {"steps": 7}
+    assert read(parameters) == parse(expected)

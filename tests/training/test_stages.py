@@ -1,0 +1,202 @@
+from collections.abc import Mapping
+from dataclasses import replace
+from pathlib import Path
+
+import numpy as np
+import pytest
+from PIL import Image
+
+from components.config import Negatives, Recipe
+from components.config import TeacherEmbeddings as Settings
+from components.corpus import Item, Manifest, Tasks
+from components.corpus.layout import TRAIN_SCHEMA, write_rows
+from components.corpus.manifest import data_digest
+from components.embedder import Embedder, fingerprint, open_embedder
+from components.errors import UsedWrongly
+from components.training import Places, embed_with_teacher, mine_negatives, train_model
+
+from .conftest import MakeRecipe, ignored, stop_at, untrained
+
+NAMES = [f"{colour} {thing}" for colour in ("red", "blue") for thing in ("cat", "dog", "face", "tree")]
+NO_NEGATIVES = Negatives(model=None, reranker=None, per_query=2, depth=5, margin=1.0, other_modalities=True)
+
+
+def write(data: Path, rows: list[dict[str, str]], images: int) -> Path:
+    empty = dict.fromkeys(TRAIN_SCHEMA.names, "")
+    write_rows(data / "train" / "Name.parquet", TRAIN_SCHEMA, [empty | row for row in rows])
+    Manifest(
+        name="small",
+        source="table",
+        licence=["CC0-1.0"],
+        inputs={},
+        corpus={},
+        seed=0,
+        tasks=Tasks(train={"Name": len(rows)}),
+        images=images,
+        quarantined=0,
+        digest=data_digest(data),
+    ).write(data)
+    return data
+
+
+@pytest.fixture
+def data(tmp_path: Path) -> Path:
+    """Eight names with a picture each."""
+    data = tmp_path / "data"
+    (data / "images").mkdir(parents=True)
+    random = np.random.default_rng(0)
+    for number in range(8):
+        Image.fromarray(random.integers(0, 256, (16, 16, 3), np.uint8)).save(data / "images" / f"{number}.png")
+    rows = [{"qry": name, "pos_image_path": f"{number}.png"} for number, name in enumerate(NAMES)]
+    return write(data, rows, 8)
+
+
+@pytest.fixture
+def places(data: Path, tmp_path: Path) -> Places:
+    mine_negatives(NO_NEGATIVES, data, tmp_path / "negatives")
+    return Places(data, tmp_path / "negatives", tmp_path / "teacher", tmp_path / "checkpoints")
+
+
+def steps_of(recipe: Recipe, places: Places) -> list[int]:
+    """Trains; returns the steps that were told."""
+    steps: list[int] = []
+    train_model(recipe, places, lambda step, _: steps.append(step))
+    return steps
+
+
+def opened(directory: Path) -> Embedder:
+    embedder, _ = open_embedder(str(directory), 4)
+    assert isinstance(embedder, Embedder)
+    return embedder
+
+
+def test_a_teacher_is_trained_and_teaches_a_student(
+    places: Places, make_teaching: MakeRecipe, make_learning: MakeRecipe, tmp_path: Path
+) -> None:
+    train_model(make_teaching(), places, ignored)
+    settings = Settings(others=[str(places.output)], views=2, augmentation=1.0, unmirrored_tasks=[], seed=0)
+    embed_with_teacher(settings, places.output, places.data, tmp_path / "embeddings")
+    student = replace(places, output=tmp_path / "student", teacher=places.output, embeddings=tmp_path / "embeddings")
+    told: list[Mapping[str, float]] = []
+    train_model(make_learning(), student, lambda _, metrics: told.append(metrics))
+    assert "loss/vectors" in told[0]
+    for directory in (places.output, student.output):
+        assert opened(directory).encode([Item(text=NAMES[0])]).shape == (1, 24)
+    assert not list(places.checkpoints.iterdir()), "what a finished training kept to go on is gone"
+    assert not list(tmp_path.glob(".*"))
+
+
+def test_a_stopped_training_goes_on_to_the_same_files(
+    places: Places, make_teaching: MakeRecipe, tmp_path: Path
+) -> None:
+    whole = replace(places, checkpoints=tmp_path / "others", output=tmp_path / "whole" / "teacher")
+    train_model(make_teaching(), whole, ignored)
+    with pytest.raises(KeyboardInterrupt):
+        train_model(make_teaching(), places, stop_at(5))
+    assert not places.output.exists() and list(places.checkpoints.rglob("checkpoint.pt"))
+    assert steps_of(make_teaching(), places) == [5, 6]
+    assert fingerprint(places.output) == fingerprint(whole.output)
+    train_model(make_teaching(seed=4), places, ignored)
+    assert fingerprint(places.output) != fingerprint(whole.output)
+
+
+@pytest.mark.parametrize("changed", ["recipe", "data", "negatives"])
+def test_another_training_does_not_go_on_where_this_one_stopped(
+    changed: str, places: Places, make_teaching: MakeRecipe
+) -> None:
+    with pytest.raises(KeyboardInterrupt):
+        train_model(make_teaching(), places, stop_at(5))
+    if changed == "data":
+        write(places.data, [{"qry": name, "pos_image_path": "0.png"} for name in NAMES], 8)
+    if changed == "negatives":
+        (places.negatives / "Name.parquet").write_bytes(b"others")
+    recipe = make_teaching(learning_rate=0.02) if changed == "recipe" else make_teaching()
+    assert steps_of(recipe, places)[0] == 1
+
+
+def test_a_model_is_trained_whole(places: Places, make_teaching: MakeRecipe) -> None:
+    recipe = Recipe.model_validate(
+        make_teaching(augmentation=0.0).model_dump()
+        | {"backbone": {"kind": "whole", "model": "random:clip"}, "phases": [{"losses": [{"name": "sigmoid"}]}]}
+    )
+    with pytest.raises(KeyboardInterrupt):
+        train_model(recipe, places, stop_at(5))
+    assert steps_of(recipe, places) == [5, 6]
+    image = Item(image=places.data / "images" / "0.png")
+    assert opened(places.output).encode([image, Item(text=NAMES[0])]).shape == (2, 32)
+
+
+def test_a_training_set_of_texts_alone_is_learnt_from(
+    make_teaching: MakeRecipe, make_learning: MakeRecipe, tmp_path: Path
+) -> None:
+    rows = [{"qry": name, "pos_text": " ".join(reversed(name.split()))} for name in NAMES]
+    places = Places(
+        write(tmp_path / "data", rows, 0), tmp_path / "negatives", tmp_path / "teacher", tmp_path / "checkpoints"
+    )
+    mine_negatives(NO_NEGATIVES, places.data, places.negatives)
+    losses = [{"name": "contrastive", "temperature": 0.1}]
+    train_model(make_teaching(phases=[{"losses": losses}]), places, ignored)
+    settings = Settings(others=[], views=2, augmentation=1.0, unmirrored_tasks=[], seed=0)
+    embed_with_teacher(settings, places.output, places.data, tmp_path / "embeddings")
+    student = replace(places, output=tmp_path / "student", teacher=places.output, embeddings=tmp_path / "embeddings")
+    train_model(make_learning(), student, ignored)
+    assert opened(student.output).encode([Item(text=NAMES[0])]).shape == (1, 24)
+
+
+def test_negatives_that_were_not_mined_are_asked_for_in_vain(places: Places, make_teaching: MakeRecipe) -> None:
+    assert not list(places.negatives.iterdir())
+    with pytest.raises(UsedWrongly, match=r"Name\.parquet: there are no negatives") as raised:
+        train_model(make_teaching(negatives_per_query=2), places, ignored)
+    assert "negatives.model" in raised.value.remedy and not places.output.exists()
+
+
+def test_negatives_that_were_mined_take_part(places: Places, make_teaching: MakeRecipe, tmp_path: Path) -> None:
+    train_model(make_teaching(), places, ignored)
+    mine_negatives(NO_NEGATIVES.model_copy(update={"model": str(places.output)}), places.data, places.negatives)
+
+    def first_loss(asked: int) -> float:
+        told: list[float] = []
+        recipe = make_teaching(negatives_per_query=asked, augmentation=0.0)
+        others = replace(places, output=tmp_path / str(asked))
+        train_model(recipe, others, lambda _, metrics: told.append(metrics["loss"]))
+        return told[0]
+
+    assert first_loss(2) > first_loss(1) > first_loss(0), "more negatives, a larger loss"
+
+
+@pytest.mark.slow
+def test_two_processes_train_what_one_does(places: Places, make_teaching: MakeRecipe, tmp_path: Path) -> None:
+    """With scores on the way, of which both processes must make the same."""
+    vectors = []
+    for count in (1, 2):
+        recipe = make_teaching(
+            processes=count,
+            augmentation=0.0,
+            phases=[{"rates": {"vision": 0.0, "text_model": 0.0}, "losses": [{"name": "sigmoid"}]}],
+            early_stopping={"every": 2, "patience": 1, "soup": 2},
+        )
+        output = tmp_path / f"teacher-{count}"
+        train_model(recipe, replace(places, output=output), ignored, sharpness)
+        vectors.append(opened(output).encode([Item(text=name) for name in NAMES]))
+    np.testing.assert_allclose(vectors[1], vectors[0], atol=1e-4)
+    untaught = untrained(make_teaching()).preprocess(NAMES)
+    assert not np.allclose(vectors[0], untrained(make_teaching())(untaught)["sentence_embedding"].detach(), atol=1e-3)
+
+
+def sharpness(embedder: Embedder) -> float:
+    return float(np.abs(embedder.encode([Item(text=name) for name in NAMES])).max())
+
+
+def test_a_scorer_is_asked_where_the_recipe_stops_early(places: Places, make_teaching: MakeRecipe) -> None:
+    asked: list[int] = []
+
+    def score(embedder: Embedder) -> float:
+        asked.append(embedder.dimension)
+        return -len(asked)
+
+    recipe = make_teaching(early_stopping={"every": 1, "patience": 2})
+    steps: list[int] = []
+    train_model(recipe, places, lambda step, _: steps.append(step), score)
+    assert asked == [24] * 3 and max(steps) == 3
+    train_model(make_teaching(), places, ignored, score)
+    assert len(asked) == 3
