@@ -5,6 +5,7 @@ from __future__ import annotations
 import json
 from collections.abc import Callable, Mapping
 from dataclasses import dataclass
+from itertools import accumulate
 from pathlib import Path
 
 import torch
@@ -54,9 +55,13 @@ def train_by(
     if recipe.adapter:
         add_adapter(encoder.module, recipe.adapter, recipe.schedule.seed)
     learns = {name for name, parameter in encoder.module.named_parameters() if parameter.requires_grad}
+    ends = [
+        round(recipe.schedule.steps * share)
+        for share in accumulate((phase.share for phase in recipe.phases), initial=0)
+    ]
     done = 0
     for number, phase in enumerate(recipe.phases):
-        steps = max(1, round(recipe.schedule.steps * phase.share))
+        steps = max(1, ends[number + 1] - ends[number])
         schedule = recipe.schedule.model_copy(update={"steps": steps, "seed": recipe.schedule.seed + number})
         folder = workspace / f"phase-{number}"
         freeze(encoder.module, phase, learns)

@@ -21,6 +21,7 @@ KILL_AFTER_SECONDS = 0.5
 START_SECONDS = 240
 
 
+@pytest.mark.slow
 def test_a_round_promotes_and_the_next_repeats_nothing(line: Line) -> None:
     first = line.answer("run")
     assert first["repeated"] == list(STAGES)

@@ -103,14 +103,17 @@ def test_dimension_is_measured_and_no_item_is_no_row(server: TritonServer) -> No
 def test_joined_requests_are_batched_and_answered_each_to_its_own(
     server: TritonServer, bundles: tuple[Path, Path], items: list[Item]
 ) -> None:
-    before = execution_counts(server)
-    with ThreadPoolExecutor(16) as pool:
-        answers = list(pool.map(lambda item: TritonEmbedder(server.url, version=1).encode([item])[0], items * 30))
     expected = encoded_in_process(bundles[0], items)
-    np.testing.assert_allclose(np.stack(answers), np.tile(expected, (30, 1)), atol=1e-5)
-    requests, executions = (after - start for after, start in zip(execution_counts(server), before, strict=True))
-    assert requests == len(answers)
-    assert executions < requests, "concurrent requests must share executions"
+    shared = False
+    for _ in range(5):  # on a busy machine requests may come one by one
+        before = execution_counts(server)
+        with ThreadPoolExecutor(16) as pool:
+            answers = list(pool.map(lambda item: TritonEmbedder(server.url, version=1).encode([item])[0], items * 30))
+        np.testing.assert_allclose(np.stack(answers), np.tile(expected, (30, 1)), atol=1e-5)
+        requests, executions = (after - start for after, start in zip(execution_counts(server), before, strict=True))
+        assert requests == len(answers)
+        shared = shared or executions < requests
+    assert shared, "concurrent requests must share executions"
 
 
 def test_a_broken_image_fails_only_its_own_request(server: TritonServer, png: Png) -> None:

@@ -126,7 +126,8 @@ def ignore(step: int, metrics: Mapping[str, float]) -> None: ...
 
 def children() -> list[str]:
     """Returns what runs below this process, but for Python's own keeper of semaphores."""
-    commands = [" ".join(child.cmdline()) for child in psutil.Process().children(recursive=True)]
+    alive = [child for child in psutil.Process().children(recursive=True) if child.status() != psutil.STATUS_ZOMBIE]
+    commands = [" ".join(child.cmdline()) for child in alive]
     return [command for command in commands if "resource_tracker" not in command]
 
 

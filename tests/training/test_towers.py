@@ -3,11 +3,11 @@ from pathlib import Path
 import numpy as np
 import pytest
 import torch
-from transformers import CLIPVisionConfig, CLIPVisionModel
+from transformers import CLIPImageProcessor, CLIPVisionConfig, CLIPVisionModel
 
-from components.config import Config, PretrainedText
+from components.config import Config, PretrainedImage, PretrainedText, Towers
 from components.embedder.towers import WordVectorsModel
-from components.errors import EmbedlineError
+from components.errors import EmbedlineError, UsedWrongly
 from components.training.examples import Examples
 from components.training.towers import build_towers, vocabulary_size
 
@@ -46,6 +46,7 @@ def test_a_pretrained_image_tower_can_be_trained(make_teaching: MakeRecipe, exam
         image_size=16, patch_size=8, hidden_size=8, intermediate_size=8, num_hidden_layers=1, num_attention_heads=1
     )
     CLIPVisionModel(config).save_pretrained(tmp_path / "image_model")
+    CLIPImageProcessor().save_pretrained(tmp_path / "image_model")
     image = {"kind": "pretrained", "model": str(tmp_path / "image_model"), "image_size": 16}
     recipe = make_teaching(image=image, chunk=5, steps=2)  # no batch normalisation: chunks can be computed
     before = weights(untrained(recipe))
@@ -79,3 +80,25 @@ def test_the_shipped_student_has_at_most_a_quarter_of_the_teachers_parameters(pa
         model = build_towers(recipe.backbone, recipe.matryoshka_dimensions, 0)
         counts.append(sum(np.prod(parameter.shape) for parameter in model.parameters()))
     assert 1_000_000 < counts[1] <= counts[0] / 4
+
+
+def test_a_pretrained_image_tower_sees_the_colours_that_it_learned_with(
+    make_teaching: MakeRecipe, tmp_path: Path
+) -> None:
+    def with_tower(directory: Path) -> Towers:
+        backbone = make_teaching().backbone
+        assert isinstance(backbone, Towers)
+        image = PretrainedImage(kind="pretrained", model=str(directory), image_size=16)
+        return backbone.model_copy(update={"image": image})
+
+    config = CLIPVisionConfig(
+        hidden_size=16, intermediate_size=16, num_hidden_layers=1, num_attention_heads=2, image_size=16, patch_size=8
+    )
+    CLIPVisionModel(config).save_pretrained(tmp_path)
+    with pytest.raises(UsedWrongly, match=r"no preprocessor_config\.json"):
+        build_towers(with_tower(tmp_path), [], 0)
+    mean, std = (0.1, 0.2, 0.3), (0.4, 0.5, 0.6)
+    CLIPImageProcessor(image_mean=list(mean), image_std=list(std)).save_pretrained(tmp_path)
+    encoder = build_towers(with_tower(tmp_path), [], 0)
+    assert (encoder.description.image_mean, encoder.description.image_std) == (mean, std)
+    assert encoder.embed_images(torch.zeros(1, 3, 16, 16)).shape == (1, encoder.description.dimension)
