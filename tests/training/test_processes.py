@@ -19,6 +19,7 @@ from components.training import processes
 
 Report = Callable[[int, Mapping[str, float]], None]
 State = dict[str, Tensor]
+LeftOver = Callable[[], set[psutil.Process]]
 ROOT = Path(__file__).parents[2]
 BATCHES = [[3, 1, 4, 5, 9, 2, 6], [0, 8, 7, 11, 10], [1]]  # uneven among two; the last leaves the second without a row
 IMAGES_FROM = 6
@@ -124,11 +125,17 @@ def never_end(folder: Path, report: Report) -> None:
 def ignore(step: int, metrics: Mapping[str, float]) -> None: ...
 
 
-def children() -> list[str]:
+def children() -> set[psutil.Process]:
     """Returns what runs below this process, but for Python's own keeper of semaphores."""
-    alive = [child for child in psutil.Process().children(recursive=True) if child.status() != psutil.STATUS_ZOMBIE]
-    commands = [" ".join(child.cmdline()) for child in alive]
-    return [command for command in commands if "resource_tracker" not in command]
+    alive = {child for child in psutil.Process().children(recursive=True) if child.status() != psutil.STATUS_ZOMBIE}
+    return {child for child in alive if "resource_tracker" not in " ".join(child.cmdline())}
+
+
+@pytest.fixture
+def left_over() -> LeftOver:
+    """Returns what runs below this process and did not before the test: servers of other tests may be alive."""
+    before = children()
+    return lambda: children() - before
 
 
 def close(first: State, second: State) -> bool:
@@ -144,7 +151,7 @@ def wait_for(condition: Callable[[], Any], seconds: float = 30) -> None:
     assert condition()
 
 
-def test_two_processes_train_as_one_does_on_the_whole_batch(tmp_path: Path) -> None:
+def test_two_processes_train_as_one_does_on_the_whole_batch(tmp_path: Path, left_over: LeftOver) -> None:
     reports: list[tuple[int, Mapping[str, float]]] = []
     processes.launch(train_each_way, (tmp_path,), 2, lambda *told: reports.append(told))
     alone: list[tuple[int, Mapping[str, float]]] = []
@@ -158,7 +165,7 @@ def test_two_processes_train_as_one_does_on_the_whole_batch(tmp_path: Path) -> N
             assert not close(found[control][0], gradients) and not close(found[control][1], weights), control
     assert [step for step, _ in reports] == [0, 1, 2] * 3 and {told["rank"] for _, told in reports} == {0}
     assert [told["loss"] for _, told in reports[:3]] == pytest.approx([told["loss"] for _, told in alone], abs=1e-12)
-    assert not children()
+    assert not left_over()
 
 
 @pytest.mark.parametrize("total", [0, 1, 2, 7, 9])
@@ -191,20 +198,20 @@ def test_one_process_gathers_and_averages_nothing() -> None:
     ],
 )
 def test_the_first_error_of_a_process_is_the_error(
-    how: str, kind: type[EmbedlineError], says: str, capfd: pytest.CaptureFixture[str]
+    how: str, kind: type[EmbedlineError], says: str, capfd: pytest.CaptureFixture[str], left_over: LeftOver
 ) -> None:
     steps: list[int] = []
     with pytest.raises(kind) as raised:
         processes.launch(fail, (how,), 2, lambda step, _: steps.append(step))
     assert type(raised.value) is kind and raised.value.problem.startswith(says) and "\n" not in raised.value.problem
-    assert steps == [1] and not children() and capfd.readouterr() == ("", "")
+    assert steps == [1] and not left_over() and capfd.readouterr() == ("", "")
     if how == "own":
         assert raised.value.remedy == "Mend row 7."
     if how == "other":
         assert "in fail\n" in raised.value.__notes__[0], "where it happened is not lost"
 
 
-def test_an_interrupted_report_ends_the_processes(tmp_path: Path) -> None:
+def test_an_interrupted_report_ends_the_processes(tmp_path: Path, left_over: LeftOver) -> None:
     def stop(step: int, metrics: Mapping[str, float]) -> None:
         if step == 2:
             raise KeyboardInterrupt
@@ -212,7 +219,7 @@ def test_an_interrupted_report_ends_the_processes(tmp_path: Path) -> None:
     handlers = [signal.getsignal(number) for number in (signal.SIGINT, signal.SIGTERM)]
     with pytest.raises(KeyboardInterrupt):
         processes.launch(never_end, (tmp_path,), 2, stop)
-    assert not children() and len(list(tmp_path.glob("*.pid"))) == 2
+    assert not left_over() and len(list(tmp_path.glob("*.pid"))) == 2
     assert [signal.getsignal(number) for number in (signal.SIGINT, signal.SIGTERM)] == handlers
 
 
