@@ -5,14 +5,14 @@
 
 from components.embedder.backends import Embedder, OnnxEmbedder, TorchEmbedder, Vectors, fingerprint
 from components.embedder.open import open_embedder, probed_fingerprint
-from components.embedder.pretrained import find_text_model
+from components.embedder.pretrained import find_model
 
 __all__ = [
     "Embedder",
     "OnnxEmbedder",
     "TorchEmbedder",
     "Vectors",
-    "find_text_model",
+    "find_model",
     "fingerprint",
     "open_embedder",
     "probed_fingerprint",

@@ -9,7 +9,7 @@ from pathlib import Path
 from typing import TYPE_CHECKING, Any
 
 from components.embedder.backends import Embedder, OnnxEmbedder, TorchEmbedder, Vectors, fingerprint
-from components.embedder.pretrained import PACKAGED, find_text_model
+from components.embedder.pretrained import PACKAGED, find_model
 from components.embedder.runtime import DESCRIPTION
 from components.errors import EmbedlineError, UsedWrongly
 
@@ -94,7 +94,7 @@ def find_directory(model: str) -> Path:
     """Returns the directory of that name, or that of the package or the hub's model of that name."""
     if Path(model).is_dir():
         return Path(model)
-    if model in PACKAGED and (packaged := Path(find_text_model(model))).is_dir():
+    if model in PACKAGED and (packaged := Path(find_model(model))).is_dir():
         return packaged
     if os.environ.get("HF_HUB_OFFLINE") != "0":
         raise UsedWrongly(

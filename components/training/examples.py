@@ -8,7 +8,6 @@ from pathlib import Path
 
 import numpy as np
 from numpy.typing import NDArray
-from torch import Tensor
 
 from components.corpus import read_pairs, task_names
 from components.corpus.item import Item
@@ -34,20 +33,20 @@ class Examples:
     def rows(self, task: str) -> int:
         return len(self.queries[task])
 
+    def item(self, row: Sequence[int]) -> Item:
+        """Returns the item whose parts stand at these positions."""
+        text, image, instruction = row
+        return Item(
+            text=None if text == NONE else self.texts[text],
+            image=None if image == NONE else self.images[image],
+            instruction=None if instruction == NONE else self.texts[instruction],
+        )
+
     def content(self, row: Sequence[int]) -> dict[str, str]:
         """Returns what the positions of one item stand for, by name."""
-        text, image, instruction = row
-        parts = {
-            "text": self.texts[text] if text != NONE else "",
-            "image": str(self.images[image]) if image != NONE else "",
-            "instruction": self.texts[instruction] if instruction != NONE else "",
-        }
-        return {name: value for name, value in parts.items() if value}
-
-
-def is_there(rows: Tensor) -> Tensor:
-    """Returns `(n,)` bool: which of `rows (n, 3)` are items at all; a query may have fewer negatives than others."""
-    return (rows != NONE).any(-1)
+        item = self.item(row)
+        parts = {"text": item.text, "image": item.image, "instruction": item.instruction}
+        return {name: str(part) for name, part in parts.items() if part is not None}
 
 
 def modalities(positions: NDArray[np.int32]) -> Integers:

@@ -1,4 +1,4 @@
-"""What training reads again and again, computed once: pixels of images, outputs of a frozen text tower."""
+"""What training reads again and again, computed once: pixels of images, outputs of frozen towers."""
 
 from __future__ import annotations
 
@@ -10,6 +10,7 @@ from typing import Any
 import numpy as np
 import torch
 from numpy.typing import NDArray
+from torch import Tensor
 
 from components.embedder.dual_encoder import DualEncoder, Precision, autocast
 from components.embedder.runtime import load_image, square
@@ -43,6 +44,13 @@ def pixels(images: Sequence[Path], size: int, path: Path) -> NDArray[np.uint8]:
         return cached(path, (len(images), 3, size, size), np.uint8, chunk)
 
 
+def colours(encoder: DualEncoder) -> tuple[Tensor, Tensor]:
+    """Returns the mean and the standard deviation of colours that the image tower expects, `(3, 1, 1)` each."""
+    description = encoder.description
+    mean, std = (torch.tensor(values).view(3, 1, 1) for values in (description.image_mean, description.image_std))
+    return mean, std
+
+
 def pooled_texts(encoder: DualEncoder, texts: Sequence[str], path: Path, precision: Precision) -> NDArray[np.float32]:
     """Returns `(n, text width)` float32, memory-mapped from `path`: the text tower's pooled outputs."""
     order = sorted(range(len(texts)), key=lambda row: len(texts[row]))
@@ -63,9 +71,7 @@ def pooled_images(
     encoder: DualEncoder, pixels: NDArray[np.uint8], path: Path, precision: Precision
 ) -> NDArray[np.float32]:
     """Returns `(n, image width)` float32, memory-mapped from `path`: the image tower's pooled outputs."""
-    mean, std = (
-        torch.tensor(values).view(3, 1, 1) for values in (encoder.description.image_mean, encoder.description.image_std)
-    )
+    mean, std = colours(encoder)
 
     def chunk(start: int, stop: int) -> NDArray[np.float32]:
         scaled = torch.from_numpy(np.array(pixels[start:stop])).float() / 255

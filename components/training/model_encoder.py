@@ -13,7 +13,6 @@ from torch import Tensor
 from torch.nn import functional
 
 from components.config import Schedule
-from components.corpus.item import Item
 from components.embedder import Embedder
 from components.embedder.dual_encoder import Precision
 from components.embedder.sentence_transformer import Part, SentenceTransformerEmbedder, batches, parts_of
@@ -56,7 +55,7 @@ class ModelEncoder:
         different: dict[Hashable, Part] = {}
         pairs: list[tuple[int, int]] = []
         for row in (positions != NONE).any(1).nonzero().flatten().tolist():
-            for part in parts_of(row, self._item(positions[row].tolist()), self.module, "the model"):
+            for part in parts_of(row, self.examples.item(positions[row].tolist()), self.module, "the model"):
                 known = different.setdefault((*part.content.items(), part.prompt), replace(part, row=len(different)))
                 pairs.append((row, known.row))
         device = self.module.device
@@ -70,15 +69,6 @@ class ModelEncoder:
 
     def save(self, directory: Path) -> None:
         self.module.save(str(directory), create_model_card=False)
-
-    def _item(self, position: Sequence[int]) -> Item:
-        text, image, instruction = position
-        texts, images = self.examples.texts, self.examples.images
-        return Item(
-            text=texts[text] if text != NONE else None,
-            image=images[image] if image != NONE else None,
-            instruction=texts[instruction] if instruction != NONE else None,
-        )
 
     def _vectors(self, parts: Sequence[Part]) -> Tensor:
         """Returns `(parts, dimension)`, L2-normalised, the vector of a part where its `row` says."""

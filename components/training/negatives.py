@@ -20,7 +20,6 @@ import torch
 from numpy.typing import NDArray
 
 from components.config import Negatives
-from components.corpus import Item
 from components.embedder import Embedder
 from components.errors import UsedWrongly
 from components.training.examples import (
@@ -256,17 +255,9 @@ def _pair_keys(pairs: list[tuple[Integers, Integers]], count: int) -> Integers:
 def _encode(embedder: Embedder, examples: Examples, items: NDArray[np.int32]) -> Floats:
     vectors = np.empty((len(items), embedder.dimension), np.float32)
     for start in range(0, len(items), CHUNK):
-        chunk = [_item(examples, *row) for row in items[start : start + CHUNK].tolist()]
+        chunk = [examples.item(row) for row in items[start : start + CHUNK].tolist()]
         vectors[start : start + CHUNK] = embedder.encode(chunk)
     return vectors
-
-
-def _item(examples: Examples, text: int, image: int, instruction: int) -> Item:
-    return Item(
-        text=None if text == NONE else examples.texts[text],
-        image=None if image == NONE else examples.images[image],
-        instruction=None if instruction == NONE else examples.texts[instruction],
-    )
 
 
 def _names(examples: Examples) -> tuple[pa.Array, pa.Array]:

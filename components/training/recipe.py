@@ -19,7 +19,7 @@ from components.training.batch import Batch, Drawer
 from components.training.chunks import in_chunks, require_independent_rows
 from components.training.dev_scores import DevScores
 from components.training.encoder import Encoder
-from components.training.examples import Examples, is_there
+from components.training.examples import Examples
 from components.training.loop import Report, freeze, train
 from components.training.losses import SubBatch, build
 from components.training.negatives import HardNegatives
@@ -158,14 +158,7 @@ class PhaseCourse:
         return path
 
     def _encode(self, items: Tensor, step: int) -> Tensor:
-        """Returns the vectors of all items, of which every process computes its part, a chunk at a time.
-
-        Those of negatives that a row does not have are zero.
-        """
-        there = is_there(items)
-        if not there.all():
-            vectors = self._encode(items[there], step)
-            return vectors.new_zeros(len(items), vectors.shape[1]).index_put((there,), vectors)
+        """Returns the vectors of all items, of which every process computes its part, a chunk at a time."""
         own = items[processes.own(len(items))]
         chunk = self.schedule.chunk
         if chunk or processes.count() > 1:

@@ -8,7 +8,8 @@ from __future__ import annotations
 
 import tempfile
 from collections.abc import Iterator, Sequence
-from dataclasses import dataclass
+from dataclasses import dataclass, replace
+from functools import cached_property
 from pathlib import Path
 
 import numpy as np
@@ -48,15 +49,26 @@ class TeacherEmbeddings:
     def __call__(self, positions: Tensor, views: Tensor) -> list[Tensor]:
         """Returns each teacher's vectors, `(n, dimension)`, of `positions (n, 3)`, their pictures in the views of
         `views (pictures,)`; zeros of what is absent. Raises `KeyError` for an item that is not of the training set."""
-        wanted, known = _keys(positions.numpy()), _keys(self.items)
+        wanted, known = _keys(positions.numpy()), self._known
         absent = wanted == ABSENT
         place = np.searchsorted(known, wanted).clip(max=len(known) - 1)
         if not (absent | (known[place] == wanted)).all():
             raise KeyError("an item that the teachers were not asked about")
-        rows = _first_rows(self.items, 1 if self.changes is None else self.changes.shape[1])[place]
+        rows = self._first_rows[place]
         images = positions[:, IMAGE].numpy()
         rows[images != NONE] += views.numpy()[images[images != NONE]]
         return [torch.from_numpy(np.where(absent[:, None], np.float32(0), vectors[rows])) for vectors in self.teachers]
+
+    @cached_property
+    def _known(self) -> NDArray[np.int64]:
+        return _keys(self.items)
+
+    @cached_property
+    def _first_rows(self) -> NDArray[np.int64]:
+        """`(n,)` where each item's vectors begin: an item with a picture has one for every view."""
+        views = 1 if self.changes is None else self.changes.shape[1]
+        counts = np.where(self.items[:, IMAGE] != NONE, views, 1)
+        return np.cumsum(counts) - counts
 
 
 def taught(vectors: Sequence[tuple[Tensor, Tensor, Tensor | None]], rows: slice) -> tuple[Taught, ...]:
@@ -88,7 +100,7 @@ def write_teacher_embeddings(
         np.save(directory / CHANGES, stored.numpy())
     with tempfile.TemporaryDirectory() as folder:
         pictures = [examples.images] if stored is None else _changed(examples.images, stored, Path(folder))
-        asked = [item for row in items for item in _views(row, examples.texts, pictures)]
+        asked = [item for row in items.tolist() for item in _views(examples.item(row), row[IMAGE], pictures)]
         for number, teacher in enumerate(teachers):
             shape = (len(asked), teacher.dimension)
             vectors = np.lib.format.open_memmap(directory / f"{number}.npy", "w+", np.float32, shape)
@@ -113,20 +125,13 @@ def _keys(rows: NDArray[np.integer]) -> NDArray[np.int64]:
     return (wide[:, 0] << 42) | (wide[:, 1] << 21) | wide[:, 2]
 
 
-def _first_rows(items: NDArray[np.int32], views: int) -> NDArray[np.int64]:
-    """Returns `(n,)` where each item's vectors begin: an item with a picture has one for every view."""
-    counts = np.where(items[:, IMAGE] != NONE, views, 1)
-    return np.cumsum(counts) - counts
-
-
-def _views(row: NDArray[np.int32], texts: Sequence[str], pictures: Sequence[Sequence[Path]]) -> Iterator[Item]:
-    text, image, instruction = row.tolist()
-    for view in pictures if image != NONE else pictures[:1]:
-        yield Item(
-            text=None if text == NONE else texts[text],
-            image=None if image == NONE else view[image],
-            instruction=None if instruction == NONE else texts[instruction],
-        )
+def _views(item: Item, image: int, pictures: Sequence[Sequence[Path]]) -> Iterator[Item]:
+    """Yields an item without a picture as it is, else one for every view of picture number `image`."""
+    if image == NONE:
+        yield item
+    else:
+        for view in pictures:
+            yield replace(item, image=view[image])
 
 
 def _changed(images: Sequence[Path], stored: Tensor, folder: Path) -> list[list[Path]]:

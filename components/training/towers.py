@@ -8,7 +8,7 @@ from transformers import AutoModel, AutoTokenizer, PreTrainedModel, PreTrainedTo
 from transformers.image_processing_base import ImageProcessingMixin
 
 from components.config import PretrainedText, ResidualImage, Towers
-from components.embedder import find_text_model
+from components.embedder import find_model
 from components.embedder.dual_encoder import IMAGE_MEAN, IMAGE_STD, DualEncoder, assemble
 from components.embedder.runtime import Description
 from components.embedder.towers import ResidualImageConfig, ResidualImageModel, WordVectorsConfig, WordVectorsModel
@@ -39,9 +39,9 @@ def build_towers(backbone: Towers, matryoshka_dimensions: list[int], seed: int) 
 
 def _text_tower(backbone: Towers) -> tuple[PreTrainedModel, PreTrainedTokenizerBase]:
     if isinstance(backbone.text, PretrainedText):
-        source = find_text_model(backbone.text.model)
+        source = find_model(backbone.text.model)
         return AutoModel.from_pretrained(source), AutoTokenizer.from_pretrained(source)
-    tokenizer = AutoTokenizer.from_pretrained(find_text_model(backbone.text.tokenizer))
+    tokenizer = AutoTokenizer.from_pretrained(find_model(backbone.text.tokenizer))
     return WordVectorsModel(WordVectorsConfig(vocabulary_size(tokenizer), backbone.text.width)), tokenizer
 
 
@@ -56,7 +56,7 @@ def _image_tower(backbone: Towers) -> tuple[PreTrainedModel, Colours, Colours]:
     if isinstance(backbone.image, ResidualImage):
         tower = ResidualImageModel(ResidualImageConfig(**backbone.image.model_dump(exclude={"kind"})))
         return tower, IMAGE_MEAN, IMAGE_STD
-    source = find_text_model(backbone.image.model)
+    source = find_model(backbone.image.model)
     try:
         processor, _ = ImageProcessingMixin.get_image_processor_dict(source)
     except OSError as error:

@@ -12,7 +12,7 @@ import pytest
 from scipy.stats import pearsonr, spearmanr
 
 from components.corpus import Item
-from components.embedder import Vectors, find_text_model
+from components.embedder import Vectors, find_model
 from components.errors import DataInvalid, EmbedlineError, UsedWrongly
 from components.evaluation.siblings.similarity import Similarity, rated_pairs, regressed, regression
 from tests.evaluation.conftest import ConstantEmbedder, HashEmbedder, TableEmbedder
@@ -158,7 +158,7 @@ def test_it_equals_sentence_transformers(file: Path) -> None:
 
     from components.embedder.sentence_transformer import SentenceTransformerEmbedder
 
-    embedder = SentenceTransformerEmbedder(Path(find_text_model("sentence-transformers/all-MiniLM-L6-v2")))
+    embedder = SentenceTransformerEmbedder(Path(find_model("sentence-transformers/all-MiniLM-L6-v2")))
     found = regression(embedder, "MiniLM", file, batch_size=16)
     first, second, gold = (list(column) for column in zip(*PAIRS, strict=True))
     theirs = EmbeddingSimilarityEvaluator(first, second, gold, main_similarity="cosine", write_csv=False)(
