@@ -97,7 +97,7 @@ def main(
     quick: Annotated[bool, typer.Option("--quick", help="One run of a few steps.")] = False,
     machine: Annotated[bool, typer.Option("--json", help="Print the rows as JSON.")] = False,
     workspace: Annotated[Path, typer.Option(help="Where `embedline run` was called.")] = Path(),
-    steps: Annotated[int, typer.Option(min=3, help="Of a run; ten times as many where towers are frozen.")] = 30,
+    steps: Annotated[int, typer.Option(min=3, help="Of a run; ten times as many where towers are frozen.")] = 60,
     runs: Annotated[int, typer.Option(min=1)] = 3,
 ) -> None:
     if not (workspace / "data" / "train" / f"{TASK}.parquet").is_file():
@@ -185,7 +185,7 @@ def bare_loop(recipe: Recipe, data: Path, watch: Watch) -> None:
         size = module.description.image_size
         pictures = torch.from_numpy(np.array(pixels(images, size, Path(folder) / "pixels.npy")))
     learns = [parameter for parameter in module.parameters() if parameter.requires_grad]
-    optimiser = torch.optim.AdamW(learns, schedule.learning_rate, weight_decay=schedule.weight_decay)
+    optimiser = torch.optim.AdamW(learns, schedule.learning_rate, weight_decay=schedule.weight_decay, fused=True)
     rates = torch.optim.lr_scheduler.LambdaLR(optimiser, lambda step: learning_rate_share(step, schedule))
     targets = torch.arange(schedule.batch_size)
     torch.manual_seed(schedule.seed)
