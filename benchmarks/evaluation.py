@@ -7,13 +7,12 @@ matrix products. Sets and model are what `make run` has made; the vectors of sco
 
 from __future__ import annotations
 
-import json
 import statistics
 import tempfile
 import time
 import tracemalloc
 from collections.abc import Callable, Iterable, Sequence
-from dataclasses import asdict, dataclass, replace
+from dataclasses import dataclass, replace
 from pathlib import Path
 from typing import Annotated, Any, TypeVar
 
@@ -28,8 +27,6 @@ import typer
 from datasets import Dataset, Image
 from mteb.abstasks.retrieval import AbsTaskRetrieval
 from mteb.mocks.mock_tasks.retrieval import MockAny2AnyRetrievalT2ITask
-from rich.console import Console
-from rich.table import Table
 
 from components import config as configuration
 from components.corpus import Item
@@ -39,6 +36,7 @@ from components.evaluation.metrics import values
 from components.evaluation.mteb_model import MtebModel
 from components.evaluation.scoring import Positions, joined, normalised, taken
 from components.stages import DATA, ONNX
+from table import Row, show
 
 ROOT = Path(__file__).resolve().parent.parent
 RUNS = 3
@@ -60,22 +58,6 @@ Ours = TypeVar("Ours")
 Theirs = TypeVar("Theirs")
 
 
-@dataclass(frozen=True)
-class Row:
-    """One measurement, and that of the peer that `name` has in brackets; `ratio` is how many times ours that is.
-
-    `goal` is what was asked of the value (None where nothing was), `met` whether it holds.
-    """
-
-    name: str
-    value: float
-    unit: str
-    peer: float | None = None
-    ratio: float | None = None
-    goal: float | None = None
-    met: bool | None = None
-
-
 def main(
     quick: Annotated[bool, typer.Option("--quick", help="Fewer sets, one run, smaller files.")] = False,
     machine: Annotated[bool, typer.Option("--json", help="Print the rows as JSON.")] = False,
@@ -88,7 +70,7 @@ def main(
         if not quick:
             rows.append(own_candidates(folder, 1_000_000))
         rows += shared_candidates(folder)
-    show(rows, machine)
+    show("Evaluation", rows, machine)
 
 
 def end_to_end(workspace: Path, folder: Path, step: int, runs: int) -> list[Row]:
@@ -337,21 +319,6 @@ def require_equal(name: str, ours: float, theirs: float, tolerance: float) -> No
 
 def compared(name: str, value: float, unit: str, peer: float, goal: float | None = None) -> Row:
     return Row(name, value, unit, peer, peer / value, goal, None if goal is None else value <= goal)
-
-
-def show(rows: list[Row], machine: bool) -> None:
-    if machine:
-        print(json.dumps([asdict(row) for row in rows]))
-        return
-    table = Table(title="Evaluation", caption="in brackets: the peer")
-    for column in ("", "value", "unit", "peer", "ratio", "goal", "met"):
-        table.add_column(column, justify="left" if column in ("", "unit", "met") else "right")
-    for row in rows:
-        value, peer, ratio = ("" if number is None else f"{number:,.2f}" for number in (row.value, row.peer, row.ratio))
-        goal = "" if row.goal is None else f"{row.goal:g}"
-        met = "" if row.met is None else "yes" if row.met else "no"
-        table.add_row(row.name, value, row.unit, peer, ratio, goal, met)
-    Console().print(table)
 
 
 if __name__ == "__main__":

@@ -13,34 +13,20 @@ import sys
 import tempfile
 import threading
 import time
-from dataclasses import asdict, dataclass
+from dataclasses import dataclass
 from pathlib import Path
 from typing import Annotated
 
 import psutil
 import typer
-from rich.console import Console
-from rich.table import Table
 
 import components  # noqa: F401  (first: it switches telemetry off)
 from components.stages import STAGES
+from table import Row, show
 
 ROOT = Path(__file__).resolve().parent.parent
 KEPT = ("artifacts", "data", ".embedline", ".dvc", "dvc.lock", "checkpoints")
 POLL_SECONDS = 0.2
-
-
-@dataclass(frozen=True)
-class Row:
-    """One measurement; `goal` is what was asked for (None where nothing was), `met` whether it holds."""
-
-    name: str
-    value: float
-    unit: str
-    goal: float | None = None
-    met: bool | None = None
-    peer: float | None = None
-    ratio: float | None = None
 
 
 @dataclass(frozen=True)
@@ -71,7 +57,7 @@ def main(
             Row("a serving parameter changed", serving.seconds, "s"),
             limit("a serving parameter changed: other stages repeated than package", len(others), "", 0),
         ]
-    show(rows, machine)
+    show("The line", rows, machine, caption="")
 
 
 def first_run(workspace: Path) -> list[Row]:
@@ -88,7 +74,7 @@ def first_run(workspace: Path) -> list[Row]:
 
 
 def limit(name: str, value: float, unit: str, goal: float) -> Row:
-    return Row(name, value, unit, goal, value <= goal)
+    return Row(name, value, unit, goal=goal, met=value <= goal)
 
 
 def copy_checkout(workspace: Path, with_artifacts: bool) -> None:
@@ -156,20 +142,6 @@ def stage_seconds(workspace: Path) -> dict[str, float]:
     experiments = [experiment.experiment_id for experiment in client.search_experiments()]
     runs = {run.info.run_name: run.info for run in client.search_runs(experiments)}
     return {name: (runs[name].end_time - runs[name].start_time) / 1000 for name in STAGES}
-
-
-def show(rows: list[Row], machine: bool) -> None:
-    if machine:
-        print(json.dumps([asdict(row) for row in rows]))
-        return
-    table = Table(title="The line")
-    for column in ("", "value", "unit", "goal", "met"):
-        table.add_column(column)
-    for row in rows:
-        goal = "" if row.goal is None else f"{row.goal:g}"
-        met = "" if row.met is None else "yes" if row.met else "no"
-        table.add_row(row.name, f"{row.value:.1f}", row.unit, goal, met)
-    Console().print(table)
 
 
 if __name__ == "__main__":

@@ -14,7 +14,7 @@ import json
 import tempfile
 import time
 from collections.abc import Mapping, Sequence
-from dataclasses import asdict, dataclass, field
+from dataclasses import dataclass, field
 from functools import cached_property
 from pathlib import Path
 from statistics import mean
@@ -27,7 +27,6 @@ import numpy as np
 import typer
 import yaml
 from rich.console import Console
-from rich.table import Table
 
 from components import config as configuration
 from components.config import Config
@@ -39,6 +38,7 @@ from components.profiles import overlay, read_profile
 from components.stages import DATA, TEACHER
 from components.training import Places, embed_with_teacher, mine_negatives, train_model
 from components.training.stages import digest
+from table import Row, show
 
 ROOT = Path(__file__).resolve().parent.parent
 Overlay = Mapping[str, Any]
@@ -67,22 +67,15 @@ class Comparison:
 
 
 @dataclass(frozen=True)
-class Row:
-    """The mean of the addition's scores over the seeds and, as `peer`, of its base's; `spread` is least and most.
+class Compared(Row):
+    """The mean of the addition's scores over the seeds and, as `peer`, of its base's; a spread is least and most.
 
-    `goal` is what was asked of the ratio (None where nothing was); it is met outside the spread, as `verdict` says.
+    `goal` is of the ratio; it is met outside the spread, as `verdict` says.
     """
 
-    name: str
-    value: float
-    unit: str
-    peer: float
-    ratio: float
-    spread: tuple[float, float]
-    peer_spread: tuple[float, float]
-    verdict: str
-    goal: float | None = None
-    met: bool | None = None
+    spread: tuple[float, float] = (0, 0)
+    peer_spread: tuple[float, float] = (0, 0)
+    verdict: str = ""
 
 
 class OutOfTime(Exception):
@@ -121,7 +114,9 @@ def main(
             rows.append(laboratory.compare(comparison, range(seeds)))
         except OutOfTime:
             left.append(f"{comparison.name} (no time)")
-    show(rows, left, machine, f"Recipes: {seeds} seeds, {steps} steps")
+    for name in left:
+        tell(f"left out: {name}")
+    show(f"Recipes: {seeds} seeds, {steps} steps", rows, machine, "in brackets: the base; spread: of the seeds")
 
 
 def comparisons(parameters: Overlay, steps: int) -> list[Comparison]:
@@ -225,23 +220,24 @@ class Laboratory:
     def tasks(self) -> list[str]:
         return task_names(self.data, "train")
 
-    def compare(self, comparison: Comparison, seeds: Sequence[int]) -> Row:
+    def compare(self, comparison: Comparison, seeds: Sequence[int]) -> Compared:
         sides = [
             [100 * self.score(changes, comparison, seed) for seed in seeds]
             for changes in (comparison.base, comparison.addition)
         ]
         base, addition = sides
         better, worse = min(addition) > max(base), max(addition) < min(base)
-        return Row(
+        return Compared(
             comparison.name,
             mean(addition),
             "%",
             mean(base),
             mean(addition) / mean(base),
-            (min(addition), max(addition)),
-            (min(base), max(base)),
-            "better" if better else "worse" if worse else "within the spread",
-            *((1.0, better) if comparison.is_goal else ()),
+            goal=1.0 if comparison.is_goal else None,
+            met=better if comparison.is_goal else None,
+            spread=(min(addition), max(addition)),
+            peer_spread=(min(base), max(base)),
+            verdict="better" if better else "worse" if worse else "within the spread",
         )
 
     def score(self, changes: Overlay, comparison: Comparison, seed: int) -> float:
@@ -331,26 +327,6 @@ class Prefix:
 
 def tell(line: str) -> None:
     Console(stderr=True).print(line, highlight=False)
-
-
-def show(rows: list[Row], left: list[str], machine: bool, title: str) -> None:
-    for name in left:
-        tell(f"left out: {name}")
-    if machine:
-        print(json.dumps([asdict(row) for row in rows]))
-        return
-    table = Table(title=title, caption="in brackets: the base; after a mean: least and most of the seeds")
-    for column in ("", "value, %", "peer, %", "ratio", "verdict", "goal", "met"):
-        table.add_column(column, justify="right" if column in ("value, %", "peer, %", "ratio", "goal") else "left")
-    for row in rows:
-        value, peer = (
-            f"{number:.1f} ({least:.1f} to {most:.1f})"
-            for number, (least, most) in ((row.value, row.spread), (row.peer, row.peer_spread))
-        )
-        goal = "" if row.goal is None else f"{row.goal:g}"
-        met = "" if row.met is None else "yes" if row.met else "no"
-        table.add_row(row.name, value, peer, f"{row.ratio:.2f}", row.verdict, goal, met)
-    Console().print(table)
 
 
 if __name__ == "__main__":

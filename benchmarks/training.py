@@ -10,13 +10,12 @@ left to warm up. What comes before (reading, pixels, a frozen tower's outputs) i
 
 from __future__ import annotations
 
-import json
 import logging
 import statistics
 import tempfile
 import time
 from collections.abc import Callable, Mapping, Sequence
-from dataclasses import asdict, dataclass, field
+from dataclasses import dataclass, field
 from pathlib import Path
 from typing import Annotated, Any
 
@@ -28,8 +27,6 @@ import pyarrow.parquet as pq
 import torch
 import typer
 from datasets import Dataset, Image
-from rich.console import Console
-from rich.table import Table
 from sentence_transformers import SentenceTransformer, SentenceTransformerTrainer, SentenceTransformerTrainingArguments
 from sentence_transformers.sentence_transformer.losses import MultipleNegativesRankingLoss
 from torch.nn import functional
@@ -45,6 +42,7 @@ from components.training import Places, train_model
 from components.training.features import pixels
 from components.training.loop import CLIP_NORM, learning_rate_share
 from components.training.towers import build_towers
+from table import Row, show
 
 ROOT = Path(__file__).resolve().parent.parent
 TASK = "NameToImage"
@@ -55,22 +53,6 @@ LEARNING_RATE = 1e-4
 LOSS_TOLERANCE = 0.25
 """How far the losses after the last step may differ, in nats: batches are drawn differently. Chance is 4.9."""
 FROZEN = ("text_model", "vision_model")
-
-
-@dataclass(frozen=True)
-class Row:
-    """One speed, and that of the peer that `name` has in brackets; `ratio` is how many times that ours is.
-
-    `goal` is what was asked of the ratio (None where nothing was), `met` whether it holds.
-    """
-
-    name: str
-    value: float
-    unit: str
-    peer: float
-    ratio: float
-    goal: float | None = None
-    met: bool | None = None
 
 
 @dataclass
@@ -117,7 +99,7 @@ def main(
         compared("frozen towers, cached (ours, both towers learn)", cached, ours, 10),
         compared("frozen towers, cached (PyTorch loop that computes the frozen towers)", cached, computed, 10),
     ]
-    show(rows, machine)
+    show("Training", rows, machine)
 
 
 def our_stage(recipe: Recipe, data: Path, watch: Watch) -> None:
@@ -274,19 +256,6 @@ def require_same(watches: Mapping[str, Sequence[Watch]]) -> None:
 def compared(name: str, ours: Sequence[Watch], theirs: Sequence[Watch], goal: float) -> Row:
     value, peer = (statistics.median(watch.pairs_per_second for watch in seen) for seen in (ours, theirs))
     return Row(name, value, "pairs/s", peer, value / peer, goal, value / peer >= goal)
-
-
-def show(rows: list[Row], machine: bool) -> None:
-    if machine:
-        print(json.dumps([asdict(row) for row in rows]))
-        return
-    table = Table(title="Training", caption="in brackets: the peer")
-    for column in ("", "value", "unit", "peer", "ratio", "goal", "met"):
-        table.add_column(column, justify="left" if column in ("", "unit", "met") else "right")
-    for row in rows:
-        goal, met = f"{row.goal:g}", "yes" if row.met else "no"
-        table.add_row(row.name, f"{row.value:,.0f}", row.unit, f"{row.peer:,.0f}", f"{row.ratio:.2f}", goal, met)
-    Console().print(table)
 
 
 if __name__ == "__main__":
