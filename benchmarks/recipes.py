@@ -134,7 +134,6 @@ def comparisons(parameters: Overlay, steps: int) -> list[Comparison]:
             "distilled (no teacher, twice the steps)",
             overlay(alone, {"teacher": {"schedule": {"steps": 2 * steps}}}),
             student,
-            is_goal=True,
         ),
         Comparison("distilled (started from the teacher, contrastive alone)", taught_nothing(parameters), student),
         Comparison("llave: hardness (plain)", plain, losses("contrastive", temperature=TEMPERATURE, hardness=9.0)),

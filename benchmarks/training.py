@@ -29,6 +29,7 @@ import typer
 from datasets import Dataset, Image
 from sentence_transformers import SentenceTransformer, SentenceTransformerTrainer, SentenceTransformerTrainingArguments
 from sentence_transformers.sentence_transformer.losses import MultipleNegativesRankingLoss
+from sentence_transformers.util import get_device_name
 from torch.nn import functional
 from torch.utils.data import BatchSampler, RandomSampler
 from transformers import PrinterCallback, TrainerCallback
@@ -116,7 +117,7 @@ def their_trainer(recipe: Recipe, data: Path, watch: Watch) -> None:
     schedule = recipe.schedule
     names, images = names_and_images(data)
     pairs = Dataset.from_dict({"anchor": names, "positive": [str(image) for image in images]})
-    model = SentenceTransformer(modules=[encoder(recipe)], device="cpu")
+    model = SentenceTransformer(modules=[encoder(recipe)], device=get_device_name())
     loss = MultipleNegativesRankingLoss(
         model, 1 / TEMPERATURE, directions=("query_to_doc", "doc_to_query"), partition_mode="per_direction"
     )
@@ -131,7 +132,7 @@ def their_trainer(recipe: Recipe, data: Path, watch: Watch) -> None:
             warmup_steps=round(schedule.steps * schedule.warmup_share),
             max_grad_norm=CLIP_NORM,
             bf16=schedule.precision == "bfloat16",
-            use_cpu=True,
+            use_cpu=get_device_name() == "cpu",
             seed=schedule.seed,
             logging_steps=watch.every,
             save_strategy="no",
@@ -158,24 +159,25 @@ class Told(TrainerCallback):
 def bare_loop(recipe: Recipe, data: Path, watch: Watch) -> None:
     """Trains with the fewest lines of PyTorch: tokens and pixels are in memory, there is nothing but the steps."""
     schedule = recipe.schedule
-    module = encoder(recipe).train()
+    module = encoder(recipe).to(get_device_name()).train()
+    device = module.model.device
     for tower in frozen_towers(recipe, module):
         tower.eval().requires_grad_(False)
     names, images = names_and_images(data)
-    tokens = module.tokens(names)
+    tokens = {name: tensor.to(device) for name, tensor in module.tokens(names).items()}
     with tempfile.TemporaryDirectory() as folder:
         size = module.description.image_size
-        pictures = torch.from_numpy(np.array(pixels(images, size, Path(folder) / "pixels.npy")))
+        pictures = torch.from_numpy(np.array(pixels(images, size, Path(folder) / "pixels.npy"))).to(device)
     learns = [parameter for parameter in module.parameters() if parameter.requires_grad]
     optimiser = torch.optim.AdamW(learns, schedule.learning_rate, weight_decay=schedule.weight_decay, fused=True)
     rates = torch.optim.lr_scheduler.LambdaLR(optimiser, lambda step: learning_rate_share(step, schedule))
-    targets = torch.arange(schedule.batch_size)
+    targets = torch.arange(schedule.batch_size, device=device)
     torch.manual_seed(schedule.seed)
     drawn = RandomSampler(names, num_samples=schedule.steps * schedule.batch_size)
     for step, rows in enumerate(BatchSampler(drawn, schedule.batch_size, drop_last=True), start=1):
         mask = tokens["attention_mask"][rows]
         longest = int(mask.sum(1).max())
-        with autocast(schedule.precision):
+        with autocast(schedule.precision, device):
             texts = module.embed_text(tokens["input_ids"][rows, :longest], mask[:, :longest])
             shown = module.embed_images((pictures[rows].float() / 255 - 0.5) / 0.5)
         similarities = texts.float() @ shown.float().T / TEMPERATURE

@@ -59,14 +59,18 @@ class RememberedPictures:
 
 
 class TorchEmbedder:
-    """A dual encoder, or the directory of one, computed by torch; in bfloat16, vectors are near those of float32."""
+    """A dual encoder, or the directory of one, computed by torch where it lies: a directory's goes to the accelerator
+    if there is one. In bfloat16, vectors are near those of float32."""
 
     def __init__(self, source: Path | DualEncoder, batch_size: int = 256, precision: Precision = "float32") -> None:
+        from sentence_transformers.util import get_device_name
+
         from components.embedder.dual_encoder import load
 
         self.precision = precision
         self.name = source.name if isinstance(source, Path) else "dual encoder"
-        self.encoder = load(source) if isinstance(source, Path) else source
+        self.encoder = load(source).to(get_device_name()) if isinstance(source, Path) else source
+        self.device = self.encoder.model.device
         self.dimension = self.encoder.description.dimension
         self.batch_size = batch_size
         self.encode_images = RememberedPictures(self._encode_images)
@@ -81,8 +85,9 @@ class TorchEmbedder:
 
         from components.embedder.dual_encoder import autocast
 
-        with torch.inference_mode(), autocast(self.precision):
-            vectors: Vectors = self.encoder.embed_text(**self.encoder.tokens(texts)).float().numpy()
+        tokens = {name: tensor.to(self.device) for name, tensor in self.encoder.tokens(texts).items()}
+        with torch.inference_mode(), autocast(self.precision, self.device):
+            vectors: Vectors = self.encoder.embed_text(**tokens).float().cpu().numpy()
         return vectors
 
     def _encode_images(self, images: list[Any]) -> Vectors:
@@ -91,8 +96,8 @@ class TorchEmbedder:
         from components.embedder.dual_encoder import autocast
 
         pixels = pixel_values([load_image(image) for image in images], self.encoder.description)
-        with torch.inference_mode(), autocast(self.precision):
-            vectors: Vectors = self.encoder.embed_images(torch.from_numpy(pixels)).numpy()
+        with torch.inference_mode(), autocast(self.precision, self.device):
+            vectors: Vectors = self.encoder.embed_images(torch.from_numpy(pixels).to(self.device)).cpu().numpy()
         return vectors
 
 

@@ -147,9 +147,9 @@ class DualEncoder(InputModule):
         )
 
 
-def autocast(precision: Precision) -> AbstractContextManager[object]:
+def autocast(precision: Precision, device: torch.device) -> AbstractContextManager[object]:
     """Returns the context that computes in the precision; weights stay float32."""
-    return torch.autocast("cpu", torch.bfloat16) if precision == "bfloat16" else nullcontext()
+    return torch.autocast(device.type, torch.bfloat16) if precision == "bfloat16" else nullcontext()
 
 
 def assemble(

@@ -47,10 +47,13 @@ class Augmentation:
     def __call__(self, pixels: Tensor, images: Tensor, step: int) -> Tensor:
         """Returns `pixels (n, 3, size, size)` of the pictures `images (n,)` as the step shows them."""
         if self.stored is not None:
-            return augment(pixels, self.stored[images, self.views(step)[images]]).clamp(0, 1)  # as in a file
+            return augment(pixels, self.stored[images, self.views(step)[images]].to(pixels.device)).clamp(
+                0, 1
+            )  # as in a file
         if not self.schedule.augmentation:
             return pixels
-        return augment(pixels, changes(self.fixed, self.schedule.augmentation, self._seed(step))[images])
+        drawn = changes(self.fixed, self.schedule.augmentation, self._seed(step))
+        return augment(pixels, drawn[images].to(pixels.device))
 
     def views(self, step: int) -> Tensor:
         """Returns `(pictures,)`: which stored view of each picture the step shows; 0 where none are stored."""

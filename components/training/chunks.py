@@ -18,17 +18,24 @@ from torch.utils.checkpoint import checkpoint
 from components.errors import UsedWrongly
 
 
-def in_chunks(encode: Callable[[Tensor, int], Tensor], positions: Tensor, step: int, size: int) -> Tensor:
+def in_chunks(
+    encode: Callable[[Tensor, int], Tensor],
+    positions: Tensor,
+    step: int,
+    size: int,
+    device: torch.device | None = None,
+) -> Tensor:
     """Returns `encode(positions, step)` and its gradient, computed for `size` rows of `positions` at a time.
 
-    Random numbers, such as dropout's, are the same in the second computation of a chunk as in the first.
+    Random numbers, such as dropout's, are the same in the second computation of a chunk as in the first; `device` is
+    where they are drawn.
     """
-    return torch.cat(
-        [
-            checkpoint(encode, chunk, step, use_reentrant=False, preserve_rng_state=True)
-            for chunk in positions.split(size)
-        ]
-    )
+    there = torch.empty(0, device=device)  # torch keeps the random state of the devices of the arguments, and no other
+
+    def encoded(chunk: Tensor, there: Tensor) -> Tensor:
+        return encode(chunk, step)
+
+    return torch.cat([checkpoint(encoded, chunk, there, use_reentrant=False) for chunk in positions.split(size)])
 
 
 def require_independent_rows(module: nn.Module) -> None:

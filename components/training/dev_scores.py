@@ -60,7 +60,7 @@ class DevScores:
         """Gives the module the best weights, or the average of the best where that scores higher."""
         if not self.scores:
             return
-        states = [torch.load(self._file(step), weights_only=True) for step in self._best()]
+        states = [torch.load(self._file(step), map_location="cpu", weights_only=True) for step in self._best()]
 
         def score(state: Mapping[str, Tensor]) -> float:
             module.load_state_dict(state, strict=False)

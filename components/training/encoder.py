@@ -9,6 +9,7 @@ from typing import Protocol
 import numpy as np
 import torch
 from numpy.typing import NDArray
+from sentence_transformers.util import get_device_name
 from torch import Tensor, nn
 from torch.nn import functional
 
@@ -55,11 +56,12 @@ class Encoder(Protocol):
 
 
 class TowersEncoder:
-    """A dual encoder. The outputs of a tower that is frozen are computed once: an image tower's only where pictures are
-    not changed, for changed pictures have other outputs."""
+    """A dual encoder, on the accelerator if there is one. The outputs of a tower that is frozen are computed once: an
+    image tower's only where pictures are not changed, for changed pictures have other outputs."""
 
     def __init__(self, encoder: DualEncoder, examples: Examples, stored_changes: Tensor | None = None) -> None:
-        self.module = encoder
+        self.module = encoder.to(get_device_name())
+        self.device = encoder.model.device
         self.dimension = encoder.description.dimension
         self.examples = examples
         self.stored_changes = stored_changes
@@ -81,7 +83,11 @@ class TowersEncoder:
 
     def __call__(self, positions: Tensor, step: int) -> Tensor:
         return sum_of_parts(
-            positions, self.embed_texts, lambda images: self.embed_images(images, step), self.module.description
+            positions,
+            self.embed_texts,
+            lambda images: self.embed_images(images, step),
+            self.module.description,
+            self.device,
         )
 
     def embedder(self) -> Embedder:
@@ -93,7 +99,7 @@ class TowersEncoder:
     def _frozen_texts(self) -> EmbedParts:
         path = self.folder / "texts.npy"
         pooled = torch.from_numpy(pooled_texts(self.module, self.examples.texts, path, self.precision))
-        return lambda texts: self.module.project_text(pooled[texts])
+        return lambda texts: self.module.project_text(pooled[texts].to(self.device))
 
     def _texts(self) -> EmbedParts:
         tokens = self.module.tokens(self.examples.texts)
@@ -101,15 +107,16 @@ class TowersEncoder:
         def embed(texts: Tensor) -> Tensor:
             mask = tokens["attention_mask"][texts]
             longest = int(mask.sum(1).max())
-            with autocast(self.precision):
-                return self.module.embed_text(tokens["input_ids"][texts, :longest], mask[:, :longest]).float()
+            ids, mask = tokens["input_ids"][texts, :longest].to(self.device), mask[:, :longest].to(self.device)
+            with autocast(self.precision, self.device):
+                return self.module.embed_text(ids, mask).float()
 
         return embed
 
     def _frozen_images(self) -> Callable[[Tensor, int], Tensor]:
         path = self.folder / "pooled_images.npy"
         pooled = torch.from_numpy(np.array(pooled_images(self.module, self._pixels(), path, self.precision)))
-        return lambda images, step: self.module.project_image(pooled[images])
+        return lambda images, step: self.module.project_image(pooled[images].to(self.device))
 
     def _images(self) -> Callable[[Tensor, int], Tensor]:
         pictures = self._pixels()
@@ -117,8 +124,9 @@ class TowersEncoder:
 
         def embed(images: Tensor, step: int) -> Tensor:
             padded = images[torch.arange(-(-len(images) // SHAPE) * SHAPE) % len(images)]
-            changed = self.augmentation(torch.from_numpy(pictures[padded.numpy()]).float() / 255, padded, step)
-            with autocast(self.precision):
+            shown = torch.from_numpy(pictures[padded.numpy()]).to(self.device).float() / 255
+            changed = self.augmentation(shown, padded, step)
+            with autocast(self.precision, self.device):
                 return self.module.embed_images((changed - mean) / std)[: len(images)]
 
         return embed
@@ -131,10 +139,14 @@ class TowersEncoder:
 
 
 def sum_of_parts(
-    positions: Tensor, embed_texts: EmbedParts, embed_images: EmbedParts, description: Description
+    positions: Tensor,
+    embed_texts: EmbedParts,
+    embed_images: EmbedParts,
+    description: Description,
+    device: torch.device | None = None,
 ) -> Tensor:
-    """Returns `(n, dimension)`, L2-normalised: each row's weighted sum over the vectors of its parts."""
-    total = torch.zeros(len(positions), description.dimension)
+    """Returns `(n, dimension)` on `device`, L2-normalised: each row's weighted sum over the vectors of its parts."""
+    total = torch.zeros(len(positions), description.dimension, device=device)
     parts = (
         (TEXT, embed_texts, 1.0),
         (IMAGE, embed_images, 1.0),
@@ -144,5 +156,5 @@ def sum_of_parts(
         rows = (positions[:, part] != NONE).nonzero().squeeze(1)
         if len(rows) and weight:
             different, where = positions[rows, part].unique(return_inverse=True)
-            total = total.index_add(0, rows, weight * embed(different)[where])
+            total = total.index_add(0, rows.to(device), weight * embed(different)[where.to(device)])
     return functional.normalize(total, dim=-1)

@@ -46,20 +46,21 @@ def pixels(images: Sequence[Path], size: int, path: Path) -> NDArray[np.uint8]:
 
 def colours(encoder: DualEncoder) -> tuple[Tensor, Tensor]:
     """Returns the mean and the standard deviation of colours that the image tower expects, `(3, 1, 1)` each."""
-    description = encoder.description
-    mean, std = (torch.tensor(values).view(3, 1, 1) for values in (description.image_mean, description.image_std))
+    colours = (encoder.description.image_mean, encoder.description.image_std)
+    mean, std = (torch.tensor(values, device=encoder.model.device).view(3, 1, 1) for values in colours)
     return mean, std
 
 
 def pooled_texts(encoder: DualEncoder, texts: Sequence[str], path: Path, precision: Precision) -> NDArray[np.float32]:
     """Returns `(n, text width)` float32, memory-mapped from `path`: the text tower's pooled outputs."""
     order = sorted(range(len(texts)), key=lambda row: len(texts[row]))
-    width = encoder.model.text_embed_dim
+    width, device = encoder.model.text_embed_dim, encoder.model.device
 
     def chunk(start: int, stop: int) -> NDArray[np.float32]:
-        with torch.inference_mode(), autocast(precision):
-            pooled = encoder.pool_text(**encoder.tokens([texts[row] for row in order[start:stop]]))
-        return pooled.float().numpy()
+        tokens = encoder.tokens([texts[row] for row in order[start:stop]])
+        with torch.inference_mode(), autocast(precision, device):
+            pooled = encoder.pool_text(**{name: tensor.to(device) for name, tensor in tokens.items()})
+        return pooled.float().cpu().numpy()
 
     by_length = cached(path, (len(texts), width), np.float32, chunk)
     positions = np.empty(len(texts), np.int64)
@@ -74,9 +75,9 @@ def pooled_images(
     mean, std = colours(encoder)
 
     def chunk(start: int, stop: int) -> NDArray[np.float32]:
-        scaled = torch.from_numpy(np.array(pixels[start:stop])).float() / 255
-        with torch.inference_mode(), autocast(precision):
+        scaled = torch.from_numpy(np.array(pixels[start:stop])).to(mean.device).float() / 255
+        with torch.inference_mode(), autocast(precision, mean.device):
             pooled = encoder.pool_images((scaled - mean) / std)
-        return pooled.float().numpy()
+        return pooled.float().cpu().numpy()
 
     return cached(path, (len(pixels), encoder.model.vision_embed_dim), np.float32, chunk)

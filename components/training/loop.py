@@ -167,7 +167,7 @@ def _save(path: Path, step: int, module: nn.Module, optimiser: Any, rates: Any, 
 
 
 def _resume(path: Path, module: nn.Module, optimiser: Any, rates: Any, dev_scores: DevScores | None) -> int:
-    state = torch.load(path, weights_only=True)
+    state = torch.load(path, map_location="cpu", weights_only=True)
     module.load_state_dict(state["module"], strict=False)
     optimiser.load_state_dict(state["optimiser"])
     rates.load_state_dict(state["rates"])

@@ -14,7 +14,7 @@ from torch.nn import functional
 
 from components.config import Schedule
 from components.embedder import Embedder
-from components.embedder.dual_encoder import Precision
+from components.embedder.dual_encoder import Precision, autocast
 from components.embedder.sentence_transformer import Part, SentenceTransformerEmbedder, batches, parts_of
 from components.errors import UsedWrongly
 from components.training.examples import NONE, Examples
@@ -77,7 +77,7 @@ class ModelEncoder:
         vectors = torch.zeros(len(parts), self.dimension, device=model.device)
         for rows, inputs, prompt in batches(parts, model, len(parts)):
             features = model.preprocess(inputs, prompt=default if prompt is None else prompt)
-            with torch.autocast(model.device.type, torch.bfloat16, enabled=self.precision == "bfloat16"):
+            with autocast(self.precision, model.device):
                 encoded = model(batch_to_device(features, model.device))["sentence_embedding"]
             where = torch.tensor(rows, device=model.device)
             vectors = vectors.index_add(0, where, functional.normalize(encoded.float(), dim=-1))

@@ -163,7 +163,7 @@ class PhaseCourse:
         chunk = self.schedule.chunk
         if chunk or processes.count() > 1:
             require_independent_rows(self.encoder.module)
-        vectors = in_chunks(self.encoder, own, step, chunk) if chunk else self.encoder(own, step)
+        vectors = in_chunks(self.encoder, own, step, chunk, self.device) if chunk else self.encoder(own, step)
         return processes.gather(vectors, len(items))
 
     def _teachers(self, batch: Batch, step: int) -> list[tuple[Tensor, Tensor, Tensor | None]]:

@@ -12,8 +12,10 @@ from components.corpus import Item
 from components.embedder.dual_encoder import load
 from components.embedder.whole_model import load_whole
 from components.training.batch import Drawer
+from components.training.chunks import in_chunks
 from components.training.encoder import TowersEncoder, sum_of_parts
 from components.training.examples import IMAGE, NONE, Examples
+from components.training.loop import freeze
 from components.training.model_encoder import ModelEncoder
 from components.training.recipe import Material, train_by
 
@@ -130,3 +132,29 @@ def test_gradients_reach_what_is_not_frozen(encoder: TowersEncoder) -> None:
     parts: dict[str, nn.Module] = dict(encoder.module.model.named_children())
     reached = {name for name, part in parts.items() if any(one.grad is not None for one in part.parameters())}
     assert reached == {"text_model", "vision_model", "text_projection", "visual_projection"}
+
+
+@pytest.mark.parametrize("frozen", [{}, BOTH_FROZEN])
+def test_what_is_computed_lies_where_the_model_does(
+    make_learning: MakeRecipe,
+    make_schedule: MakeSchedule,
+    examples: Examples,
+    tmp_path: Path,
+    monkeypatch: pytest.MonkeyPatch,
+    frozen: dict[str, float],
+) -> None:
+    """torch's `meta` stands for an accelerator: it computes shapes only, and refuses what lies elsewhere too."""
+    recipe = make_learning(matryoshka_dimensions=[], phases=[{"rates": frozen, "losses": [CONTRASTIVE]}])
+    schedule = make_schedule(augmentation=0.0 if frozen else 1.0)
+    here = TowersEncoder(untrained(recipe), examples)
+    freeze(here.module, recipe.phases[0], {name for name, _ in here.module.named_parameters()})
+    here.prepare(schedule, tmp_path)
+    monkeypatch.setattr("components.training.encoder.get_device_name", lambda: "meta")
+    there = TowersEncoder(here.module, examples)
+    there.prepare(schedule, tmp_path)
+    for chunk in (len(ITEMS), 2):
+        vectors = in_chunks(there, ITEMS, 0, chunk, there.device)
+        assert vectors.device.type == "meta" and vectors.shape == (len(ITEMS), 24)
+        vectors.sum().backward()
+    gradients = [parameter.grad for parameter in there.module.parameters() if parameter.grad is not None]
+    assert gradients and {gradient.device.type for gradient in gradients} == {"meta"}
