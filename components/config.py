@@ -153,9 +153,12 @@ class Phase(Section):
     """A part of a training: what is minimised, which parameters learn how fast, for which share of the steps.
 
     `rates` holds shares of the learning rate by a part of the parameters' names; 0 freezes them, others have 1.
+    Pictures are shown at `image_size` (none: the tower's own): many small ones, then fewer large ones, teach more in
+    the same time (Li et al., An Inverse Scaling Law for CLIP Training, 2023).
     """
 
     share: Annotated[float, Field(gt=0, le=1)] = 1.0
+    image_size: Positive | None = None
     rates: dict[str, Annotated[float, Field(ge=0)]] = {}
     losses: Annotated[list[LossTerm], Field(min_length=1)]
 
@@ -236,6 +239,9 @@ class Recipe(Section):
             sizes += [self.backbone.text.width] if isinstance(self.backbone.text, WordVectors) else []
             fits = max([0, *sizes]) <= self.backbone.dimension
             demand(self, fits, "matryoshka_dimensions and word vectors must not exceed backbone.dimension")
+        any_size = isinstance(self.backbone, Towers) and isinstance(self.backbone.image, ResidualImage)
+        own_size = all(phase.image_size is None for phase in self.phases)
+        demand(self, any_size or own_size, "phases.image_size is for an image tower of the kind residual")
         return self
 
 

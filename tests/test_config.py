@@ -17,6 +17,7 @@ from components.training import losses
 ROOT = Path(__file__).parents[1]
 PARAMS = ROOT / configuration.PARAMETERS
 Change = Callable[..., dict[str, Any]]
+PRETRAINED_IMAGE = {"kind": "pretrained", "model": "a-tower", "image_size": 64}
 
 
 @pytest.fixture
@@ -164,6 +165,7 @@ def test_every_loss_can_be_named_in_a_recipe(changed: Change) -> None:
         ("distillation.matryoshka_dimensions", [768], "distillation: matryoshka_dimensions and word vectors must not"),
         ("distillation.backbone.text.width", 768, "distillation: matryoshka_dimensions and word vectors must not"),
         ("distillation.backbone", {"kind": "whole", "model": "random:clip"}, "distillation.backbone: what is exported"),
+        ("teacher.backbone.image", PRETRAINED_IMAGE, "teacher: phases.image_size is for an image tower of the kind"),
         ("teacher.negatives_per_query", 3, "negatives_per_query asks for 3, and negatives mines 0"),
         ("distillation.negatives_per_query", 5, "negatives_per_query asks for 5, and negatives mines 0"),
     ],

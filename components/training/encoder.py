@@ -19,7 +19,7 @@ from components.embedder.dual_encoder import DualEncoder, autocast, save
 from components.embedder.runtime import Description
 from components.training.augmentation import Augmentation
 from components.training.examples import IMAGE, INSTRUCTION, NONE, TEXT, Examples
-from components.training.features import colours, pixels, pooled_images, pooled_texts
+from components.training.features import colours, pixels, pooled_images, pooled_texts, resized
 
 SHAPE = 64  # pictures are computed in multiples of this: oneDNN compiles, and keeps, a kernel for every new shape
 EmbedParts = Callable[[Tensor], Tensor]
@@ -38,8 +38,9 @@ class Encoder(Protocol):
         """Returns `(n, dimension)` float32, L2-normalised, with gradient, of `positions (n, 3)`."""
         ...
 
-    def prepare(self, schedule: Schedule, folder: Path) -> None:
-        """Makes ready for a phase, in which what is frozen stays so; what is computed once is kept in `folder`."""
+    def prepare(self, schedule: Schedule, folder: Path, image_size: int | None = None) -> None:
+        """Makes ready for a phase, in which what is frozen stays so, and pictures have that size (None: the model's
+        own); what is computed once is kept in `folder`."""
         ...
 
     def views(self, step: int) -> Tensor:
@@ -67,12 +68,12 @@ class TowersEncoder:
         self.stored_changes = stored_changes
         self.pictures: NDArray[np.uint8] | None = None
 
-    def prepare(self, schedule: Schedule, folder: Path) -> None:
+    def prepare(self, schedule: Schedule, folder: Path, image_size: int | None = None) -> None:
         text_frozen, image_frozen = (
             not any(parameter.requires_grad for parameter in tower.parameters())
             for tower in (self.module.model.text_model, self.module.model.vision_model)
         )
-        self.precision, self.folder = schedule.precision, folder
+        self.precision, self.folder, self.image_size = schedule.precision, folder, image_size
         self.augmentation = Augmentation(self.examples, schedule, self.stored_changes)
         unchanged = not schedule.augmentation and self.stored_changes is None
         self.embed_texts = self._frozen_texts() if text_frozen else self._texts()
@@ -135,7 +136,9 @@ class TowersEncoder:
         if self.pictures is None:  # a later phase shows the same ones
             size = self.module.description.image_size
             self.pictures = pixels(self.examples.images, size, self.folder / "images.npy")
-        return self.pictures
+        if self.image_size is None:
+            return self.pictures
+        return resized(self.pictures, self.image_size, self.folder / "resized_images.npy")
 
 
 def sum_of_parts(

@@ -11,6 +11,7 @@ import numpy as np
 import torch
 from numpy.typing import NDArray
 from torch import Tensor
+from torch.nn import functional
 
 from components.embedder.dual_encoder import DualEncoder, Precision, autocast
 from components.embedder.runtime import load_image, square
@@ -42,6 +43,16 @@ def pixels(images: Sequence[Path], size: int, path: Path) -> NDArray[np.uint8]:
             return np.stack(list(pictures)).transpose(0, 3, 1, 2)
 
         return cached(path, (len(images), 3, size, size), np.uint8, chunk)
+
+
+def resized(pixels: NDArray[np.uint8], size: int, path: Path) -> NDArray[np.uint8]:
+    """Returns `(n, 3, size, size)` uint8, memory-mapped from `path`: each place the mean of those that it covers."""
+
+    def chunk(start: int, stop: int) -> NDArray[np.uint8]:
+        large = torch.from_numpy(np.array(pixels[start:stop])).float()
+        return functional.interpolate(large, size, mode="area").round().byte().numpy()
+
+    return cached(path, (len(pixels), 3, size, size), np.uint8, chunk)
 
 
 def colours(encoder: DualEncoder) -> tuple[Tensor, Tensor]:

@@ -34,7 +34,7 @@ class ModelEncoder:
         self.precision = precision
         self.dimension = self.embedder().dimension
 
-    def prepare(self, schedule: Schedule, folder: Path) -> None:
+    def prepare(self, schedule: Schedule, folder: Path, image_size: int | None = None) -> None:
         """Raises `UsedWrongly` if pictures are to be changed: the model's image processor reads them as they are."""
         if schedule.augmentation:
             raise UsedWrongly(

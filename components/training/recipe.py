@@ -66,7 +66,7 @@ def train_by(
         folder = workspace / f"phase-{number}"
         freeze(encoder.module, phase, learns)
         with processes.first_before_others():
-            encoder.prepare(schedule, folder)
+            encoder.prepare(schedule, folder, phase.image_size)
         course = PhaseCourse(recipe, phase, schedule, encoder, material, folder)
         train(
             Trained(encoder.module, nn.ModuleList(course.functions)),

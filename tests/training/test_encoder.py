@@ -2,6 +2,7 @@ from collections.abc import Callable
 from pathlib import Path
 from typing import Any
 
+import numpy as np
 import pytest
 import torch
 from torch import Tensor, nn
@@ -82,8 +83,8 @@ def test_a_sum_of_parts_is_weighted_and_normalised(encoder: TowersEncoder) -> No
 class EveryStep(TowersEncoder):
     """Computes frozen towers at every step."""
 
-    def prepare(self, schedule: Schedule, folder: Path) -> None:
-        super().prepare(schedule, folder)
+    def prepare(self, schedule: Schedule, folder: Path, image_size: int | None = None) -> None:
+        super().prepare(schedule, folder, image_size)
         self.embed_texts, self.embed_images = self._texts(), self._images()
 
 
@@ -108,6 +109,20 @@ def test_what_frozen_towers_put_out_is_computed_once_and_trains_the_same(
     changed, calls = trained(TowersEncoder, 0.5)
     assert calls.count("text_model") == 1 and calls.count("vision_model") == 6, "changed pictures differ in every step"
     assert not torch.allclose(changed["model.visual_projection.weight"], once["model.visual_projection.weight"], 1e-3)
+
+
+def test_a_phase_shows_pictures_at_its_size(make_teaching: MakeRecipe, examples: Examples, tmp_path: Path) -> None:
+    phases = [{"share": 0.5, "image_size": 8, "losses": [CONTRASTIVE]}, {"share": 0.5, "losses": [CONTRASTIVE]}]
+    recipe = make_teaching(phases=phases, augmentation=0.0)
+    module, sizes = untrained(recipe), list[int]()
+    module.model.vision_model.register_forward_pre_hook(
+        lambda _, positional, named: sizes.append(named["pixel_values"].shape[-1]), with_kwargs=True
+    )
+    train_by(recipe, TowersEncoder(module, examples), Material(examples), tmp_path, lambda *_: None)
+    assert sizes == [8] * 3 + [16] * 3
+    large, small = (np.load(tmp_path / f"phase-0/{name}.npy") for name in ("images", "resized_images"))
+    means = large.reshape(len(large), 3, 8, 2, 8, 2).mean((3, 5))
+    np.testing.assert_array_equal(small, means.round().astype(np.uint8))
 
 
 @pytest.mark.parametrize("rate", [0.0, 1.0])
