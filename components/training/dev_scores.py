@@ -66,7 +66,7 @@ class DevScores:
             module.load_state_dict(state, strict=False)
             return self.score()
 
-        mixed = soup(states, score)[0] if len(states) > 1 else states[0]
+        mixed, _ = soup(states, [self.scores[step] for step in self._best()], score)
         module.load_state_dict(mixed, strict=False)
 
     def _best(self) -> list[int]:

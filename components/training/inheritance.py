@@ -52,6 +52,11 @@ def principal_components(vectors: Tensor, dimension: int) -> tuple[Tensor, Tenso
     return vectors @ basis, basis
 
 
+def token_text(token: str, tokenizer: PreTrainedTokenizerBase) -> str:
+    """Returns what the token stands for, without the marks of where a word starts or goes on."""
+    return tokenizer.convert_tokens_to_string([token]).removeprefix("##").strip() or token
+
+
 def _token_vectors(teacher: Embedder, tokenizer: PreTrainedTokenizerBase, path: Path) -> NDArray[np.float32]:
     """Returns the teacher's vector of every token of the vocabulary as a text, `(vocabulary, dimension)`; specials, and
     numbers that no token has, are zero. All but the unknown one: a text of nothing but unknown words must not be the
@@ -60,7 +65,7 @@ def _token_vectors(teacher: Embedder, tokenizer: PreTrainedTokenizerBase, path: 
     tokens = tokenizer.convert_ids_to_tokens(list(range(vocabulary_size(tokenizer))))
 
     def chunk(start: int, stop: int) -> NDArray[np.float32]:
-        texts = [(token or "none").removeprefix("##") or token for token in tokens[start:stop]]
+        texts = [token_text(token, tokenizer) if token else "none" for token in tokens[start:stop]]
         vectors = np.array(teacher.encode([Item(text=text) for text in texts]))
         vectors[[row for row, token in enumerate(tokens[start:stop]) if token in specials]] = 0
         return vectors

@@ -16,8 +16,11 @@ from components.errors import EmbedlineError, UsedWrongly
 State = Mapping[str, Tensor]
 
 
-def soup(states: Sequence[State], score: Callable[[State], float]) -> tuple[dict[str, Tensor], list[int]]:
-    """Returns the average of the kept states and their numbers, best first; it scores no less than any one of them.
+def soup(
+    states: Sequence[State], scores: Sequence[float], score: Callable[[State], float]
+) -> tuple[dict[str, Tensor], list[int]]:
+    """Returns the average of the kept states and their numbers, best first; it scores no less than any one of them,
+    whose own `scores` are known.
 
     States are tried from the best to the worst by their own score; one is kept if the average with it scores no less
     than the average without. Whole numbers, such as counts of batches, are the best state's. Raises `UsedWrongly` if
@@ -27,9 +30,9 @@ def soup(states: Sequence[State], score: Callable[[State], float]) -> tuple[dict
         raise UsedWrongly("there is no checkpoint to average", "Keep at least one.")
     for number, state in enumerate(states):
         _check(number, state, states[0])
-    scores = [_finite(score(state), f"the score of checkpoint {number}") for number, state in enumerate(states)]
-    first, *others = sorted(range(len(states)), key=lambda number: -scores[number])
-    kept, best, average = [first], scores[first], dict(states[first])
+    known = [_finite(value, f"the score of checkpoint {number}") for number, value in enumerate(scores)]
+    first, *others = sorted(range(len(states)), key=lambda number: -known[number])
+    kept, best, average = [first], known[first], dict(states[first])
     for number in others:
         candidate = _average([states[one] for one in [*kept, number]])
         found = _finite(score(candidate), f"the score of the average with checkpoint {number}")

@@ -4,14 +4,17 @@ from pathlib import Path
 import numpy as np
 import pytest
 import torch
+from tokenizers import Tokenizer, decoders
+from tokenizers.models import WordLevel
 from torch import Tensor
 from torch.nn import functional
+from transformers import PreTrainedTokenizerFast
 
 from components.config import TeacherEmbeddings as Settings
 from components.embedder import TorchEmbedder
 from components.embedder.dual_encoder import DualEncoder, load, save
 from components.training.examples import IMAGE, NONE, Examples
-from components.training.inheritance import inherit_words, principal_components
+from components.training.inheritance import inherit_words, principal_components, token_text
 from components.training.recipe import Material
 from components.training.teacher_embeddings import (
     TeacherEmbeddings,
@@ -97,6 +100,23 @@ def test_tokens_without_a_meaning_weigh_nothing(
     tokenizer = student.tokenizer
     meaningful = {*tokenizer.get_vocab().values()} - {*tokenizer.all_special_ids} | {tokenizer.unk_token_id}
     assert {*words.any(1).nonzero().flatten().tolist()} == meaningful, "only unknown words have no direction else"
+
+
+@pytest.mark.parametrize(
+    ("token", "decoder"),
+    [
+        ("##cat", decoders.WordPiece()),
+        ("cat", decoders.WordPiece()),
+        ("Ġcat", decoders.ByteLevel()),
+        ("▁cat", decoders.Metaspace()),
+    ],
+)
+def test_marks_are_no_part_of_what_a_token_stands_for(token: str, decoder: decoders.Decoder) -> None:
+    backend = Tokenizer(WordLevel({token: 0, "##": 1, "[UNK]": 2}, "[UNK]"))
+    backend.decoder = decoder
+    tokenizer = PreTrainedTokenizerFast(tokenizer_object=backend, unk_token="[UNK]")
+    assert token_text(token, tokenizer) == "cat"
+    assert token_text("##", tokenizer) == "##", "a token of nothing but a mark stands for itself"
 
 
 def test_the_teachers_words_are_asked_for_once(

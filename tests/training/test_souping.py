@@ -1,11 +1,11 @@
-from collections.abc import Mapping
+from collections.abc import Callable, Mapping, Sequence
 
 import pytest
 import torch
 from torch import Tensor, nn
 
 from components.errors import EmbedlineError, UsedWrongly
-from components.training.souping import soup
+from components.training import souping
 
 State = Mapping[str, Tensor]
 GOAL = torch.tensor([1.0, 2.0])
@@ -17,6 +17,10 @@ def nearness(state: State) -> float:
 
 def of(*weight: float) -> dict[str, Tensor]:
     return {"weight": torch.tensor(weight)}
+
+
+def soup(states: Sequence[State], score: Callable[[State], float]) -> tuple[dict[str, Tensor], list[int]]:
+    return souping.soup(states, [score(state) for state in states], score)
 
 
 def test_the_average_of_those_that_help_is_returned() -> None:
@@ -47,6 +51,13 @@ def test_it_never_scores_less_than_the_best_single(seed: int) -> None:
     average, kept = soup(states, bumpy)
     assert bumpy(average) >= max(bumpy(state) for state in states)
     torch.testing.assert_close(average["weight"], torch.stack([states[one]["weight"] for one in kept]).mean(0))
+
+
+def test_what_is_known_is_not_scored_again() -> None:
+    asked: list[State] = []
+    states = [of(1.2, 2.0), of(0.9, 2.0), of(9.0, 9.0)]
+    souping.soup(states, [nearness(state) for state in states], lambda state: asked.append(state) or nearness(state))
+    assert len(asked) == 2, "the two averages with another one"
 
 
 def test_whole_numbers_are_those_of_the_best_and_types_stay() -> None:
@@ -81,6 +92,6 @@ def test_a_score_that_is_no_number_is_refused() -> None:
 @pytest.mark.parametrize("other", [of(1.0), {"bias": torch.zeros(2)}, {}])
 def test_checkpoints_of_different_models_are_refused(other: dict[str, Tensor]) -> None:
     with pytest.raises(UsedWrongly, match="0 and 1 are not of the same model"):
-        soup([of(1.0, 2.0), other], nearness)
+        souping.soup([of(1.0, 2.0), other], [0.0, 0.0], nearness)
     with pytest.raises(UsedWrongly, match="no checkpoint"):
         soup([], nearness)
