@@ -159,5 +159,5 @@ def sum_of_parts(
         rows = (positions[:, part] != NONE).nonzero().squeeze(1)
         if len(rows) and weight:
             different, where = positions[rows, part].unique(return_inverse=True)
-            total = total.index_add(0, rows.to(device), weight * embed(different)[where.to(device)])
+            total = total.index_add(0, rows.to(device), weight * embed(different).index_select(0, where.to(device)))
     return functional.normalize(total, dim=-1)

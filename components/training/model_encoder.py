@@ -62,7 +62,7 @@ class ModelEncoder:
         rows, numbers = torch.tensor(pairs, dtype=torch.long, device=device).view(-1, 2).unbind(1)
         total = torch.zeros(len(positions), self.dimension, device=device)
         vectors = self._vectors(list(different.values()))
-        return functional.normalize(total.index_add(0, rows, vectors[numbers]), dim=-1)
+        return functional.normalize(total.index_add(0, rows, vectors.index_select(0, numbers)), dim=-1)
 
     def embedder(self) -> Embedder:
         return SentenceTransformerEmbedder(self.module)

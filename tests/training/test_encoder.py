@@ -1,4 +1,5 @@
-from collections.abc import Callable
+from collections.abc import Callable, Iterator
+from dataclasses import replace
 from pathlib import Path
 from typing import Any
 
@@ -15,7 +16,7 @@ from components.embedder.whole_model import load_whole
 from components.training.batch import Drawer
 from components.training.chunks import in_chunks
 from components.training.encoder import TowersEncoder, sum_of_parts
-from components.training.examples import IMAGE, NONE, Examples
+from components.training.examples import IMAGE, NONE, TEXT, Examples
 from components.training.loop import freeze
 from components.training.model_encoder import ModelEncoder
 from components.training.recipe import Material, train_by
@@ -78,6 +79,28 @@ def test_a_sum_of_parts_is_weighted_and_normalised(encoder: TowersEncoder) -> No
     found = sum_of_parts(positions, texts.__getitem__, images.__getitem__, encoder.module.description)
     expected = torch.stack([texts[0], images[2], texts[1] + images[2] + 0.2 * texts[3], texts[1] + 0.2 * texts[3]])
     torch.testing.assert_close(found, functional.normalize(expected, dim=-1))
+
+
+@pytest.fixture
+def two_threads() -> Iterator[None]:
+    threads = torch.get_num_threads()
+    torch.set_num_threads(2)
+    yield
+    torch.set_num_threads(threads)
+
+
+@pytest.mark.usefixtures("two_threads")
+def test_the_gradient_is_bitwise_the_same_every_time(encoder: TowersEncoder) -> None:
+    """With so many numbers that two threads add them up, the gradient of `vectors[where]` is not."""
+    description = replace(encoder.module.description, dimension=384)
+    texts, wanted = torch.randn(700, 384, requires_grad=True), torch.randn(2000, 384)
+    positions = torch.full((2000, 3), NONE)
+    positions[:, TEXT] = torch.randint(0, 700, (2000,))
+    found = set()
+    for _ in range(20):
+        vectors = sum_of_parts(positions, texts.__getitem__, texts.__getitem__, description)
+        found.add(torch.autograd.grad(vectors, texts, wanted)[0].numpy().tobytes())
+    assert len(found) == 1
 
 
 class EveryStep(TowersEncoder):
