@@ -66,16 +66,16 @@ class Comparison:
     is_goal: bool = False
 
 
-@dataclass(frozen=True)
+@dataclass(frozen=True, kw_only=True)
 class Compared(Row):
     """The mean of the addition's scores over the seeds and, as `peer`, of its base's; a spread is least and most.
 
     `goal` is of the ratio; it is met outside the spread, as `verdict` says.
     """
 
-    spread: tuple[float, float] = (0, 0)
-    peer_spread: tuple[float, float] = (0, 0)
-    verdict: str = ""
+    spread: tuple[float, float]
+    peer_spread: tuple[float, float]
+    verdict: str
 
 
 class OutOfTime(Exception):

@@ -33,16 +33,17 @@ def show(title: str, rows: Sequence[Row], machine: bool, caption: str = "in brac
         print(json.dumps([asdict(row) for row in rows]))
         return
     names = [field.name for field in fields(rows[0])] if rows else []
-    cells = {name: [_cell(getattr(row, name)) for row in rows] for name in names}
+    columns = {name: [_cell(getattr(row, name)) for row in rows] for name in names}
+    shown = {name: cells for name, cells in columns.items() if any(cells)}
     table = Table(title=title, caption=caption)
-    for name in [name for name in names if any(cells[name])]:
+    for name in shown:
         table.add_column(
             name.replace("_", " "),
             justify="left" if isinstance(getattr(rows[0], name), str) else "right",
             overflow="fold",
         )
-    for row in zip(*(column for column in cells.values() if any(column)), strict=True):
-        table.add_row(*row)
+    for line in zip(*shown.values(), strict=True):
+        table.add_row(*line)
     Console().print(table)
 
 

@@ -29,7 +29,7 @@ import typer
 from datasets import Dataset, Image
 from sentence_transformers import SentenceTransformer, SentenceTransformerTrainer, SentenceTransformerTrainingArguments
 from sentence_transformers.sentence_transformer.losses import MultipleNegativesRankingLoss
-from sentence_transformers.util import get_device_name
+from sentence_transformers.util import batch_to_device, get_device_name
 from torch.nn import functional
 from torch.utils.data import BatchSampler, RandomSampler
 from transformers import PrinterCallback, TrainerCallback
@@ -164,7 +164,7 @@ def bare_loop(recipe: Recipe, data: Path, watch: Watch) -> None:
     for tower in frozen_towers(recipe, module):
         tower.eval().requires_grad_(False)
     names, images = names_and_images(data)
-    tokens = {name: tensor.to(device) for name, tensor in module.tokens(names).items()}
+    tokens = batch_to_device(module.tokens(names), device)
     with tempfile.TemporaryDirectory() as folder:
         size = module.description.image_size
         pictures = torch.from_numpy(np.array(pixels(images, size, Path(folder) / "pixels.npy"))).to(device)

