@@ -10,8 +10,9 @@ from pathlib import Path
 from rich.console import Console
 from rich.progress import BarColumn, MofNCompleteColumn, Progress, TextColumn, TimeRemainingColumn
 
+from components.backends.open import open_embedder
 from components.config import Evaluation
-from components.embedder import Embedder, open_embedder
+from components.embedder import Embedder
 from components.errors import UsedWrongly
 from components.evaluation import (
     BATCHES_PER_CHUNK,

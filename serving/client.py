@@ -15,9 +15,9 @@ from PIL import Image
 from tritonclient.http import InferenceServerClient, InferInput, InferRequestedOutput
 from tritonclient.utils import InferenceServerException
 
+from components.backends.endpoint import PROBE
+from components.backends.open import probed_fingerprint
 from components.corpus.item import Item
-from components.embedder.endpoint import PROBE
-from components.embedder.open import probed_fingerprint
 from components.embedder.runtime import load_image, normalise
 from components.errors import EmbedlineError, UsedWrongly
 

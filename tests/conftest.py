@@ -1,9 +1,14 @@
 import string
 from pathlib import Path
+from typing import TYPE_CHECKING
 
 import pytest
 
 import components  # noqa: F401  (first: it sets the switches that other tools read at import)
+
+if TYPE_CHECKING:
+    from components.embedder import TorchEmbedder
+    from components.embedder.dual_encoder import DualEncoder
 
 WORDS = ("cat", "dog", "red", "blue", "sad", "happy", "face", "tree", "one", "two", "left", "of", "the", "a", "find")
 
@@ -31,3 +36,60 @@ def text_model(tmp_path_factory: pytest.TempPathFactory) -> Path:
     BertModel(config, add_pooling_layer=False).save_pretrained(directory)
     BertTokenizer(vocab={token: number for number, token in enumerate(vocabulary)}).save_pretrained(directory)
     return directory
+
+
+@pytest.fixture(scope="session")
+def encoder(text_model: Path) -> "DualEncoder":
+    """A dual encoder of two tiny towers with random weights."""
+    import torch
+    from transformers import AutoModel, AutoTokenizer
+
+    from components.embedder.dual_encoder import IMAGE_MEAN, IMAGE_STD, assemble
+    from components.embedder.runtime import Description
+    from components.embedder.towers import ResidualImageConfig, ResidualImageModel
+
+    description = Description(
+        dimension=12,
+        image_size=16,
+        image_mean=IMAGE_MEAN,
+        image_std=IMAGE_STD,
+        max_tokens=16,
+        instruction_weight=0.25,
+        matryoshka_dimensions=(12, 6),
+    )
+    torch.manual_seed(2)
+    image_tower = ResidualImageModel(ResidualImageConfig(image_size=16, widths=(8, 16), depths=(1, 1)))
+    text_tower = AutoModel.from_pretrained(text_model, add_pooling_layer=False)
+    return assemble(text_tower, image_tower, AutoTokenizer.from_pretrained(text_model), description).eval()
+
+
+@pytest.fixture(scope="session")
+def directory(encoder: "DualEncoder", tmp_path_factory: pytest.TempPathFactory) -> Path:
+    """The encoder as a sentence-transformers model directory."""
+    from components.embedder.dual_encoder import save
+
+    directory = tmp_path_factory.mktemp("models") / "tiny"
+    save(encoder, directory)
+    return directory
+
+
+@pytest.fixture(scope="session")
+def embedder(directory: Path) -> "TorchEmbedder":
+    from components.embedder import TorchEmbedder
+
+    return TorchEmbedder(directory, batch_size=3)
+
+
+@pytest.fixture(scope="session")
+def pictures(tmp_path_factory: pytest.TempPathFactory) -> list[Path]:
+    """Five pictures of different colours and shapes."""
+    from PIL import Image
+
+    folder = tmp_path_factory.mktemp("pictures")
+    files = []
+    for number, size in enumerate([(16, 16), (9, 20), (30, 12), (16, 8), (40, 40)]):
+        picture = Image.linear_gradient("L").resize(size).rotate(90 * number, expand=True).convert("RGB")
+        picture.paste((40 * number, 255 - 50 * number, 90), (0, 0, 3 + number, 4))
+        files.append(folder / f"{number}.png")
+        picture.save(files[-1])
+    return files

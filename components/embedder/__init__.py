@@ -1,10 +1,9 @@
-"""The model: load, save, encode; one interface for torch, ONNX Runtime, endpoints, files of vectors and Triton.
+"""The model that is trained and shipped: load, save, encode; one interface for torch and ONNX Runtime.
 
 `components.embedder.dual_encoder` builds and saves models; it is not imported here, because torch takes seconds.
 """
 
-from components.embedder.backends import Embedder, OnnxEmbedder, TorchEmbedder, Vectors, fingerprint
-from components.embedder.open import open_embedder, probed_fingerprint
+from components.embedder.embedders import Embedder, OnnxEmbedder, TorchEmbedder, Vectors, fingerprint
 from components.embedder.pretrained import find_model
 
 __all__ = [
@@ -14,6 +13,4 @@ __all__ = [
     "Vectors",
     "find_model",
     "fingerprint",
-    "open_embedder",
-    "probed_fingerprint",
 ]

@@ -21,10 +21,10 @@ import numpy as np
 from PIL import Image
 
 from components.artifact import whole
+from components.backends.sentence_transformer import SentenceTransformerEmbedder
 from components.corpus import Item
 from components.embedder import Embedder, Vectors
 from components.embedder.runtime import UnreadableImage, load_image
-from components.embedder.sentence_transformer import SentenceTransformerEmbedder
 from components.errors import EmbedlineError, UsedWrongly
 from components.evaluation.scoring import normalised
 from components.evaluation.vectors import vectors_key

@@ -17,8 +17,8 @@ from typing import Protocol
 import numpy as np
 from numpy.typing import NDArray
 
+from components.backends.multi_vector import maxsim
 from components.embedder import Vectors
-from components.embedder.multi_vector import maxsim
 from components.errors import EmbedlineError
 from components.evaluation.metrics import Ranks
 

@@ -10,8 +10,9 @@ from pathlib import Path
 from safetensors import safe_open
 
 from components.artifact import whole
+from components.backends.directory import open_directory
 from components.config import Config
-from components.embedder import fingerprint, open_embedder
+from components.embedder import fingerprint
 from components.errors import EmbedlineError
 from components.evaluation.report import Model, Scores, evaluate
 from components.evaluation.sets import read_suite
@@ -34,7 +35,7 @@ def run(
     suite = read_suite(data)
     with whole(output) as partial:
         for name, directory in models.items():
-            embedder, _ = open_embedder(str(directory), config.evaluation.batch_size)
+            embedder = open_directory(str(directory), config.evaluation.batch_size)
             weights = directory if name in TRAINED else models[STUDENT]
             model = Model(name, fingerprint(directory), embedder.dimension, parameters(weights))
             told = functools.partial(_tell, report, name)

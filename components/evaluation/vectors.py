@@ -21,9 +21,9 @@ from filelock import FileLock, Timeout
 from numpy.typing import NDArray
 
 import components.embedder
+from components.backends.multi_vector import MultiVectorEmbedder
+from components.backends.sentence_transformer import SentenceTransformerEmbedder
 from components.embedder import Embedder, Vectors
-from components.embedder.multi_vector import MultiVectorEmbedder
-from components.embedder.sentence_transformer import SentenceTransformerEmbedder
 from components.errors import EmbedlineError
 from components.evaluation.scoring import Cosine, MaxSim, Positions, Similarity, normalised
 from components.evaluation.sets import Suite

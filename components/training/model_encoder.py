@@ -12,10 +12,10 @@ from sentence_transformers.util import batch_to_device
 from torch import Tensor
 from torch.nn import functional
 
+from components.backends.sentence_transformer import Part, SentenceTransformerEmbedder, batches, parts_of
 from components.config import Schedule
 from components.embedder import Embedder
 from components.embedder.dual_encoder import Precision, autocast
-from components.embedder.sentence_transformer import Part, SentenceTransformerEmbedder, batches, parts_of
 from components.errors import UsedWrongly
 from components.training.examples import NONE, Examples
 

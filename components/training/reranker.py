@@ -14,9 +14,9 @@ from numpy.typing import NDArray
 from sentence_transformers import CrossEncoder
 from torch import nn
 
-from components.embedder.open import find_directory
+from components.backends.directory import find_directory
+from components.backends.sentence_transformer import instructed, load_model
 from components.embedder.runtime import load_image
-from components.embedder.sentence_transformer import instructed, load_model
 from components.errors import UsedWrongly
 from components.training.examples import INSTRUCTION, NONE, Examples, modalities
 from components.training.negatives import Floats, Mined

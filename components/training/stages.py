@@ -10,10 +10,11 @@ from pathlib import Path
 from typing import TYPE_CHECKING
 
 from components.artifact import whole
+from components.backends.directory import open_directory
 from components.config import Negatives, Recipe, TeacherEmbeddings, Towers
 from components.corpus import Manifest
 from components.corpus.manifest import folder_sha256
-from components.embedder import Embedder, TorchEmbedder, fingerprint, open_embedder
+from components.embedder import Embedder, TorchEmbedder, fingerprint
 from components.errors import UsedWrongly
 
 if TYPE_CHECKING:
@@ -86,7 +87,7 @@ def open_teacher(name: str) -> Embedder:
 
     Raises `UsedWrongly` if it has several vectors for an item.
     """
-    embedder, _ = open_embedder(name, BATCH_SIZE)
+    embedder = open_directory(name, BATCH_SIZE)
     if not isinstance(embedder, Embedder):
         raise UsedWrongly(f"{name}: has several vectors for an item", "Name teachers that have one for each.")
     return TorchEmbedder(embedder.encoder, BATCH_SIZE, "bfloat16") if isinstance(embedder, TorchEmbedder) else embedder
@@ -133,7 +134,7 @@ def _encoder(recipe: Recipe, places: Places, material: Material, workspace: Path
 
     backbone, schedule = recipe.backbone, recipe.schedule
     if not isinstance(backbone, Towers):
-        from components.embedder.whole_model import load_whole
+        from components.backends.whole_model import load_whole
         from components.training.model_encoder import ModelEncoder
 
         model = load_whole(backbone.model, backbone.pooling, schedule.seed, workspace / "random")

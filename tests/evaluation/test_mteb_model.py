@@ -29,9 +29,9 @@ from scipy.stats import spearmanr
 from sentence_transformers import SentenceTransformer
 from torch.utils.data import DataLoader
 
+from components.backends.sentence_transformer import SentenceTransformerEmbedder
 from components.corpus import Item
 from components.embedder import Embedder, Vectors
-from components.embedder.sentence_transformer import SentenceTransformerEmbedder
 from components.errors import EmbedlineError, UsedWrongly
 from components.evaluation.metrics import values
 from components.evaluation.mteb_model import MtebModel, evaluate_with_mteb, run_task

@@ -12,9 +12,9 @@ from typing import Any
 import numpy as np
 import pytest
 
+from components.backends.precomputed import write_precomputed
 from components.config import PARAMETERS
 from components.corpus import Item
-from components.embedder.precomputed import write_precomputed
 from components.evaluation import read_suite
 from tests.evaluation.conftest import HashEmbedder, row, write_data
 

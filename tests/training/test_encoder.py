@@ -9,10 +9,10 @@ import torch
 from torch import Tensor, nn
 from torch.nn import functional
 
+from components.backends.whole_model import load_whole
 from components.config import Schedule
 from components.corpus import Item
 from components.embedder.dual_encoder import load
-from components.embedder.whole_model import load_whole
 from components.training.batch import Drawer
 from components.training.chunks import in_chunks
 from components.training.encoder import TowersEncoder, sum_of_parts

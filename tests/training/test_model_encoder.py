@@ -7,11 +7,11 @@ import torch
 from sentence_transformers import SentenceTransformer
 from torch import Tensor, nn
 
+from components.backends.sentence_transformer import SentenceTransformerEmbedder
+from components.backends.tiny import ARCHITECTURES
+from components.backends.whole_model import load_whole
 from components.config import Schedule
 from components.corpus import Item
-from components.embedder.sentence_transformer import SentenceTransformerEmbedder
-from components.embedder.tiny import ARCHITECTURES
-from components.embedder.whole_model import load_whole
 from components.errors import UsedWrongly
 from components.training.chunks import in_chunks
 from components.training.examples import NONE, Examples

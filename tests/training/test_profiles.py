@@ -7,10 +7,11 @@ import pytest
 import torch
 import yaml
 
+from components.backends.directory import open_directory
+from components.backends.whole_model import load_whole
 from components.config import Config, Recipe, Towers, parse
 from components.corpus import Item
-from components.embedder import Embedder, TorchEmbedder, open_embedder
-from components.embedder.whole_model import load_whole
+from components.embedder import Embedder, TorchEmbedder
 from components.profiles import overlay, profile_names, read_profile
 from components.training.encoder import Encoder, TowersEncoder
 from components.training.examples import Examples
@@ -88,7 +89,7 @@ def test_a_profile_trains(
     assert before.keys() == after.keys(), "adapters are merged"
     assert any(not torch.equal(before[name], after[name]) for name in before)
     encoder.save(tmp_path / "model")
-    opened, _ = open_embedder(str(tmp_path / "model"), 4)
+    opened = open_directory(str(tmp_path / "model"), 4)
     assert isinstance(opened, Embedder)
     item = [Item(text=examples.texts[0], instruction=examples.texts[10])]
     np.testing.assert_allclose(opened.encode(item), encoder.embedder().encode(item), atol=1e-5)

@@ -19,9 +19,9 @@ from transformers import (
     Qwen2VLForConditionalGeneration,
 )
 
+from components.backends.tiny import write_tiny
 from components.config import Negatives, Recipe
 from components.corpus.layout import TRAIN_SCHEMA, write_rows
-from components.embedder.tiny import write_tiny
 from components.errors import UsedWrongly
 from components.training.encoder import TowersEncoder
 from components.training.examples import NONE, Examples, read_examples

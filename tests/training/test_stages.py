@@ -6,12 +6,13 @@ import numpy as np
 import pytest
 from PIL import Image
 
+from components.backends.directory import open_directory
 from components.config import Negatives, Recipe
 from components.config import TeacherEmbeddings as Settings
 from components.corpus import Item, Manifest, Tasks
 from components.corpus.layout import TRAIN_SCHEMA, write_rows
 from components.corpus.manifest import data_digest
-from components.embedder import Embedder, fingerprint, open_embedder
+from components.embedder import Embedder, fingerprint
 from components.errors import UsedWrongly
 from components.training import Places, embed_with_teacher, mine_negatives, train_model
 
@@ -65,7 +66,7 @@ def steps_of(recipe: Recipe, places: Places) -> list[int]:
 
 
 def opened(directory: Path) -> Embedder:
-    embedder, _ = open_embedder(str(directory), 4)
+    embedder = open_directory(str(directory), 4)
     assert isinstance(embedder, Embedder)
     return embedder
 

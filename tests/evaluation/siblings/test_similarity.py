@@ -156,7 +156,7 @@ def test_a_perfect_order_is_one_and_its_reverse_minus_one(sign: int, tmp_path: P
 def test_it_equals_sentence_transformers(file: Path) -> None:
     from sentence_transformers.sentence_transformer.evaluation import EmbeddingSimilarityEvaluator
 
-    from components.embedder.sentence_transformer import SentenceTransformerEmbedder
+    from components.backends.sentence_transformer import SentenceTransformerEmbedder
 
     embedder = SentenceTransformerEmbedder(Path(find_model("sentence-transformers/all-MiniLM-L6-v2")))
     found = regression(embedder, "MiniLM", file, batch_size=16)

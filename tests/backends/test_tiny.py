@@ -8,8 +8,8 @@ from safetensors.torch import load_file
 from sentence_transformers.base.modules import Transformer
 from transformers.utils.import_utils import is_torchvision_available
 
-from components.embedder.sentence_transformer import load_model
-from components.embedder.tiny import ARCHITECTURES, write_tiny
+from components.backends.sentence_transformer import load_model
+from components.backends.tiny import ARCHITECTURES, write_tiny
 from components.errors import UsedWrongly
 
 TEXT = "Ein Fräulein\n sieht 😀"

@@ -14,9 +14,11 @@ import numpy as np
 import pytest
 from PIL import Image
 
+from components.backends import endpoint
+from components.backends.endpoint import PROBE, EndpointEmbedder, endpoint_at
+from components.backends.open import open_embedder
 from components.corpus import Item
-from components.embedder import Vectors, endpoint, open_embedder
-from components.embedder.endpoint import PROBE, EndpointEmbedder, endpoint_at
+from components.embedder import Vectors
 from components.embedder.runtime import normalise
 from components.errors import EmbedlineError, UsedWrongly
 

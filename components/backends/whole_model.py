@@ -12,9 +12,9 @@ from sentence_transformers.base.modules import Transformer
 from sentence_transformers.sentence_transformer.modules import Pooling
 from transformers import Idefics3Processor
 
-from components.embedder.open import MODULES, find_directory
-from components.embedder.sentence_transformer import load_model
-from components.embedder.tiny import write_tiny
+from components.backends.directory import MODULES, find_directory
+from components.backends.sentence_transformer import load_model
+from components.backends.tiny import write_tiny
 from components.errors import UsedWrongly
 
 PoolingMode = Literal["lasttoken", "mean", "cls"]

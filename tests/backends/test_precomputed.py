@@ -5,9 +5,9 @@ import numpy as np
 import pytest
 from PIL import Image
 
+from components.backends.precomputed import PrecomputedEmbedder, write_precomputed
 from components.corpus import Item
 from components.embedder import TorchEmbedder, Vectors
-from components.embedder.precomputed import PrecomputedEmbedder, write_precomputed
 from components.errors import EmbedlineError, UsedWrongly
 
 

@@ -8,12 +8,13 @@ from pathlib import Path
 import numpy as np
 import pytest
 
+from components.backends.multi_vector import MultiVectorEmbedder
+from components.backends.open import open_embedder, probed_fingerprint
+from components.backends.precomputed import PrecomputedEmbedder, write_precomputed
+from components.backends.sentence_transformer import SentenceTransformerEmbedder
 from components.corpus import Item
-from components.embedder import OnnxEmbedder, TorchEmbedder, fingerprint, open_embedder, probed_fingerprint
+from components.embedder import OnnxEmbedder, TorchEmbedder, fingerprint
 from components.embedder.dual_encoder import DualEncoder
-from components.embedder.multi_vector import MultiVectorEmbedder
-from components.embedder.precomputed import PrecomputedEmbedder, write_precomputed
-from components.embedder.sentence_transformer import SentenceTransformerEmbedder
 from components.errors import UsedWrongly
 from components.export.onnx_graphs import export
 
@@ -120,7 +121,7 @@ def test_a_name_is_fetched_from_the_hub_where_that_is_allowed(sentence_model: Pa
     program = """
 import sys
 from pathlib import Path
-from components.embedder import open_embedder
+from components.backends.open import open_embedder
 from components.errors import EmbedlineError
 for name in sys.argv[1:]:
     try:
@@ -149,7 +150,7 @@ def test_opening_needs_torch_for_models_alone(tmp_path: Path) -> None:
     program = f"""
 import sys
 from pathlib import Path
-from components.embedder import open_embedder
+from components.backends.open import open_embedder
 open_embedder("vectors:{tmp_path / "vectors"}", 4, Path("{tmp_path}"))
 print("torch" in sys.modules)
 """

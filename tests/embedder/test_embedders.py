@@ -6,7 +6,7 @@ import numpy as np
 from PIL import Image
 
 from components.embedder import Vectors, fingerprint
-from components.embedder.backends import RememberedPictures
+from components.embedder.embedders import RememberedPictures
 
 
 def test_a_fingerprint_changes_with_any_byte_of_any_file(directory: Path, tmp_path: Path) -> None:

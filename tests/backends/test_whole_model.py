@@ -9,12 +9,12 @@ import torch
 from sentence_transformers import SentenceTransformer
 from transformers import AutoModel, AutoProcessor
 
+from components.backends.sentence_transformer import SentenceTransformerEmbedder
+from components.backends.tiny import ARCHITECTURES, write_tiny
+from components.backends.whole_model import load_whole
 from components.corpus import Item
 from components.embedder import Vectors
 from components.embedder.runtime import load_image, normalise
-from components.embedder.sentence_transformer import SentenceTransformerEmbedder
-from components.embedder.tiny import ARCHITECTURES, write_tiny
-from components.embedder.whole_model import load_whole
 from components.errors import UsedWrongly
 
 TEXTS = ["a sad cat", "the happy dog is left of the red tree, as it was on every other day", "one", "face", "a 😀"]

@@ -10,7 +10,7 @@ from typing import TYPE_CHECKING, Any, Literal, TypeVar
 
 import numpy as np
 
-from components.embedder.backends import Vectors
+from components.embedder.embedders import Vectors
 from components.embedder.runtime import UnreadableImage, load_image, normalise
 from components.errors import UsedWrongly
 
@@ -97,7 +97,7 @@ def load_model(kind: type[Model], directory: Path) -> Model:
 
     Raises `UsedWrongly` if the library cannot load it, or if the model brings code of its own, which would run here.
     """
-    from components.embedder import without_torchvision  # noqa: F401  (registers what a processor may name)
+    from components.backends import without_torchvision  # noqa: F401  (registers what a processor may name)
 
     try:
         return kind(str(directory)).eval()

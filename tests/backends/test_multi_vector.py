@@ -6,9 +6,10 @@ import pytest
 from sentence_transformers import MultiVectorEncoder
 from sentence_transformers.util import maxsim as library_maxsim
 
+from components.backends import multi_vector
+from components.backends.multi_vector import MultiVectorEmbedder, maxsim
 from components.corpus import Item
-from components.embedder import Vectors, multi_vector
-from components.embedder.multi_vector import MultiVectorEmbedder, maxsim
+from components.embedder import Vectors
 from components.errors import EmbedlineError, UsedWrongly
 
 TEXTS = ["a sad cat", "the happy dog is left of the red tree", "one", "a blue face"]

@@ -14,10 +14,10 @@ from sentence_transformers.sentence_transformer.modules import StaticEmbedding
 from tokenizers import Tokenizer
 from transformers import AutoProcessor, CLIPModel
 
+from components.backends.sentence_transformer import SentenceTransformerEmbedder
 from components.corpus import Item
 from components.embedder import Vectors
 from components.embedder.runtime import load_image, normalise
-from components.embedder.sentence_transformer import SentenceTransformerEmbedder
 from components.errors import UsedWrongly
 
 TEXTS = ["a sad cat", "the happy dog is left of the red tree", "one", "find the face", "a blue face"]

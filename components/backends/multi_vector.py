@@ -10,8 +10,7 @@ from typing import TYPE_CHECKING
 import numpy as np
 from numpy.typing import NDArray
 
-from components.embedder.backends import Vectors
-from components.embedder.sentence_transformer import (
+from components.backends.sentence_transformer import (
     Part,
     Side,
     batches,
@@ -21,6 +20,7 @@ from components.embedder.sentence_transformer import (
     refusal,
     takes,
 )
+from components.embedder.embedders import Vectors
 from components.errors import EmbedlineError
 
 if TYPE_CHECKING:

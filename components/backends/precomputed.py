@@ -15,7 +15,7 @@ from typing import TYPE_CHECKING, Any
 import numpy as np
 
 from components.artifact import whole
-from components.embedder.backends import Vectors
+from components.embedder.embedders import Vectors
 from components.embedder.runtime import normalise
 from components.errors import EmbedlineError, UsedWrongly
 

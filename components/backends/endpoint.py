@@ -20,7 +20,7 @@ import httpx
 import numpy as np
 from PIL import Image
 
-from components.embedder.backends import Vectors
+from components.embedder.embedders import Vectors
 from components.embedder.runtime import UnreadableImage, load_image, normalise
 from components.errors import EmbedlineError, UsedWrongly
 

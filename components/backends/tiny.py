@@ -61,7 +61,7 @@ from transformers import (
 )
 
 from components.artifact import whole
-from components.embedder.without_torchvision import video_processor
+from components.backends.without_torchvision import video_processor
 from components.errors import UsedWrongly
 
 WIDTH, HEADS, LAYERS = 32, 2, 2

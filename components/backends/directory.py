@@ -1,0 +1,75 @@
+"""Opens a model directory, or a model by its name on the hub: ours, exported or not, or sentence-transformers'."""
+
+from __future__ import annotations
+
+import json
+import os
+from pathlib import Path
+from typing import TYPE_CHECKING, Any
+
+from components.embedder import Embedder, OnnxEmbedder, TorchEmbedder, find_model
+from components.embedder.pretrained import PACKAGED
+from components.embedder.runtime import DESCRIPTION
+from components.errors import EmbedlineError, UsedWrongly
+
+if TYPE_CHECKING:
+    from components.backends.multi_vector import MultiVectorEmbedder
+
+GRAPH, MODULES, CONFIGURATION = "text.onnx", "modules.json", "config_sentence_transformers.json"
+MULTI_VECTOR_TYPES = ("MultiVectorEncoder", "ColBERT")  # the latter is what PyLate writes
+
+
+def open_directory(model: str, batch_size: int) -> Embedder | MultiVectorEmbedder:
+    """Returns the embedder of a directory, or of what the hub has under that name where `HF_HUB_OFFLINE=0`.
+
+    Raises `UsedWrongly` if it is no model directory, `EmbedlineError` if it cannot be fetched.
+    """
+    directory = find_directory(model)
+    if (directory / GRAPH).is_file():
+        return OnnxEmbedder(directory, batch_size)
+    if (directory / DESCRIPTION).is_file():
+        return TorchEmbedder(directory, batch_size)
+    if not (directory / MODULES).is_file():
+        raise UsedWrongly(
+            f"{directory}: no model directory: it has neither {GRAPH} nor {DESCRIPTION} nor {MODULES}",
+            "Name one that `embedline` or sentence-transformers has written; of bare weights the pooling is not known.",
+        )
+    name = directory.name if Path(model).is_dir() else model
+    configuration = _configuration(directory)
+    kind = configuration.get("model_type", "SentenceTransformer")
+    if kind in MULTI_VECTOR_TYPES or "query_prefix" in configuration:
+        from components.backends.multi_vector import MultiVectorEmbedder
+
+        return MultiVectorEmbedder(directory, batch_size, name)
+    if kind != "SentenceTransformer":
+        raise UsedWrongly(f"{directory}: is a {kind}", "Name a SentenceTransformer or a MultiVectorEncoder.")
+    from components.backends.sentence_transformer import SentenceTransformerEmbedder
+
+    return SentenceTransformerEmbedder(directory, batch_size, name)
+
+
+def find_directory(model: str) -> Path:
+    """Returns the directory of that name, or that of the package or the hub's model of that name."""
+    if Path(model).is_dir():
+        return Path(model)
+    if model in PACKAGED and (packaged := Path(find_model(model))).is_dir():
+        return packaged
+    if os.environ.get("HF_HUB_OFFLINE") != "0":
+        raise UsedWrongly(
+            f"{model}: no such directory, and the model hub is switched off",
+            "Name a local directory, or allow the hub with HF_HUB_OFFLINE=0.",
+        )
+    from huggingface_hub import snapshot_download
+
+    try:
+        return Path(snapshot_download(model))
+    except (OSError, ValueError) as error:
+        raise EmbedlineError(f"{model}: the model hub does not give it: {error}", "Look at the name.") from error
+
+
+def _configuration(directory: Path) -> dict[str, Any]:
+    file = directory / CONFIGURATION
+    try:
+        return dict(json.loads(file.read_text(encoding="utf-8"))) if file.is_file() else {}
+    except (ValueError, TypeError) as error:
+        raise UsedWrongly(f"{file}: {error}", "Get the model again.") from error
