@@ -35,7 +35,7 @@ from components.evaluation import Cosine, EvaluationSet, Model, Scores, Suite, e
 from components.evaluation.metrics import values
 from components.evaluation.mteb_model import MtebModel
 from components.evaluation.scoring import Positions, joined, normalised, taken
-from components.stages import DATA, ONNX
+from components.workspace import DATA, ONNX
 from table import Row, show
 
 ROOT = Path(__file__).resolve().parent.parent

@@ -35,9 +35,9 @@ from components.embedder import Embedder, TorchEmbedder, Vectors, fingerprint
 from components.evaluation import DevScorer, Model, Scores, evaluate, read_suite
 from components.evaluation.sets import Split
 from components.profiles import overlay, read_profile
-from components.stages import DATA, TEACHER
-from components.training import Places, embed_with_teacher, mine_negatives, train_model
-from components.training.stages import digest
+from components.training import TrainingPaths, embed_with_teacher, mine_negatives, train_model
+from components.training.train import digest
+from components.workspace import DATA, TEACHER
 from table import Row, show
 
 ROOT = Path(__file__).resolve().parent.parent
@@ -262,7 +262,7 @@ class Laboratory:
         recipe = config.distillation if section == "distillation" else config.teacher
         with tempfile.TemporaryDirectory() as name:
             folder = Path(name)
-            places = Places(
+            places = TrainingPaths(
                 self.data,
                 self.negatives(config) if recipe.negatives_per_query else folder / "negatives",
                 folder / "model",
@@ -285,7 +285,7 @@ class Laboratory:
         place = self.cache / digest("teacher", recipe.model_dump_json(), self.digest)
         if not place.is_dir():
             tell("the workspace has no teacher: training one takes minutes")
-            train_model(recipe, Places(self.data, self.cache, place, self.cache), lambda step, metrics: None)
+            train_model(recipe, TrainingPaths(self.data, self.cache, place, self.cache), lambda step, metrics: None)
         return place
 
     @cached_property

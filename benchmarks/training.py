@@ -39,7 +39,7 @@ from components.config import Recipe, Towers
 from components.corpus.layout import TRAIN_SCHEMA, read_pairs, write_table
 from components.embedder.dual_encoder import DualEncoder, autocast
 from components.profiles import overlay
-from components.training import Places, train_model
+from components.training import TrainingPaths, train_model
 from components.training.features import pixels
 from components.training.loop import CLIP_NORM, learning_rate_share
 from components.training.towers import build_towers
@@ -109,7 +109,7 @@ def our_stage(recipe: Recipe, data: Path, watch: Watch) -> None:
 
     with tempfile.TemporaryDirectory() as name:
         folder = Path(name)
-        train_model(recipe, Places(data, folder / "negatives", folder / "model", folder / "checkpoints"), report)
+        train_model(recipe, TrainingPaths(data, folder / "negatives", folder / "model", folder / "checkpoints"), report)
 
 
 def their_trainer(recipe: Recipe, data: Path, watch: Watch) -> None:

@@ -302,7 +302,7 @@ def doctor(machine: Machine = False) -> None:
 
 def show_scores() -> None:
     from components.evaluation import Scores, table
-    from components.stages import SCORES
+    from components.workspace import SCORES
 
     screen.print(table({file.stem: Scores.read(file) for file in sorted(SCORES.glob("*.json"), reverse=True)}))
 

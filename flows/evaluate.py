@@ -31,7 +31,7 @@ from components.evaluation.reports import published, report_page, worst, write_p
 from components.evaluation.siblings import SIBLINGS
 from components.evaluation.siblings.similarity import regression
 from components.evaluation.suites import mirrored_suite
-from components.stages import DATA, SCORES, VECTORS
+from components.workspace import DATA, SCORES, VECTORS
 
 EVALUATIONS = Path(".embedline") / "evaluations"
 MISSES_SHOWN = 24

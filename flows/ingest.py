@@ -11,7 +11,7 @@ from components import config as configuration
 from components import corpus, lineage
 from components.config import Config
 from components.errors import UsedWrongly
-from components.stages import DATA
+from components.workspace import DATA
 
 
 @task(name="ingest", cache_policy=NO_CACHE, persist_result=False)

@@ -23,7 +23,8 @@ from components.errors import Refused, UsedWrongly
 from components.evaluation import Model, evaluate, read_suite
 from components.registry import Verdict, compare, infrastructure, models, promotion, tracking
 from components.registry.tracking import Run, Tracking
-from components.stages import ARTIFACTS, BUNDLE, DATA, ONNX, SCORES, STAGES, VECTORS
+from components.stages import STAGES
+from components.workspace import ARTIFACTS, BUNDLE, DATA, ONNX, SCORES, VECTORS
 from flows.ingest import ingest_data
 from flows.serve import serve_versions
 from serving import TritonServer, repository

@@ -15,7 +15,7 @@ from components.corpus import Item, Manifest
 from components.errors import UsedWrongly
 from components.registry import models, promotion, tracking
 from components.registry.tracking import Tracking
-from components.stages import DATA
+from components.workspace import DATA
 from serving import TritonEmbedder, TritonServer, repository
 from serving.release import running_server
 from serving.search import Hit, named_pictures, open_index

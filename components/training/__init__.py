@@ -1,5 +1,7 @@
-"""Fine-tuning and distillation by recipes: losses, samplers, resumable loop; each stage is one function."""
+"""Fine-tuning and distillation by recipes: losses, samplers, resumable loop."""
 
-from components.training.stages import Places, embed_with_teacher, mine_negatives, train_model
+from components.training.mining import mine_negatives
+from components.training.teachers import embed_with_teacher
+from components.training.train import TrainingPaths, train_model
 
-__all__ = ["Places", "embed_with_teacher", "mine_negatives", "train_model"]
+__all__ = ["TrainingPaths", "embed_with_teacher", "mine_negatives", "train_model"]

@@ -56,11 +56,14 @@ class Batch:
         return equal_rows(self.queries[rows]) | equal_rows(self.positives[rows])
 
 
-class Drawer:
+class BatchBuilder:
     """Draws the batch of a step; it depends on the seed and the step alone.
 
-    A picture is what costs time; its names, keywords and labels come from a table. Therefore, with
-    `schedule.companions`, every pair that joins a bare text with a picture that was drawn anyway joins the batch.
+    An image is what costs time; its names, keywords and labels come from a table. Therefore, with
+    `schedule.companions`, every pair that joins a bare text with an image that was drawn anyway joins the batch. Most
+    tasks are then in most batches, drawn or not, and `task_weights` act twice: they say which images are drawn, and how
+    much each task that is present counts. Without companions they act once: a drawn task counts as often as it was
+    drawn, so that a task's expected part of the loss is its weight's part of all weights.
     """
 
     def __init__(
@@ -79,7 +82,10 @@ class Drawer:
         drawn = {task: np.array(rows, np.int64) for task, rows in self.sampler(step).items()}
         chosen = self._with_companions(drawn) if self.schedule.companions else drawn
         ends = np.cumsum([len(rows) for rows in chosen.values()]).tolist()
-        weights = [self.schedule.task_weights.get(task, 1.0) for task in chosen]
+        draws = self.sampler.draws(step)
+        weights = [
+            self.schedule.task_weights.get(task, 1.0) if self.schedule.companions else draws[task] for task in chosen
+        ]
         return Batch(
             queries=_rows(self.examples.queries, chosen).long(),
             positives=_rows(self.examples.positives, chosen).long(),

@@ -22,7 +22,7 @@ LOSSES = "losses."  # what the names of the losses' own parameters begin with
 Report = Callable[[int, Mapping[str, float]], None]
 
 
-class Course(Protocol):
+class Objective(Protocol):
     """What a training minimises, and what it says of itself."""
 
     def losses(self, step: int) -> dict[str, Tensor]:
@@ -41,7 +41,7 @@ class Course(Protocol):
 def train(
     module: nn.Module,
     phase: Phase,
-    course: Course,
+    objective: Objective,
     schedule: Schedule,
     checkpoint: Path,
     report: Report,
@@ -61,7 +61,7 @@ def train(
     began, step = time.monotonic(), start
     while step < schedule.steps and not (dev_scores and dev_scores.are_exhausted):
         torch.manual_seed((schedule.seed * 1_000_003 + step) * MOST_PROCESSES + processes.rank())
-        parts = course.losses(step)
+        parts = objective.losses(step)
         loss = torch.stack(list(parts.values())).sum()
         optimiser.zero_grad(set_to_none=True)
         loss.backward()
@@ -71,7 +71,7 @@ def train(
             values = ", ".join(f"{name} {value.item()}" for name, value in parts.items())
             raise EmbedlineError(
                 f"the loss is not finite at step {step}: {values}, gradient norm {norm.item()}; "
-                f"its batch is in {course.keep_batch(step)}",
+                f"its batch is in {objective.keep_batch(step)}",
                 "Lower schedule.learning_rate, raise the losses' temperatures, or use precision float32.",
             )
         optimiser.step()
@@ -88,7 +88,7 @@ def train(
                     "learning_rate": float(rates.get_last_lr()[0]),
                     "pairs_per_second": per_second,
                     "seconds_left": (schedule.steps - step) * schedule.batch_size / per_second,
-                    **course.watch(),
+                    **objective.watch(),
                 },
             )
         if dev_scores and step % dev_scores.every == 0:

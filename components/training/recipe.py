@@ -15,7 +15,7 @@ from components.config import Phase, Recipe, Schedule
 from components.embedder import Embedder
 from components.training import processes, telemetry
 from components.training.adapters import add_adapter, merge_adapter
-from components.training.batch import Batch, Drawer
+from components.training.batch import Batch, BatchBuilder
 from components.training.chunks import in_chunks, require_independent_rows
 from components.training.dev_scores import DevScores
 from components.training.encoder import Encoder
@@ -23,14 +23,14 @@ from components.training.examples import Examples
 from components.training.loop import Report, freeze, train
 from components.training.losses import SubBatch, build
 from components.training.negatives import HardNegatives
-from components.training.teacher_embeddings import TeacherEmbeddings, taught
+from components.training.teacher_embeddings import TeacherEmbeddings, targets_of
 
 Scorer = Callable[[Embedder], float]
 """Returns an embedder's score on the dev split."""
 
 
 @dataclass(frozen=True)
-class Material:
+class TrainingData:
     """What a training learns from; a teacher learns without `teachers`."""
 
     examples: Examples
@@ -48,7 +48,7 @@ class Trained(nn.Module):
 
 
 def train_by(
-    recipe: Recipe, encoder: Encoder, material: Material, workspace: Path, report: Report, scorer: Scorer | None = None
+    recipe: Recipe, encoder: Encoder, data: TrainingData, workspace: Path, report: Report, scorer: Scorer | None = None
 ) -> None:
     """Trains the encoder's module in place. Features and checkpoints go to `workspace`, from which a killed run goes
     on. `scorer` is asked if the recipe stops early. Raises as `train` does."""
@@ -67,17 +67,17 @@ def train_by(
         freeze(encoder.module, phase, learns)
         with processes.first_before_others():
             encoder.prepare(schedule, folder, phase.image_size)
-        course = PhaseCourse(recipe, phase, schedule, encoder, material, folder)
+        objective = PhaseObjective(recipe, phase, schedule, encoder, data, folder)
         train(
-            Trained(encoder.module, nn.ModuleList(course.functions)),
+            Trained(encoder.module, nn.ModuleList(objective.functions)),
             phase,
-            course,
-            schedule.model_copy(update={"steps": course.steps}),
+            objective,
+            schedule.model_copy(update={"steps": objective.steps}),
             folder / "checkpoint.pt",
             _after(done, report),
             _dev_scores(recipe, encoder, scorer, folder),
         )
-        done += course.steps
+        done += objective.steps
     if recipe.adapter:
         merge_adapter(encoder.module)
 
@@ -93,8 +93,8 @@ def _after(done: int, report: Report) -> Report:
     return lambda step, metrics: report(done + step, metrics)
 
 
-class PhaseCourse:
-    """The course of one phase: draws the batch of a step, lets the encoder compute it, and asks the losses."""
+class PhaseObjective:
+    """The objective of one phase: draws the batch of a step, lets the encoder compute it, and asks the losses."""
 
     def __init__(
         self,
@@ -102,10 +102,10 @@ class PhaseCourse:
         phase: Phase,
         schedule: Schedule,
         encoder: Encoder,
-        material: Material,
+        data: TrainingData,
         folder: Path,
     ) -> None:
-        teachers = material.teachers.dimensions if material.teachers else []
+        teachers = data.teachers.dimensions if data.teachers else []
         self.device = next(encoder.module.parameters()).device
         self.functions = [
             build(term.name, term.settings, encoder.dimension, teachers).to(self.device) for term in phase.losses
@@ -114,9 +114,9 @@ class PhaseCourse:
         self.dimensions = recipe.matryoshka_dimensions or [encoder.dimension]
         self.schedule = schedule
         self.encoder = encoder
-        self.material = material
+        self.data = data
         self.folder = folder
-        self.draw = Drawer(material.examples, schedule, material.negatives)
+        self.draw = BatchBuilder(data.examples, schedule, data.negatives)
         self.steps = self.draw.sampler.steps
         self.last: tuple[Tensor, Tensor] | None = None
 
@@ -131,7 +131,7 @@ class PhaseCourse:
             own_negatives = None if negatives is None else negatives[rows]
             sides = vectors[0][rows], vectors[1][rows], own_negatives
             scores = None if batch.scores is None else batch.scores[rows].to(self.device)
-            whole = SubBatch(*sides, batch.equal(rows).to(self.device), taught(teachers, rows), scores)
+            whole = SubBatch(*sides, batch.equal(rows).to(self.device), targets_of(teachers, rows), scores)
             prefixes = [whole.prefix(dimension) for dimension in self.dimensions]
             for term, loss in self.terms:
                 asked = prefixes if loss.of_prefixes else [whole]
@@ -148,7 +148,7 @@ class PhaseCourse:
 
     def keep_batch(self, step: int) -> Path:
         """Writes the rows of a step as JSON lines, as a person would read them; returns the file."""
-        batch, examples = self.draw(step), self.material.examples
+        batch, examples = self.draw(step), self.data.examples
         path = self.folder / f"batch-of-step-{step}.jsonl"
         path.parent.mkdir(parents=True, exist_ok=True)
         with path.open("w", encoding="utf-8") as stream:
@@ -167,7 +167,7 @@ class PhaseCourse:
         return processes.gather(vectors, len(items))
 
     def _teachers(self, batch: Batch, step: int) -> list[tuple[Tensor, Tensor, Tensor | None]]:
-        if self.material.teachers is None:
+        if self.data.teachers is None:
             return []
-        vectors = self.material.teachers(batch.items, self.encoder.views(step))
+        vectors = self.data.teachers(batch.items, self.encoder.views(step))
         return [batch.split(part.to(self.device)) for part in vectors]

@@ -40,9 +40,11 @@ class Sampler:
         drawn = np.minimum(np.searchsorted(np.cumsum(shares), uniform, side="right"), len(tasks) - 1)
         size = schedule.batch_size // schedule.sub_batches
         self.visits: dict[str, Integers] = {}
+        self.times: dict[str, Integers] = {}
         self.epochs: dict[str, Epochs] = {}
         for number, task in enumerate(tasks):
             self.visits[task], times = np.unique(np.nonzero(drawn == number)[0], return_counts=True)
+            self.times[task] = times
             sides = [getattr(examples, side)[task] for side in SIDES[schedule.distinct]]
             self.epochs[task] = Epochs(
                 examples.rows(task), [row_numbers(side) for side in sides], times * size, size, [seed, _code(task)]
@@ -55,14 +57,22 @@ class Sampler:
         A task that is drawn several times has one larger sub-batch. Steps count from 0; raises `IndexError` beyond
         the last. A jump to a later step costs the planning of the epochs before it only where rows must be distinct.
         """
+        return {task: self.epochs[task].rows(visit).tolist() for task, visit in self._drawn(step).items()}
+
+    def draws(self, step: int) -> dict[str, int]:
+        """Returns how often the step draws each of its tasks; together the schedule's `sub_batches`."""
+        return {task: int(self.times[task][visit]) for task, visit in self._drawn(step).items()}
+
+    def _drawn(self, step: int) -> dict[str, int]:
+        """Returns the tasks of a step, and which of the task's visits the step is."""
         if not 0 <= step < self.steps:
             raise IndexError(f"step {step} of {self.steps}")
-        rows = {}
-        for task, steps in self.visits.items():
-            visit = int(np.searchsorted(steps, step))
-            if visit < len(steps) and steps[visit] == step:
-                rows[task] = self.epochs[task].rows(visit).tolist()
-        return rows
+        visits = {task: int(np.searchsorted(steps, step)) for task, steps in self.visits.items()}
+        return {
+            task: visit
+            for task, visit in visits.items()
+            if visit < len(self.visits[task]) and self.visits[task][visit] == step
+        }
 
     def _stop(self, schedule: Schedule) -> int:
         if schedule.stop == "steps":

@@ -24,11 +24,10 @@ from components.embedder import Embedder
 from components.embedder.runtime import load_image, square
 from components.training.augmentation import augment, changes, unmirrored
 from components.training.examples import IMAGE, NONE, Examples
-from components.training.losses import Taught
+from components.training.losses import TeacherTargets
 
 CHUNK = 2048
 CHANGES = "changes.npy"
-ABSENT = 0  # the key of a row of no parts, as of a hard negative where there are too few
 
 
 @dataclass(frozen=True)
@@ -49,10 +48,10 @@ class TeacherEmbeddings:
     def __call__(self, positions: Tensor, views: Tensor) -> list[Tensor]:
         """Returns each teacher's vectors, `(n, dimension)`, of `positions (n, 3)`, their pictures in the views of
         `views (pictures,)`; zeros of what is absent. Raises `KeyError` for an item that is not of the training set."""
-        wanted, known = _keys(positions.numpy()), self._known
-        absent = wanted == ABSENT
-        place = np.searchsorted(known, wanted).clip(max=len(known) - 1)
-        if not (absent | (known[place] == wanted)).all():
+        wanted = positions.numpy()
+        absent = (wanted == NONE).all(1)
+        place = self._lookup(wanted)
+        if not (absent | (place != NONE)).all():
             raise KeyError("an item that the teachers were not asked about")
         rows = self._first_rows[place]
         images = positions[:, IMAGE].numpy()
@@ -60,8 +59,8 @@ class TeacherEmbeddings:
         return [torch.from_numpy(np.where(absent[:, None], np.float32(0), vectors[rows])) for vectors in self.teachers]
 
     @cached_property
-    def _known(self) -> NDArray[np.int64]:
-        return _keys(self.items)
+    def _lookup(self) -> Lookup:
+        return Lookup(self.items)
 
     @cached_property
     def _first_rows(self) -> NDArray[np.int64]:
@@ -71,19 +70,39 @@ class TeacherEmbeddings:
         return np.cumsum(counts) - counts
 
 
-def taught(vectors: Sequence[tuple[Tensor, Tensor, Tensor | None]], rows: slice) -> tuple[Taught, ...]:
+class Lookup:
+    """Finds items among known ones, `(n, 3)` int32 in ascending order, each once, whatever the size of their numbers.
+
+    Two parts of an item fit into one 64-bit number; a third does not, and a pair's rank among the known pairs stands
+    for the pair.
+    """
+
+    def __init__(self, known: NDArray[np.int32]) -> None:
+        pairs = _joined(known[:, 0], known[:, 1])
+        self.pairs = np.unique(pairs)
+        self.keys = _joined(np.searchsorted(self.pairs, pairs), known[:, 2])
+
+    def __call__(self, wanted: NDArray[np.int64]) -> NDArray[np.int64]:
+        """Returns `(m,)` the row of each of `wanted (m, 3)` among the known ones, -1 where it is none of them."""
+        ranks = _positions(self.pairs, _joined(wanted[:, 0], wanted[:, 1]))
+        rows = _positions(self.keys, _joined(ranks, wanted[:, 2]))
+        return np.where(ranks == NONE, NONE, rows)
+
+
+def targets_of(vectors: Sequence[tuple[Tensor, Tensor, Tensor | None]], rows: slice) -> tuple[TeacherTargets, ...]:
     """Returns what each teacher says of some rows of a batch, from its `(queries, positives, negatives)`."""
     return tuple(
-        Taught(queries[rows], positives[rows], None if negatives is None else negatives[rows])
+        TeacherTargets(queries[rows], positives[rows], None if negatives is None else negatives[rows])
         for queries, positives, negatives in vectors
     )
 
 
 def different_items(examples: Examples) -> NDArray[np.int32]:
-    """Returns `(n, 3)`, in the order of their keys: every different query and positive."""
-    rows = np.concatenate([*examples.queries.values(), *examples.positives.values()])
-    _, first = np.unique(_keys(rows), return_index=True)
-    return rows[first]
+    """Returns `(n, 3)` in ascending order: every different query and positive."""
+    different: NDArray[np.int32] = np.unique(
+        np.concatenate([*examples.queries.values(), *examples.positives.values()]), axis=0
+    )
+    return different
 
 
 def write_teacher_embeddings(
@@ -119,10 +138,15 @@ def read_teacher_embeddings(directory: Path, examples: Examples) -> TeacherEmbed
     )
 
 
-def _keys(rows: NDArray[np.integer]) -> NDArray[np.int64]:
-    """Returns `(n,)` one number for each row of three, in their order; of parts below two million."""
-    wide = rows.astype(np.int64) + 1
-    return (wide[:, 0] << 42) | (wide[:, 1] << 21) | wide[:, 2]
+def _joined(high: NDArray[np.integer], low: NDArray[np.integer]) -> NDArray[np.int64]:
+    """Returns `(n,)` one number for each two 32-bit ones, in their order."""
+    return (high.astype(np.int64) << 32) + (low.astype(np.int64) + 2**31)
+
+
+def _positions(ordered: NDArray[np.int64], wanted: NDArray[np.int64]) -> NDArray[np.int64]:
+    """Returns `(n,)` where each of `wanted` stands in `ordered`, -1 where it does not."""
+    places = np.searchsorted(ordered, wanted).clip(max=max(0, len(ordered) - 1))
+    return np.where(ordered[places] == wanted, places, NONE) if len(ordered) else np.full(len(wanted), NONE)
 
 
 def _views(item: Item, image: int, pictures: Sequence[Sequence[Path]]) -> Iterator[Item]:

@@ -17,8 +17,8 @@ from components.embedder import TorchEmbedder
 from components.embedder.dual_encoder import DualEncoder
 from components.training.encoder import TowersEncoder
 from components.training.examples import INSTRUCTION, NONE, TEXT, Examples
-from components.training.inheritance import inherit, inherit_words
-from components.training.recipe import Material, Scorer, train_by
+from components.training.recipe import Scorer, TrainingData, train_by
+from components.training.student_init import inherit, inherit_words
 from components.training.towers import build_towers
 
 ROOT = Path(__file__).parents[2]
@@ -144,14 +144,14 @@ def ignored(step: int, metrics: Mapping[str, float]) -> None: ...
 
 def fit(
     recipe: Recipe,
-    material: Material | Examples,
+    data: TrainingData | Examples,
     workspace: Path,
     report: Report = ignored,
     scorer: Scorer | None = None,
     module: DualEncoder | None = None,
 ) -> DualEncoder:
     """Returns new towers, or `module`, trained by the recipe."""
-    known = Material(material) if isinstance(material, Examples) else material
+    known = TrainingData(data) if isinstance(data, Examples) else data
     encoder = TowersEncoder(
         module or untrained(recipe), known.examples, known.teachers.changes if known.teachers else None
     )

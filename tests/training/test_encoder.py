@@ -13,13 +13,13 @@ from components.backends.whole_model import load_whole
 from components.config import Schedule
 from components.corpus import Item
 from components.embedder.dual_encoder import load
-from components.training.batch import Drawer
+from components.training.batch import BatchBuilder
 from components.training.chunks import in_chunks
 from components.training.encoder import TowersEncoder, sum_of_parts
 from components.training.examples import IMAGE, NONE, TEXT, Examples
 from components.training.loop import freeze
 from components.training.model_encoder import ModelEncoder
-from components.training.recipe import Material, train_by
+from components.training.recipe import TrainingData, train_by
 
 from .conftest import MakeRecipe, fit, same, untrained, weights
 
@@ -43,7 +43,7 @@ def test_vectors_are_those_of_the_embedder(
 ) -> None:
     schedule = make_schedule(augmentation=0.0)
     encoder.prepare(schedule, tmp_path / "unchanged")
-    positions = torch.cat([ITEMS, Drawer(examples, schedule)(1).items])
+    positions = torch.cat([ITEMS, BatchBuilder(examples, schedule)(1).items])
     parts = [examples.content(row) for row in positions.tolist()]
     items = [Item(**part | ({"image": Path(part["image"])} if "image" in part else {})) for part in parts]  # type: ignore[arg-type]
     with torch.inference_mode():
@@ -122,7 +122,7 @@ def test_what_frozen_towers_put_out_is_computed_once_and_trains_the_same(
         for name in ("text_model", "vision_model"):
             getattr(module.model, name).register_forward_hook(lambda *_, name=name: calls.append(name))
         folder = tmp_path / f"{kind.__name__}-{augmentation}"
-        train_by(recipe, kind(module, examples), Material(examples), folder, lambda *_: None)
+        train_by(recipe, kind(module, examples), TrainingData(examples), folder, lambda *_: None)
         return weights(module), calls
 
     once, calls = trained(TowersEncoder, 0.0)
@@ -141,7 +141,7 @@ def test_a_phase_shows_pictures_at_its_size(make_teaching: MakeRecipe, examples:
     module.model.vision_model.register_forward_pre_hook(
         lambda _, positional, named: sizes.append(named["pixel_values"].shape[-1]), with_kwargs=True
     )
-    train_by(recipe, TowersEncoder(module, examples), Material(examples), tmp_path, lambda *_: None)
+    train_by(recipe, TowersEncoder(module, examples), TrainingData(examples), tmp_path, lambda *_: None)
     assert sizes == [8] * 3 + [16] * 3
     large, small = (np.load(tmp_path / f"phase-0/{name}.npy") for name in ("images", "resized_images"))
     means = large.reshape(len(large), 3, 8, 2, 8, 2).mean((3, 5))

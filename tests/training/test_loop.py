@@ -24,7 +24,7 @@ MakeSchedule = Callable[..., Schedule]
 
 
 class Distance:
-    """A course that pulls every weight of the parts to 1."""
+    """A objective that pulls every weight of the parts to 1."""
 
     def __init__(self, parts: Mapping[str, nn.Linear], broken: Callable[[], Tensor] | None = None) -> None:
         self.parts = parts
@@ -55,8 +55,8 @@ def linear() -> nn.Linear:
     return part
 
 
-def run(module: nn.Module, course: Distance, schedule: Schedule, folder: Path, report: Report = ignored) -> None:
-    train(module, phase(), course, schedule, folder / "checkpoint.pt", report)
+def run(module: nn.Module, objective: Distance, schedule: Schedule, folder: Path, report: Report = ignored) -> None:
+    train(module, phase(), objective, schedule, folder / "checkpoint.pt", report)
 
 
 def test_the_learning_rate_rises_then_falls_as_half_a_cosine(make_schedule: MakeSchedule) -> None:
@@ -72,18 +72,18 @@ def test_the_learning_rate_rises_then_falls_as_half_a_cosine(make_schedule: Make
 
 def test_every_part_learns_at_its_own_rate(make_schedule: MakeSchedule, tmp_path: Path) -> None:
     both = nn.ModuleDict({"fast": linear(), "slow": linear()})
-    course = Distance({"fast": both["fast"], "slow": both["slow"]})  # type: ignore[dict-item]
+    objective = Distance({"fast": both["fast"], "slow": both["slow"]})  # type: ignore[dict-item]
     schedule = make_schedule(steps=1, warmup_share=0.0, weight_decay=0.0)
     losses: list[float] = []
     train(
         both,
         phase(slow=0.1),
-        course,
+        objective,
         schedule,
         tmp_path / "checkpoint.pt",
         lambda step, metrics: losses.append(metrics["loss"]),
     )
-    fast, slow = (part.weight.detach().flatten().tolist() for part in course.parts.values())
+    fast, slow = (part.weight.detach().flatten().tolist() for part in objective.parts.values())
     assert fast == pytest.approx([0.01] * 6, rel=1e-3) and slow == pytest.approx([0.001] * 6, rel=1e-3)
     assert losses == pytest.approx([12.0]) and not both.training
 
@@ -162,10 +162,10 @@ def test_what_is_not_finite_is_refused_before_a_weight_changes(
         "loss": lambda: module.weight.sum() * torch.inf,
         "gradient": lambda: (module.weight.sum() * 0).sqrt(),
     }
-    course = Distance({"distance": module}, broken[kind])
+    objective = Distance({"distance": module}, broken[kind])
     with pytest.raises(EmbedlineError, match="not finite at step 3") as raised:
-        run(module, course, make_schedule(checkpoint_every=4), tmp_path)
-    assert torch.equal(module.weight, course.seen[0]) and len(course.seen) == 1
+        run(module, objective, make_schedule(checkpoint_every=4), tmp_path)
+    assert torch.equal(module.weight, objective.seen[0]) and len(objective.seen) == 1
     assert "learning_rate" in raised.value.remedy and "bad" in raised.value.problem
     assert "its batch is in batch-3" in raised.value.problem and "\n" not in raised.value.problem
     assert not (tmp_path / "checkpoint.pt").exists()
@@ -197,7 +197,7 @@ def test_a_half_written_checkpoint_is_not_resumed_from(make_schedule: MakeSchedu
 def test_training_stops_when_no_score_is_better_and_keeps_the_best(
     scores: list[float], patience: int, stops_at: int, best: int, make_schedule: MakeSchedule, tmp_path: Path
 ) -> None:
-    module, steps, course = linear(), list[int](), iter(scores)
+    module, steps, objective = linear(), list[int](), iter(scores)
     kept: dict[int, Tensor] = {}
 
     def report(step: int, metrics: Mapping[str, Any]) -> None:
@@ -206,7 +206,7 @@ def test_training_stops_when_no_score_is_better_and_keeps_the_best(
             assert not module.training, "a model is scored as it will be used"
             kept[step] = module.weight.detach().clone()
 
-    dev_scores = DevScores(EarlyStopping(every=3, patience=patience), lambda: next(course), tmp_path / "best")
+    dev_scores = DevScores(EarlyStopping(every=3, patience=patience), lambda: next(objective), tmp_path / "best")
     distance = Distance({"distance": module})
     train(module, phase(), distance, make_schedule(steps=12), tmp_path / "checkpoint.pt", report, dev_scores)
     assert steps[-1] == stops_at and torch.equal(module.weight, kept[best])

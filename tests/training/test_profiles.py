@@ -16,7 +16,7 @@ from components.profiles import overlay, profile_names, read_profile
 from components.training.encoder import Encoder, TowersEncoder
 from components.training.examples import Examples
 from components.training.model_encoder import ModelEncoder
-from components.training.recipe import Material, train_by
+from components.training.recipe import TrainingData, train_by
 from components.training.teacher_embeddings import read_teacher_embeddings, write_teacher_embeddings
 
 from .conftest import ROOT, MakeRecipe, student_of, untrained, weights
@@ -68,19 +68,19 @@ def test_a_profile_trains(
     recipe: Recipe = getattr(config, changed)
     told: list[Mapping[str, float]] = []
     if changed == "teacher":
-        material, encoder = Material(examples), encoder_of(recipe, examples)
+        data, encoder = TrainingData(examples), encoder_of(recipe, examples)
     else:
         teacher = untrained(make_teaching())
         write_teacher_embeddings([TorchEmbedder(teacher)], examples, config.teacher_embeddings, tmp_path / "embeddings")
         teachers = read_teacher_embeddings(tmp_path / "embeddings", examples)
-        material = Material(examples, teachers=teachers)
+        data = TrainingData(examples, teachers=teachers)
         encoder = TowersEncoder(student_of(teacher, recipe, tmp_path), examples, teachers.changes)
     before = weights(encoder.module)
 
     def score(embedder: Embedder) -> float:
         return float(embedder.dimension > 0)
 
-    train_by(recipe, encoder, material, tmp_path / "work", lambda _, metrics: told.append(metrics), score)
+    train_by(recipe, encoder, data, tmp_path / "work", lambda _, metrics: told.append(metrics), score)
     named = {f"loss/{term.name}" for phase in recipe.phases for term in phase.losses}
     assert named <= {name for metrics in told for name in metrics}
     assert np.isfinite([metrics["loss"] for metrics in told if "loss" in metrics]).all()

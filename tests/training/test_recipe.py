@@ -17,11 +17,11 @@ from components.corpus import Item
 from components.embedder import Embedder, TorchEmbedder
 from components.embedder.dual_encoder import DualEncoder
 from components.errors import EmbedlineError, UsedWrongly
-from components.training.batch import Drawer
+from components.training.batch import BatchBuilder
 from components.training.encoder import TowersEncoder
 from components.training.examples import NONE, Examples
 from components.training.negatives import HardNegatives
-from components.training.recipe import Material, train_by
+from components.training.recipe import TrainingData, train_by
 
 from .conftest import LEARNING, MakeRecipe, fit, of_tasks, same, stop_at, untrained, weights
 
@@ -49,10 +49,10 @@ KILLED_IN_STEP_5 = """
 import os, pickle, signal, sys
 from pathlib import Path
 import components, torch
-from components.training.batch import Drawer
+from components.training.batch import BatchBuilder
 from components.training.encoder import TowersEncoder
 from components.training.negatives import HardNegatives
-from components.training.recipe import Material, train_by
+from components.training.recipe import TrainingData, train_by
 from components.training.towers import build_towers
 
 torch.set_num_threads(1)
@@ -63,7 +63,7 @@ def report(step, metrics):
     if step == 5:
         os.kill(os.getpid(), signal.SIGKILL)
 
-train_by(recipe, encoder, Material(examples), Path(sys.argv[1]), report)
+train_by(recipe, encoder, TrainingData(examples), Path(sys.argv[1]), report)
 """
 
 
@@ -238,13 +238,13 @@ def test_a_loss_that_is_not_finite_names_the_rows_of_its_batch_and_changes_no_we
         train_by(
             recipe,
             encoder,
-            Material(examples),
+            TrainingData(examples),
             tmp_path,
             lambda step, _: before.append(weights(encoder.module)) if step == 2 else None,
         )
     file = Path(raised.value.problem.split("its batch is in ")[1])
     rows = [json.loads(line) for line in file.read_text(encoding="utf-8").splitlines()]
-    batch = Drawer(examples, recipe.schedule)(2)
+    batch = BatchBuilder(examples, recipe.schedule)(2)
     assert [row["query"] for row in rows] == [examples.content(query) for query in batch.queries.tolist()]
     assert [row["positive"] for row in rows] == [examples.content(positive) for positive in batch.positives.tolist()]
     assert raised.value.exit_code == 1 and "learning_rate" in raised.value.remedy
@@ -296,7 +296,7 @@ def test_hard_negatives_take_part(make_teaching: MakeRecipe, examples: Examples,
                 own.positions[:, 2 - absent :] = NONE
         fit(
             make_teaching(steps=1, augmentation=0.0),
-            Material(examples, negatives),
+            TrainingData(examples, negatives),
             tmp_path / str(absent),
             lambda _, metrics: told.append(metrics["loss"]),
         )
@@ -318,7 +318,7 @@ def test_a_rerankers_scores_are_learnt(make_teaching: MakeRecipe, examples: Exam
     recipe = make_teaching(
         steps=60, augmentation=0.0, checkpoint_every=1000, task_weights={"Name": 1}, phases=[{"losses": [term]}]
     )
-    module = fit(recipe, Material(of_tasks(examples, "Name"), negatives), tmp_path)
+    module = fit(recipe, TrainingData(of_tasks(examples, "Name"), negatives), tmp_path)
     with torch.inference_mode():
         texts, images = (
             module(module.preprocess(items))["sentence_embedding"].numpy()

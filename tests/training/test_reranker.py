@@ -25,10 +25,10 @@ from components.corpus.layout import TRAIN_SCHEMA, write_rows
 from components.errors import UsedWrongly
 from components.training.encoder import TowersEncoder
 from components.training.examples import NONE, Examples, read_examples
+from components.training.mining import mine_negatives
 from components.training.negatives import HardNegatives, Mined, read_negatives
-from components.training.recipe import Material, PhaseCourse
+from components.training.recipe import PhaseObjective, TrainingData
 from components.training.reranker import Reranker, rerank
-from components.training.stages import mine_negatives
 from components.training.teacher_embeddings import TeacherEmbeddings, different_items
 
 from .conftest import MakeRecipe, untrained
@@ -196,20 +196,20 @@ def test_the_stage_stores_what_the_reranker_says_or_nothing_at_all(
 
 
 STUDENT, TEACHER = 0.2, 0.7
-MakeCourse = Callable[[HardNegatives, TeacherEmbeddings | None], PhaseCourse]
+MakeCourse = Callable[[HardNegatives, TeacherEmbeddings | None], PhaseObjective]
 
 
 @pytest.fixture
-def make_course(make_teaching: MakeRecipe, examples: Examples, tmp_path: Path) -> MakeCourse:
-    """Makes a course of the loss `scores` alone, on ten rows a task with the same negatives."""
+def make_objective(make_teaching: MakeRecipe, examples: Examples, tmp_path: Path) -> MakeCourse:
+    """Makes a objective of the loss `scores` alone, on ten rows a task with the same negatives."""
     term = {"name": "scores", "student_temperature": STUDENT, "teacher_temperature": TEACHER}
     recipe: Recipe = make_teaching(phases=[{"losses": [term]}], companions=False)
 
-    def make(negatives: HardNegatives, teachers: TeacherEmbeddings | None = None) -> PhaseCourse:
+    def make(negatives: HardNegatives, teachers: TeacherEmbeddings | None = None) -> PhaseObjective:
         encoder = TowersEncoder(untrained(recipe).eval(), examples)
         encoder.prepare(recipe.schedule, tmp_path)
-        material = Material(examples, dict.fromkeys(examples.tasks, negatives), teachers)
-        return PhaseCourse(recipe, recipe.phases[0], recipe.schedule, encoder, material, tmp_path)
+        data = TrainingData(examples, dict.fromkeys(examples.tasks, negatives), teachers)
+        return PhaseObjective(recipe, recipe.phases[0], recipe.schedule, encoder, data, tmp_path)
 
     return make
 
@@ -231,17 +231,17 @@ def softmax(scores: NDArray[np.float64]) -> NDArray[np.float64]:
     return weights / weights.sum()
 
 
-def by_hand(course: PhaseCourse, teach: Callable[[int, NDArray[np.int64]], NDArray[np.float64]]) -> float:
+def by_hand(objective: PhaseObjective, teach: Callable[[int, NDArray[np.int64]], NDArray[np.float64]]) -> float:
     """Returns the loss of step 0, row by row; `teach` gives the scores of a row's candidates, by the row's number in
     the batch and by its items, of which the first is the query."""
-    batch = course.draw(0)
+    batch = objective.draw(0)
     assert batch.negatives is not None
     total = 0.0
     for span in batch.tasks:
         for row in range(span.rows.start, span.rows.stop):
             items = torch.stack([batch.queries[row], batch.positives[row], *batch.negatives[row]])
             items = items[(items != NONE).any(1)]
-            query, *candidates = course.encoder(items, 0).detach().double().numpy()
+            query, *candidates = objective.encoder(items, 0).detach().double().numpy()
             student = softmax(np.array(candidates) @ query / STUDENT)
             taught = softmax(teach(row, items.numpy())[: len(candidates)] / TEACHER)
             divergence = (taught * np.log(taught / student)).sum()
@@ -249,23 +249,23 @@ def by_hand(course: PhaseCourse, teach: Callable[[int, NDArray[np.int64]], NDArr
     return total
 
 
-def test_a_step_learns_from_the_rerankers_scores(make_course: MakeCourse, scored: HardNegatives) -> None:
-    course = make_course(scored, None)
-    loss = course.losses(0)["scores"]
+def test_a_step_learns_from_the_rerankers_scores(make_objective: MakeCourse, scored: HardNegatives) -> None:
+    objective = make_objective(scored, None)
+    loss = objective.losses(0)["scores"]
     loss.backward()
-    batch = course.draw(0)
+    batch = objective.draw(0)
     assert batch.scores is not None and batch.scores.isnan().any(), "a row with fewer negatives is among them"
-    expected = by_hand(course, lambda row, items: batch.scores[row].double().numpy())
+    expected = by_hand(objective, lambda row, items: batch.scores[row].double().numpy())
     assert loss.item() == pytest.approx(expected, rel=1e-4) and expected > 1e-3
-    gradients = [part.grad for part in course.encoder.module.parameters() if part.grad is not None]
+    gradients = [part.grad for part in objective.encoder.module.parameters() if part.grad is not None]
     assert gradients and all(gradient.isfinite().all() for gradient in gradients)
     assert any((gradient != 0).any() for gradient in gradients)
     turned = replace(scored, scores=scored.scores[:, [1, 0, 2]])
-    assert make_course(turned, None).losses(0)["scores"].item() != pytest.approx(expected, rel=1e-2)
+    assert make_objective(turned, None).losses(0)["scores"].item() != pytest.approx(expected, rel=1e-2)
 
 
 def test_without_a_reranker_a_step_learns_from_the_teachers_vectors(
-    make_course: MakeCourse, scored: HardNegatives, examples: Examples
+    make_objective: MakeCourse, scored: HardNegatives, examples: Examples
 ) -> None:
     items = different_items(examples)
     vectors = np.random.default_rng(1).normal(size=(len(items), 5)).astype(np.float32)
@@ -278,11 +278,11 @@ def test_without_a_reranker_a_step_learns_from_the_teachers_vectors(
         query, *candidates = vectors[found].astype(np.float64)
         return np.array(candidates) @ query
 
-    course = make_course(unscored, teachers)
-    expected = by_hand(course, cosines)
-    assert course.losses(0)["scores"].item() == pytest.approx(expected, rel=1e-4) and expected > 1e-3
-    reranked = make_course(scored, teachers).losses(0)["scores"].item()
-    assert reranked == pytest.approx(make_course(scored, None).losses(0)["scores"].item(), rel=1e-6)
+    objective = make_objective(unscored, teachers)
+    expected = by_hand(objective, cosines)
+    assert objective.losses(0)["scores"].item() == pytest.approx(expected, rel=1e-4) and expected > 1e-3
+    reranked = make_objective(scored, teachers).losses(0)["scores"].item()
+    assert reranked == pytest.approx(make_objective(scored, None).losses(0)["scores"].item(), rel=1e-6)
     assert reranked != pytest.approx(expected, rel=1e-2)
     with pytest.raises(UsedWrongly, match="neither a reranker nor a teacher"):
-        make_course(unscored, None).losses(0)
+        make_objective(unscored, None).losses(0)

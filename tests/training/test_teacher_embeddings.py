@@ -15,12 +15,13 @@ from components.training.augmentation import MIRROR, Augmentation
 from components.training.encoder import TowersEncoder
 from components.training.examples import IMAGE, NONE, Examples
 from components.training.features import pixels
-from components.training.recipe import Material
+from components.training.recipe import TrainingData
 from components.training.teacher_embeddings import (
+    Lookup,
     TeacherEmbeddings,
     different_items,
     read_teacher_embeddings,
-    taught,
+    targets_of,
     write_teacher_embeddings,
 )
 
@@ -78,6 +79,20 @@ def item(examples: Examples, row: Sequence[int]) -> Item:
         image=examples.images[image] if image != NONE else None,
         instruction=examples.texts[instruction] if instruction != NONE else None,
     )
+
+
+def test_items_are_told_apart_however_many_texts_and_images_there_are() -> None:
+    """With 21 bits for each part, the first two of these were one."""
+    largest = 2**31 - 1
+    known = np.unique(
+        np.array(
+            [[0, 2**21 - 1, NONE], [0, NONE, NONE], [1, 2**21, 5], [1, 2**22, 5], [largest, largest, largest]], np.int32
+        ),
+        axis=0,
+    )
+    lookup = Lookup(known)
+    assert lookup(known.astype(np.int64)).tolist() == [0, 1, 2, 3, 4]
+    assert lookup(np.array([[NONE, NONE, NONE], [1, 2**21, 6], [2, 2**21, 5], [0, NONE, 2**21]])).tolist() == [NONE] * 4
 
 
 def test_vectors_are_those_of_encoding_directly(make_teaching: MakeRecipe, examples: Examples, tmp_path: Path) -> None:
@@ -187,7 +202,7 @@ def test_teachers_of_different_dimensions_teach_together(
     names = set(student.state_dict())
     fit(
         recipe,
-        Material(examples, teachers=both),
+        TrainingData(examples, teachers=both),
         tmp_path / "work",
         lambda _, metrics: told.append(dict(metrics)),
         module=student,
@@ -199,6 +214,6 @@ def test_teachers_of_different_dimensions_teach_together(
 
 def test_a_batch_is_taught_task_after_task(examples: Examples) -> None:
     queries, positives, negatives = torch.randn(6, 4), torch.randn(6, 4), torch.randn(6, 2, 4)
-    first, second = taught([(queries, positives, negatives), (queries, positives, None)], slice(2, 5))
+    first, second = targets_of([(queries, positives, negatives), (queries, positives, None)], slice(2, 5))
     assert torch.equal(first.queries, queries[2:5]) and torch.equal(second.positives, positives[2:5])
     assert first.negatives is not None and torch.equal(first.negatives, negatives[2:5]) and second.negatives is None

@@ -27,7 +27,7 @@ from components.errors import UsedWrongly
 
 
 @dataclass(frozen=True)
-class Taught:
+class TeacherTargets:
     """One teacher's vectors of a sub-batch, L2-normalised, of the teacher's dimension `d`."""
 
     queries: Tensor  # (n, d)
@@ -43,7 +43,7 @@ class SubBatch:
     positives: Tensor  # (n, dimension)
     negatives: Tensor | None  # (n, k, dimension), each row's own; zero where a row has fewer
     equal: Tensor  # (n, n) bool: rows that share their query or their positive are no negatives of each other
-    teachers: tuple[Taught, ...] = ()
+    teachers: tuple[TeacherTargets, ...] = ()
     scores: Tensor | None = None  # (n, 1 + k): a reranker's, of the positive and the negatives
 
     def prefix(self, dimension: int) -> SubBatch:

@@ -9,7 +9,7 @@ from torch.nn import functional
 from components.config import Rate, Section
 from components.errors import UsedWrongly
 from components.training import losses
-from components.training.losses import SubBatch, Taught, absent
+from components.training.losses import SubBatch, TeacherTargets, absent
 
 EXCLUDED = -1e4  # finite, for the logarithm of a probability of 0 is wanted
 
@@ -61,7 +61,7 @@ class Loss(losses.Loss):
         return (scores / self.settings.teacher_temperature).masked_fill(missing, -torch.inf).softmax(1)
 
 
-def _cosines(side: SubBatch | Taught) -> Tensor:
+def _cosines(side: SubBatch | TeacherTargets) -> Tensor:
     """Returns `(n, 1 + k)`: of each query to its positive and to its own negatives."""
     assert side.negatives is not None
     candidates = torch.cat([side.positives.unsqueeze(1), side.negatives], 1)

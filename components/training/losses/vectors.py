@@ -10,7 +10,7 @@ from torch.nn import functional
 
 from components.config import Section
 from components.training import losses
-from components.training.losses import SubBatch, Taught
+from components.training.losses import SubBatch, TeacherTargets
 
 
 class Settings(Section):
@@ -50,7 +50,7 @@ def projections(dimension: int, teacher_dimensions: Sequence[int]) -> nn.ModuleL
     )
 
 
-def _items(side: SubBatch | Taught) -> Tensor:
+def _items(side: SubBatch | TeacherTargets) -> Tensor:
     """Returns `(n, 2 + k, dimension)`: the query, the positive and the negatives of each row."""
     pair = torch.stack([side.queries, side.positives], 1)
     return pair if side.negatives is None else torch.cat([pair, side.negatives], 1)

@@ -5,7 +5,7 @@ import torch
 from torch import Tensor
 from torch.nn import functional
 
-from components.training.losses import SubBatch, Taught
+from components.training.losses import SubBatch, TeacherTargets
 
 Value = Callable[[SubBatch], Tensor]
 
@@ -30,7 +30,7 @@ def make_batch() -> Callable[..., SubBatch]:
             positives=positives.requires_grad_(),
             negatives=None if own is None else own.requires_grad_(),
             equal=torch.eye(rows, dtype=torch.bool),
-            teachers=tuple(Taught(*side(dimension)) for dimension in teachers),
+            teachers=tuple(TeacherTargets(*side(dimension)) for dimension in teachers),
         )
 
     return make

@@ -8,7 +8,7 @@ from sentence_transformers.sentence_transformer.losses import DistillKLDivLoss
 from torch import Tensor
 
 from components.errors import UsedWrongly
-from components.training.losses import Loss, SubBatch, Taught, build
+from components.training.losses import Loss, SubBatch, TeacherTargets, build
 
 MakeBatch = Callable[..., SubBatch]
 Value = Callable[[SubBatch], Tensor]
@@ -31,7 +31,7 @@ def peer(labels: Tensor, student: float = 0.5, teacher: float = 2.0) -> Value:
     return value
 
 
-def cosines(teacher: Taught) -> Tensor:
+def cosines(teacher: TeacherTargets) -> Tensor:
     assert teacher.negatives is not None
     rows = [
         [query @ candidate for candidate in (positive, *negatives)]

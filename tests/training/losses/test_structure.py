@@ -5,7 +5,7 @@ import pytest
 import torch
 from torch import Tensor
 
-from components.training.losses import SubBatch, Taught, build
+from components.training.losses import SubBatch, TeacherTargets, build
 
 MakeBatch = Callable[..., SubBatch]
 Value = Callable[[SubBatch], Tensor]
@@ -53,5 +53,5 @@ def test_queries_and_positives_are_not_held_against_each_other(make_batch: MakeB
     batch = make_batch(teachers=[8])
     (teacher,) = batch.teachers
     student = replace(batch, queries=teacher.queries, positives=teacher.positives)
-    opposite = replace(student, teachers=(Taught(teacher.queries, -teacher.positives),))
+    opposite = replace(student, teachers=(TeacherTargets(teacher.queries, -teacher.positives),))
     assert build("structure", {}, 8, [8])(opposite).item() == pytest.approx(0, abs=1e-12)

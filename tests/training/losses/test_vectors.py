@@ -8,7 +8,7 @@ from sentence_transformers.sentence_transformer.losses import EmbedDistillLoss
 from torch import Tensor, nn
 from torch.nn import functional
 
-from components.training.losses import Loss, SubBatch, Taught, build
+from components.training.losses import Loss, SubBatch, TeacherTargets, build
 
 MakeBatch = Callable[..., SubBatch]
 Value = Callable[[SubBatch], Tensor]
@@ -19,7 +19,7 @@ def vectors(*teachers: int) -> Loss:
     return build("vectors", {}, 8, teachers).double()
 
 
-def columns(side: SubBatch | Taught) -> list[Tensor]:
+def columns(side: SubBatch | TeacherTargets) -> list[Tensor]:
     return [side.queries, side.positives, *([] if side.negatives is None else side.negatives.unbind(1))]
 
 

@@ -1,3 +1,5 @@
+import functools
+import shutil
 from collections.abc import Mapping
 from dataclasses import replace
 from pathlib import Path
@@ -5,7 +7,9 @@ from pathlib import Path
 import numpy as np
 import pytest
 from PIL import Image
+from safetensors.numpy import load_file, save_file
 
+from components import source
 from components.backends.directory import open_directory
 from components.config import Negatives, Recipe
 from components.config import TeacherEmbeddings as Settings
@@ -14,7 +18,7 @@ from components.corpus.layout import TRAIN_SCHEMA, write_rows
 from components.corpus.manifest import data_digest
 from components.embedder import Embedder, fingerprint
 from components.errors import UsedWrongly
-from components.training import Places, embed_with_teacher, mine_negatives, train_model
+from components.training import TrainingPaths, embed_with_teacher, mine_negatives, train_model
 
 from .conftest import MakeRecipe, ignored, stop_at, untrained
 
@@ -53,12 +57,12 @@ def data(tmp_path: Path) -> Path:
 
 
 @pytest.fixture
-def places(data: Path, tmp_path: Path) -> Places:
+def places(data: Path, tmp_path: Path) -> TrainingPaths:
     mine_negatives(NO_NEGATIVES, data, tmp_path / "negatives")
-    return Places(data, tmp_path / "negatives", tmp_path / "teacher", tmp_path / "checkpoints")
+    return TrainingPaths(data, tmp_path / "negatives", tmp_path / "teacher", tmp_path / "checkpoints")
 
 
-def steps_of(recipe: Recipe, places: Places) -> list[int]:
+def steps_of(recipe: Recipe, places: TrainingPaths) -> list[int]:
     """Trains; returns the steps that were told."""
     steps: list[int] = []
     train_model(recipe, places, lambda step, _: steps.append(step))
@@ -72,7 +76,7 @@ def opened(directory: Path) -> Embedder:
 
 
 def test_a_teacher_is_trained_and_teaches_a_student(
-    places: Places, make_teaching: MakeRecipe, make_learning: MakeRecipe, tmp_path: Path
+    places: TrainingPaths, make_teaching: MakeRecipe, make_learning: MakeRecipe, tmp_path: Path
 ) -> None:
     train_model(make_teaching(), places, ignored)
     settings = Settings(others=[str(places.output)], views=2, augmentation=1.0, unmirrored_tasks=[], seed=0)
@@ -88,7 +92,7 @@ def test_a_teacher_is_trained_and_teaches_a_student(
 
 
 def test_a_stopped_training_goes_on_to_the_same_files(
-    places: Places, make_teaching: MakeRecipe, tmp_path: Path
+    places: TrainingPaths, make_teaching: MakeRecipe, tmp_path: Path
 ) -> None:
     whole = replace(places, checkpoints=tmp_path / "others", output=tmp_path / "whole" / "teacher")
     train_model(make_teaching(), whole, ignored)
@@ -101,21 +105,54 @@ def test_a_stopped_training_goes_on_to_the_same_files(
     assert fingerprint(places.output) != fingerprint(whole.output)
 
 
-@pytest.mark.parametrize("changed", ["recipe", "data", "negatives"])
+@pytest.mark.parametrize("changed", ["recipe", "data", "negatives", "pretrained weights", "code of the embedder"])
 def test_another_training_does_not_go_on_where_this_one_stopped(
-    changed: str, places: Places, make_teaching: MakeRecipe
+    changed: str,
+    places: TrainingPaths,
+    make_teaching: MakeRecipe,
+    text_model: Path,
+    tmp_path: Path,
+    monkeypatch: pytest.MonkeyPatch,
 ) -> None:
+    copy = shutil.copytree(text_model, tmp_path / "pretrained")
+    backbone = make_teaching().backbone.model_dump()
+    backbone["text"] = {"kind": "pretrained", "model": str(copy)}
+    make_teaching = functools.partial(make_teaching, backbone=backbone)
     with pytest.raises(KeyboardInterrupt):
         train_model(make_teaching(), places, stop_at(5))
     if changed == "data":
         write(places.data, [{"qry": name, "pos_image_path": "0.png"} for name in NAMES], 8)
     if changed == "negatives":
         (places.negatives / "Name.parquet").write_bytes(b"others")
+    if changed == "pretrained weights":
+        weights = load_file(copy / "model.safetensors")
+        save_file({name: value + 1 for name, value in weights.items()}, copy / "model.safetensors", {"format": "pt"})
+    if changed == "code of the embedder":
+        edit_a_copy_of_the_source("components/embedder/runtime.py", tmp_path, monkeypatch)
     recipe = make_teaching(learning_rate=0.02) if changed == "recipe" else make_teaching()
     assert steps_of(recipe, places)[0] == 1
 
 
-def test_a_model_is_trained_whole(places: Places, make_teaching: MakeRecipe) -> None:
+def test_code_that_a_training_does_not_run_lets_it_go_on(
+    places: TrainingPaths, make_teaching: MakeRecipe, tmp_path: Path, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    with pytest.raises(KeyboardInterrupt):
+        train_model(make_teaching(), places, stop_at(5))
+    edit_a_copy_of_the_source("components/backends/endpoint.py", tmp_path, monkeypatch)
+    edit_a_copy_of_the_source("components/training/losses/structure.py", tmp_path, monkeypatch)
+    assert steps_of(make_teaching(), places) == [5, 6]
+
+
+def edit_a_copy_of_the_source(path: str, folder: Path, monkeypatch: pytest.MonkeyPatch) -> None:
+    if not (folder / "source").exists():
+        shutil.copytree(source.ROOT / "components", folder / "source" / "components")
+        monkeypatch.setattr(source, "ROOT", folder / "source")
+        source._needs.cache_clear()
+    with (folder / "source" / path).open("a", encoding="utf-8") as file:
+        file.write("\nEDITED = True\n")
+
+
+def test_a_model_is_trained_whole(places: TrainingPaths, make_teaching: MakeRecipe) -> None:
     recipe = Recipe.model_validate(
         make_teaching(augmentation=0.0).model_dump()
         | {"backbone": {"kind": "whole", "model": "random:clip"}, "phases": [{"losses": [{"name": "sigmoid"}]}]}
@@ -131,7 +168,7 @@ def test_a_training_set_of_texts_alone_is_learnt_from(
     make_teaching: MakeRecipe, make_learning: MakeRecipe, tmp_path: Path
 ) -> None:
     rows = [{"qry": name, "pos_text": " ".join(reversed(name.split()))} for name in NAMES]
-    places = Places(
+    places = TrainingPaths(
         write(tmp_path / "data", rows, 0), tmp_path / "negatives", tmp_path / "teacher", tmp_path / "checkpoints"
     )
     mine_negatives(NO_NEGATIVES, places.data, places.negatives)
@@ -144,14 +181,14 @@ def test_a_training_set_of_texts_alone_is_learnt_from(
     assert opened(student.output).encode([Item(text=NAMES[0])]).shape == (1, 24)
 
 
-def test_negatives_that_were_not_mined_are_asked_for_in_vain(places: Places, make_teaching: MakeRecipe) -> None:
+def test_negatives_that_were_not_mined_are_asked_for_in_vain(places: TrainingPaths, make_teaching: MakeRecipe) -> None:
     assert not list(places.negatives.glob("*.parquet"))
     with pytest.raises(UsedWrongly, match=r"Name\.parquet: there are no negatives") as raised:
         train_model(make_teaching(negatives_per_query=2), places, ignored)
     assert "negatives.model" in raised.value.remedy and not places.output.exists()
 
 
-def test_negatives_that_were_mined_take_part(places: Places, make_teaching: MakeRecipe, tmp_path: Path) -> None:
+def test_negatives_that_were_mined_take_part(places: TrainingPaths, make_teaching: MakeRecipe, tmp_path: Path) -> None:
     train_model(make_teaching(), places, ignored)
     mine_negatives(NO_NEGATIVES.model_copy(update={"model": str(places.output)}), places.data, places.negatives)
 
@@ -166,7 +203,7 @@ def test_negatives_that_were_mined_take_part(places: Places, make_teaching: Make
 
 
 @pytest.mark.slow
-def test_two_processes_train_what_one_does(places: Places, make_teaching: MakeRecipe, tmp_path: Path) -> None:
+def test_two_processes_train_what_one_does(places: TrainingPaths, make_teaching: MakeRecipe, tmp_path: Path) -> None:
     """With scores on the way, of which both processes must make the same."""
     vectors = []
     for count in (1, 2):
@@ -188,7 +225,7 @@ def sharpness(embedder: Embedder) -> float:
     return float(np.abs(embedder.encode([Item(text=name) for name in NAMES])).max())
 
 
-def test_a_scorer_is_asked_where_the_recipe_stops_early(places: Places, make_teaching: MakeRecipe) -> None:
+def test_a_scorer_is_asked_where_the_recipe_stops_early(places: TrainingPaths, make_teaching: MakeRecipe) -> None:
     asked: list[int] = []
 
     def score(embedder: Embedder) -> float:

@@ -14,8 +14,8 @@ from components.config import TeacherEmbeddings as Settings
 from components.embedder import TorchEmbedder
 from components.embedder.dual_encoder import DualEncoder, load, save
 from components.training.examples import IMAGE, NONE, Examples
-from components.training.inheritance import inherit_words, principal_components, token_text
-from components.training.recipe import Material
+from components.training.recipe import TrainingData
+from components.training.student_init import inherit_words, principal_components, token_text
 from components.training.teacher_embeddings import (
     TeacherEmbeddings,
     read_teacher_embeddings,
@@ -153,8 +153,8 @@ def test_a_stopped_distillation_goes_on_to_the_same_weights(
 ) -> None:
     def run(folder: str, stop: int = -1, seed: int = 3) -> dict[str, Tensor]:
         recipe, work = make_learning(seed=seed), tmp_path / folder
-        material = Material(examples, teachers=embeddings)
-        return weights(fit(recipe, material, work, stop_at(stop), module=student_of(teacher, recipe, work)))
+        data = TrainingData(examples, teachers=embeddings)
+        return weights(fit(recipe, data, work, stop_at(stop), module=student_of(teacher, recipe, work)))
 
     whole = run("whole")
     for stop in range(1, 7):
@@ -188,7 +188,7 @@ def test_distillation_leaves_the_teacher_alone_and_brings_the_student_nearer(
     start = nearness(student)
     fit(
         recipe,
-        Material(examples, teachers=embeddings),
+        TrainingData(examples, teachers=embeddings),
         tmp_path / "work",
         lambda _, metrics: told.append(metrics),
         module=student,
@@ -215,7 +215,7 @@ def test_a_loss_counts_by_its_weight(
         losses = [loss | ({"weight": weight} if loss["name"] == name else {}) for loss in LEARNING["losses"]]
         fit(
             make_learning(steps=1, phases=[{"losses": losses}]),
-            Material(examples, teachers=embeddings),
+            TrainingData(examples, teachers=embeddings),
             tmp_path / str(weight),
             lambda _, metrics: found.append(metrics[f"loss/{name}"]),
             module=student_of(teacher, make_learning(), tmp_path),

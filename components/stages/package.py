@@ -1,0 +1,33 @@
+"""The stage `package`: the bundle that a server needs, with its model card."""
+
+from __future__ import annotations
+
+import json
+from typing import TYPE_CHECKING
+
+from components.corpus.manifest import Manifest
+from components.embedder import fingerprint
+from components.errors import Refused
+from components.export.bundle import package
+from components.registry.card import model_card
+from components.workspace import BUNDLE, DATA, ONNX, SCORES
+
+if TYPE_CHECKING:
+    from components.config import Config
+    from components.registry.tracking import Run
+
+SECTIONS = ("negatives", "teacher", "teacher_embeddings", "distillation", "export", "serving")
+"""All that the card says of how the model was made, and how it is served."""
+
+
+def run(config: Config, run: Run) -> None:
+    shipped = f"onnx-{config.serving.variant}"
+    scores = {file.stem: json.loads(file.read_text(encoding="utf-8")) for file in sorted(SCORES.glob("*.json"))}
+    if scores[shipped]["model"]["fingerprint"] != fingerprint(ONNX / config.serving.variant):
+        raise Refused(f"{SCORES} holds the scores of another {shipped}", "Score it again: embedline stage evaluate")
+    manifest = Manifest.read(DATA)
+    parameters = {section: getattr(config, section).model_dump() for section in SECTIONS}
+    facts = {"data set": manifest.digest}
+    card = model_card("embedline-embedder", config.serving.variant, scores, manifest, parameters, facts)
+    package(config.serving, ONNX, DATA, BUNDLE, card)
+    run.log_file(BUNDLE / "model_card.md")
