@@ -35,11 +35,11 @@ from torch.utils.data import BatchSampler, RandomSampler
 from transformers import PrinterCallback, TrainerCallback
 
 from components import config as configuration
-from components.config import Recipe, Towers
 from components.corpus.layout import TRAIN_SCHEMA, read_pairs, write_table
 from components.embedder.dual_encoder import DualEncoder, autocast
 from components.profiles import overlay
 from components.training import TrainingPaths, train_model
+from components.training.config import Recipe, Towers
 from components.training.features import pixels
 from components.training.loop import CLIP_NORM, learning_rate_share
 from components.training.towers import build_towers

@@ -11,7 +11,6 @@ from rich.console import Console
 from rich.progress import BarColumn, MofNCompleteColumn, Progress, TextColumn, TimeRemainingColumn
 
 from components.backends.open import open_embedder
-from components.config import Evaluation
 from components.embedder import Embedder
 from components.errors import UsedWrongly
 from components.evaluation import (
@@ -27,6 +26,7 @@ from components.evaluation import (
     read_suite,
     score,
 )
+from components.evaluation.config import Evaluation
 from components.evaluation.reports import published, report_page, worst, write_page
 from components.evaluation.siblings import SIBLINGS
 from components.evaluation.siblings.similarity import regression

@@ -10,9 +10,9 @@ from pathlib import Path
 
 import serving
 from components import lineage
-from components.config import Serving
 from components.corpus import Item, Manifest
 from components.errors import UsedWrongly
+from components.export.config import Serving
 from components.registry import models, promotion, tracking
 from components.registry.tracking import Tracking
 from components.workspace import DATA

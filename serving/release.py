@@ -8,8 +8,8 @@ from collections.abc import Iterator
 from contextlib import contextmanager
 from pathlib import Path
 
-from components.config import Serving
 from components.corpus.item import Item
+from components.export.config import Serving
 from serving.client import TritonEmbedder
 from serving.control import deploy, probe
 from serving.triton import TritonServer

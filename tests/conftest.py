@@ -44,9 +44,10 @@ def encoder(text_model: Path) -> "DualEncoder":
     import torch
     from transformers import AutoModel, AutoTokenizer
 
-    from components.embedder.dual_encoder import IMAGE_MEAN, IMAGE_STD, assemble
+    from components.embedder.config import IMAGE_MEAN, IMAGE_STD
+    from components.embedder.dual_encoder import assemble
     from components.embedder.runtime import Description
-    from components.embedder.towers import ResidualImageConfig, ResidualImageModel
+    from components.embedder.towers.image.residual import ResidualImageConfig, ResidualImageModel
 
     description = Description(
         dimension=12,

@@ -50,7 +50,7 @@ def test_the_shipped_file_is_a_configuration() -> None:
     config = read(PARAMS)
     assert config.corpus.source == "emoji" and config.teacher.schedule.seed == 0
     assert parse(config.model_dump()) == config
-    assert len(config.corpus.emoji.trained_languages) + len(config.corpus.emoji.unseen_languages) == 10
+    assert len(config.corpus.trained_languages) + len(config.corpus.unseen_languages) == 10
 
 
 @pytest.mark.parametrize(
@@ -61,7 +61,7 @@ def test_the_shipped_file_is_a_configuration() -> None:
         ("teacher.backbone.max_token", "max_tokens"),
         ("teacher.phases.0.rate", "rates"),
         ("teacher.negative_per_query", "negatives_per_query"),
-        ("corpus.emoji.train_scene", "train_scenes"),
+        ("corpus.train_scene", "train_scenes"),
         ("servng", "serving"),
     ],
 )
@@ -110,6 +110,16 @@ def test_a_wrong_value_is_named_with_what_was_found(key: str, value: Any, said: 
 def test_a_missing_key_is_named(changed: Change) -> None:
     assert refusal(changed("teacher.backbone.dimension")) == "params.yaml: teacher.backbone.dimension: is missing"
     assert refusal(changed("serving")) == "params.yaml: serving: is missing"
+
+
+def test_a_source_has_the_keys_of_its_own_file(changed: Change) -> None:
+    shared = {"name": "shop", "licence": "CC0-1.0"}
+    table = parse(changed("corpus", {"source": "table", "location": "shop.csv", **shared})).corpus
+    assert table.model_dump()["location"] == "shop.csv"
+    for location in ({}, {"location": ""}):
+        problem = refusal(changed("corpus", {"source": "table", **location, **shared}))
+        assert problem.startswith("params.yaml: corpus.location: ")
+    assert refusal(changed("corpus.location", "shop.csv")) == "params.yaml: corpus.location: unknown key"
 
 
 def test_a_section_of_an_unknown_kind_is_answered_with_those_there_are(changed: Change) -> None:

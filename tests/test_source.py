@@ -78,5 +78,5 @@ def test_the_digest_changes_with_the_code_that_can_change_a_result(project: Path
 
 
 def test_a_module_that_is_not_there_is_an_error(project: Path) -> None:
-    with pytest.raises(FileNotFoundError, match="components.absent"):
+    with pytest.raises(FileNotFoundError, match=r"components\.absent"):
         closure("components.absent")

@@ -2,29 +2,17 @@
 
 from __future__ import annotations
 
-import importlib
 import os
 import shutil
 from pathlib import Path
-from typing import TYPE_CHECKING, Protocol
 
-from components.corpus.manifest import Built, Input, Manifest, Tasks, data_digest
+from components.corpus.config import SOURCES, SourceSettings
+from components.corpus.manifest import Manifest, data_digest
 from components.corpus.quarantine import QUARANTINE, Quarantine
 from components.errors import DataInvalid, EmbedlineError
 
-if TYPE_CHECKING:
-    from components.config import Corpus
 
-
-class Source(Protocol):
-    """What a module of `components.corpus.sources` offers."""
-
-    def inputs(self, config: Corpus) -> dict[str, Input]: ...
-
-    def build(self, config: Corpus, directory: Path, quarantine: Quarantine) -> Tasks: ...
-
-
-def ingest(config: Corpus, destination: Path) -> Manifest:
+def ingest(config: SourceSettings, destination: Path) -> Manifest:
     """Builds the data set that `config` describes at `destination` and returns its manifest.
 
     Whatever is at `destination` stays until the new data set is complete. Raises `UsedWrongly` if the source
@@ -49,13 +37,13 @@ def ingest(config: Corpus, destination: Path) -> Manifest:
     return manifest
 
 
-def is_current(config: Corpus, data: Path) -> bool:
+def is_current(config: SourceSettings, data: Path) -> bool:
     """Returns whether `data` was made with this configuration from inputs with the same hashes."""
     try:
         manifest = Manifest.read(data)
     except EmbedlineError:
         return False
-    return manifest.corpus == config.model_dump(mode="json") and manifest.inputs == _inputs(config)
+    return manifest.corpus == config.model_dump(mode="json") and manifest.inputs == SOURCES.of(config).inputs(config)
 
 
 def recover(destination: Path, partial: Path, old: Path) -> None:
@@ -67,49 +55,27 @@ def recover(destination: Path, partial: Path, old: Path) -> None:
             shutil.rmtree(left)
 
 
-def _build(config: Corpus, directory: Path) -> Manifest:
+def _build(config: SourceSettings, directory: Path) -> Manifest:
+    source = SOURCES.of(config)
+    inputs = source.inputs(config)
     with Quarantine(directory / QUARANTINE) as quarantine:
-        built = _built(config, directory, quarantine)
+        tasks = source.build(config, directory, quarantine)
     quarantine.check(config.quarantine_limit)
-    if not built.tasks.rows:
+    if not tasks.rows:
         raise DataInvalid(
-            f"corpus.location: {config.location} holds no usable row", "Check corpus.location and corpus.columns."
+            f"corpus: {', '.join(inputs)} holds no usable row", "Check corpus.location and corpus.columns."
         )
     images = directory / "images"
     images.mkdir(exist_ok=True)
     return Manifest(
         name=config.name,
         source=config.source,
-        licence=list(built.licence),
-        inputs=built.inputs,
+        licence=[config.licence],
+        inputs=inputs,
         corpus=config.model_dump(mode="json"),
         seed=config.seed,
-        tasks=built.tasks,
+        tasks=tasks,
         images=sum(len(names) for _, _, names in os.walk(images)),
         quarantined=quarantine.rejected,
         digest=data_digest(directory),
     )
-
-
-def _built(config: Corpus, directory: Path, quarantine: Quarantine) -> Built:
-    if config.source == "emoji":
-        from components.corpus import emoji
-
-        return emoji.build(config, directory)
-    inputs = _inputs(config)
-    tasks = _source(config).build(config, directory, quarantine)
-    return Built(tasks=tasks, licence=(config.licence,), inputs=inputs)
-
-
-def _inputs(config: Corpus) -> dict[str, Input]:
-    if config.source == "emoji":
-        from components.corpus import emoji
-
-        return emoji.inputs(config)
-    return _source(config).inputs(config)
-
-
-def _source(config: Corpus) -> Source:
-    """Returns the module of the source; imported by name, because each brings libraries of its own."""
-    module: Source = importlib.import_module(f"components.corpus.sources.{config.source}")
-    return module

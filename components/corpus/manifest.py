@@ -53,14 +53,6 @@ class Tasks(Record):
         return sum(self.train.values()) + sum(task.rows for task in queries)
 
 
-class Built(Record):
-    """What a source tells about the files that it has written."""
-
-    tasks: Tasks
-    licence: tuple[str, ...]
-    inputs: dict[str, Input]
-
-
 class Manifest(Record):
     """The content of `manifest.json`; `corpus` is the configuration section, `digest` covers every other file."""
 

@@ -23,11 +23,10 @@ from transformers import (
     VisionTextDualEncoderModel,
 )
 
-from components.embedder import towers  # noqa: F401  (registers the towers that a model directory may name)
 from components.embedder.runtime import DESCRIPTION, Description, load_image, pixel_values
+from components.embedder.towers import register_towers
 
 Precision = Literal["float32", "bfloat16"]
-IMAGE_MEAN = IMAGE_STD = (0.5, 0.5, 0.5)
 
 
 class DualEncoder(InputModule):
@@ -140,6 +139,7 @@ class DualEncoder(InputModule):
 
     @classmethod
     def load(cls, model_name_or_path: str, *_: Any, **__: Any) -> DualEncoder:
+        register_towers()
         return cls(
             VisionTextDualEncoderModel.from_pretrained(model_name_or_path),
             AutoTokenizer.from_pretrained(model_name_or_path),

@@ -24,6 +24,9 @@ MAX_IMAGE_BYTES = 20_000_000
 MAX_IMAGE_PIXELS = 40_000_000
 
 
+Colours = tuple[float, float, float]
+
+
 class UnreadableImage(ValueError):
     """An image that is too large, broken or of an unknown format."""
 
@@ -37,8 +40,8 @@ class Description:
 
     dimension: int
     image_size: int
-    image_mean: tuple[float, float, float]
-    image_std: tuple[float, float, float]
+    image_mean: Colours
+    image_std: Colours
     max_tokens: int
     instruction_weight: float
     matryoshka_dimensions: tuple[int, ...]

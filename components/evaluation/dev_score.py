@@ -6,8 +6,8 @@ import tempfile
 from dataclasses import dataclass
 from pathlib import Path
 
-from components.config import Evaluation
 from components.embedder import Embedder
+from components.evaluation.config import Evaluation
 from components.evaluation.report import Model, evaluate
 from components.evaluation.sets import read_suite
 from components.evaluation.vectors import Done

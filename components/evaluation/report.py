@@ -11,9 +11,9 @@ from typing import Any
 import numpy as np
 from rich.table import Table
 
-from components.config import Evaluation
 from components.errors import UsedWrongly
 from components.evaluation.aggregate import aggregates, overall_interval
+from components.evaluation.config import Evaluation
 from components.evaluation.metrics import REPORTED, Ranks, values
 from components.evaluation.scoring import joined, ranks
 from components.evaluation.sets import EvaluationSet, Suite

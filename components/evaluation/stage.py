@@ -6,17 +6,20 @@ import functools
 import math
 from collections.abc import Callable, Mapping
 from pathlib import Path
+from typing import TYPE_CHECKING
 
 from safetensors import safe_open
 
 from components.artifact import whole
 from components.backends.directory import open_directory
-from components.config import Config
 from components.embedder import fingerprint
 from components.errors import EmbedlineError
 from components.evaluation.report import Model, Scores, evaluate
 from components.evaluation.sets import read_suite
 from components.evaluation.vectors import Done
+
+if TYPE_CHECKING:
+    from components.config import Config
 
 TRAINED, STUDENT = ("teacher", "student"), "student"
 Report = Callable[[str, int, int], None]

@@ -19,9 +19,9 @@ from typing import Any
 import numpy as np
 
 from components.artifact import whole
-from components.config import Serving
 from components.corpus import Item, Manifest
 from components.embedder import OnnxEmbedder, Vectors, fingerprint, runtime
+from components.export.config import Serving
 from components.export.reference_window import reference_window
 from components.export.sample import of_each_modality, training_items
 

@@ -7,8 +7,8 @@ from dataclasses import asdict
 from pathlib import Path
 
 from components.artifact import whole
-from components.config import Export
 from components.embedder import OnnxEmbedder, TorchEmbedder
+from components.export.config import Export
 from components.export.onnx_graphs import export
 from components.export.parity import Parity, demand, parity
 from components.export.quantisation import quantise

@@ -63,10 +63,9 @@ def model_card(
 
 
 def _languages(manifest: Manifest) -> str:
-    emoji = manifest.corpus.get("emoji") if manifest.source == "emoji" else None
-    if not emoji:
+    if "trained_languages" not in manifest.corpus:
         return "Not recorded by this data source; those of the data below."
-    trained, unseen = (", ".join(emoji[key]) for key in ("trained_languages", "unseen_languages"))
+    trained, unseen = (", ".join(manifest.corpus[key]) for key in ("trained_languages", "unseen_languages"))
     return f"Trained on names in: {trained}. Scored, never trained on: {unseen}. (CLDR codes.)"
 
 

@@ -23,8 +23,8 @@ from typing import Any, Literal
 import numpy as np
 
 from components import comparison
-from components.config import Promotion
 from components.errors import Refused
+from components.registry.config import Promotion
 
 Scores = Mapping[str, Any]
 """The content of a score file."""

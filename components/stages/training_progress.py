@@ -8,8 +8,8 @@ from typing import TYPE_CHECKING
 from components.stages import say
 
 if TYPE_CHECKING:
-    from components.config import Recipe
     from components.registry.tracking import Run
+    from components.training.config import Recipe
 
 
 def progress(run: Run, recipe: Recipe) -> Callable[[int, Mapping[str, float]], None]:

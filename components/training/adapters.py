@@ -14,8 +14,8 @@ from torch.nn.modules.linear import NonDynamicallyQuantizableLinear
 from transformers import PreTrainedModel
 from transformers.pytorch_utils import Conv1D
 
-from components.config import Adapter
 from components.errors import UsedWrongly
+from components.training.config import Adapter
 
 LINEAR = (nn.Linear, Conv1D)
 ADAPTABLE = (*LINEAR, nn.Conv1d, nn.Conv2d, nn.Conv3d, nn.Embedding)

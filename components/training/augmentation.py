@@ -12,7 +12,7 @@ import torch
 from torch import Tensor
 from torch.nn import functional
 
-from components.config import Schedule
+from components.training.config import Schedule
 from components.training.examples import IMAGE, NONE, Examples
 
 ANGLE, SCALE, STRETCH, MOVE_X, MOVE_Y, MIRROR, GREY, CONTRAST, RED, GREEN, BLUE = range(11)

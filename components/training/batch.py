@@ -12,7 +12,7 @@ import torch
 from numpy.typing import NDArray
 from torch import Tensor
 
-from components.config import Schedule
+from components.training.config import Schedule
 from components.training.examples import IMAGE, NONE, TEXT, Examples
 from components.training.negatives import HardNegatives
 from components.training.sampler import Sampler

@@ -8,8 +8,8 @@ from pathlib import Path
 import torch
 from torch import Tensor, nn
 
-from components.config import EarlyStopping
 from components.training import processes
+from components.training.config import EarlyStopping
 from components.training.souping import soup
 
 

@@ -13,11 +13,11 @@ from sentence_transformers.util import get_device_name
 from torch import Tensor, nn
 from torch.nn import functional
 
-from components.config import Schedule
 from components.embedder import Embedder, TorchEmbedder
 from components.embedder.dual_encoder import DualEncoder, autocast, save
 from components.embedder.runtime import Description
 from components.training.augmentation import Augmentation
+from components.training.config import Schedule
 from components.training.examples import IMAGE, INSTRUCTION, NONE, TEXT, Examples
 from components.training.features import colours, pixels, pooled_images, pooled_texts, resized
 

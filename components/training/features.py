@@ -2,10 +2,9 @@
 
 from __future__ import annotations
 
-from collections.abc import Callable, Sequence
+from collections.abc import Sequence
 from concurrent.futures import ThreadPoolExecutor
 from pathlib import Path
-from typing import Any
 
 import numpy as np
 import torch
@@ -16,23 +15,7 @@ from torch.nn import functional
 
 from components.embedder.dual_encoder import DualEncoder, Precision, autocast
 from components.embedder.runtime import load_image, square
-
-CHUNK = 256
-
-
-def cached(path: Path, shape: tuple[int, ...], dtype: Any, chunk: Callable[[int, int], NDArray[Any]]) -> NDArray[Any]:
-    """Returns a memory-mapped array of `shape`, filled by `chunk(start, stop)` unless `path` already holds it."""
-    if not path.is_file():
-        path.parent.mkdir(parents=True, exist_ok=True)
-        partial = path.with_name(f".{path.name}.partial")
-        array = np.lib.format.open_memmap(partial, "w+", dtype, shape)
-        for start in range(0, shape[0], CHUNK):
-            stop = min(start + CHUNK, shape[0])
-            array[start:stop] = chunk(start, stop)
-        array.flush()
-        partial.replace(path)
-    stored: NDArray[Any] = np.load(path, mmap_mode="r")
-    return stored
+from components.files import memory_mapped
 
 
 def pixels(images: Sequence[Path], size: int, path: Path) -> NDArray[np.uint8]:
@@ -43,7 +26,7 @@ def pixels(images: Sequence[Path], size: int, path: Path) -> NDArray[np.uint8]:
             pictures = pool.map(lambda image: np.asarray(square(load_image(image), size)), images[start:stop])
             return np.stack(list(pictures)).transpose(0, 3, 1, 2)
 
-        return cached(path, (len(images), 3, size, size), np.uint8, chunk)
+        return memory_mapped(path, (len(images), 3, size, size), np.uint8, chunk)
 
 
 def resized(pixels: NDArray[np.uint8], size: int, path: Path) -> NDArray[np.uint8]:
@@ -53,7 +36,7 @@ def resized(pixels: NDArray[np.uint8], size: int, path: Path) -> NDArray[np.uint
         large = torch.from_numpy(np.array(pixels[start:stop])).float()
         return functional.interpolate(large, size, mode="area").round().byte().numpy()
 
-    return cached(path, (len(pixels), 3, size, size), np.uint8, chunk)
+    return memory_mapped(path, (len(pixels), 3, size, size), np.uint8, chunk)
 
 
 def colours(encoder: DualEncoder) -> tuple[Tensor, Tensor]:
@@ -74,7 +57,7 @@ def pooled_texts(encoder: DualEncoder, texts: Sequence[str], path: Path, precisi
             pooled = encoder.pool_text(**batch_to_device(tokens, device))
         return pooled.float().cpu().numpy()
 
-    by_length = cached(path, (len(texts), width), np.float32, chunk)
+    by_length = memory_mapped(path, (len(texts), width), np.float32, chunk)
     positions = np.empty(len(texts), np.int64)
     positions[order] = np.arange(len(texts))
     return by_length[positions]
@@ -92,4 +75,4 @@ def pooled_images(
             pooled = encoder.pool_images((scaled - mean) / std)
         return pooled.float().cpu().numpy()
 
-    return cached(path, (len(pixels), encoder.model.vision_embed_dim), np.float32, chunk)
+    return memory_mapped(path, (len(pixels), encoder.model.vision_embed_dim), np.float32, chunk)

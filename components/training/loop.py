@@ -11,9 +11,9 @@ from typing import Any, Protocol
 import torch
 from torch import Tensor, nn
 
-from components.config import Phase, Schedule
 from components.errors import EmbedlineError, UsedWrongly
 from components.training import processes
+from components.training.config import Phase, Schedule
 from components.training.dev_scores import DevScores, trained_state
 
 CLIP_NORM = 1.0

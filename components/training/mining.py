@@ -5,7 +5,7 @@ from __future__ import annotations
 from pathlib import Path
 
 from components.artifact import whole
-from components.config import Negatives
+from components.training.config import Negatives
 from components.training.teachers import open_teacher
 
 

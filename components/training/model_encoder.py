@@ -13,10 +13,10 @@ from torch import Tensor
 from torch.nn import functional
 
 from components.backends.sentence_transformer import Part, SentenceTransformerEmbedder, batches, parts_of
-from components.config import Schedule
 from components.embedder import Embedder
 from components.embedder.dual_encoder import Precision, autocast
 from components.errors import UsedWrongly
+from components.training.config import Schedule
 from components.training.examples import NONE, Examples
 
 

@@ -19,9 +19,9 @@ import pyarrow.parquet as pq
 import torch
 from numpy.typing import NDArray
 
-from components.config import Negatives
 from components.embedder import Embedder
 from components.errors import UsedWrongly
+from components.training.config import Negatives
 from components.training.examples import (
     IMAGE,
     INSTRUCTION,

@@ -11,12 +11,12 @@ from pathlib import Path
 import torch
 from torch import Tensor, nn
 
-from components.config import Phase, Recipe, Schedule
 from components.embedder import Embedder
 from components.training import processes, telemetry
 from components.training.adapters import add_adapter, merge_adapter
 from components.training.batch import Batch, BatchBuilder
 from components.training.chunks import in_chunks, require_independent_rows
+from components.training.config import Phase, Recipe, Schedule
 from components.training.dev_scores import DevScores
 from components.training.encoder import Encoder
 from components.training.examples import Examples

@@ -12,8 +12,8 @@ import zlib
 import numpy as np
 from numpy.typing import NDArray
 
-from components.config import Schedule
 from components.errors import UsedWrongly
+from components.training.config import Schedule
 from components.training.examples import Examples, Integers, modalities, row_numbers
 
 SIDES = {"none": (), "query": ("queries",), "positive": ("positives",), "both": ("queries", "positives")}

@@ -18,11 +18,11 @@ from numpy.typing import NDArray
 from PIL import Image
 from torch import Tensor
 
-from components.config import TeacherEmbeddings as Settings
 from components.corpus import Item
 from components.embedder import Embedder
 from components.embedder.runtime import load_image, square
 from components.training.augmentation import augment, changes, unmirrored
+from components.training.config import TeacherEmbeddings as Settings
 from components.training.examples import IMAGE, NONE, Examples
 from components.training.losses import TeacherTargets
 

@@ -6,9 +6,9 @@ from pathlib import Path
 
 from components.artifact import whole
 from components.backends.directory import open_directory
-from components.config import TeacherEmbeddings
 from components.embedder import Embedder, TorchEmbedder
 from components.errors import UsedWrongly
+from components.training.config import TeacherEmbeddings
 
 BATCH_SIZE = 256
 

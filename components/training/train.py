@@ -12,10 +12,10 @@ from typing import TYPE_CHECKING
 
 from components.artifact import whole
 from components.backends.directory import find_directory
-from components.config import PretrainedImage, PretrainedText, Recipe, Towers, WordVectors
 from components.corpus import Manifest
-from components.embedder import TorchEmbedder, fingerprint
+from components.embedder import fingerprint
 from components.source import code_digest
+from components.training.config import Recipe, Towers
 from components.training.teachers import open_teacher
 
 if TYPE_CHECKING:
@@ -73,8 +73,8 @@ def resume_digest(recipe: Recipe, paths: TrainingPaths) -> str:
     It covers all that checkpoints, pixels and outputs of frozen towers depend on: the recipe, the data, the bytes of
     every model that it starts from or learns from, and the code, that of the losses and of the embedder included.
     """
-    losses = {f"components.training.losses.{term.name}" for phase in recipe.phases for term in phase.losses}
-    parts = [recipe.model_dump_json(), code_digest(__name__, *sorted(losses)), Manifest.read(paths.data).digest]
+    code = code_digest(__name__, *sorted({*recipe.modules()}))
+    parts = [recipe.model_dump_json(), code, Manifest.read(paths.data).digest]
     folders = [paths.negatives, paths.teacher, paths.embeddings, *pretrained(recipe)]
     parts += [fingerprint(folder) for folder in folders if folder]
     return digest(paths.output.name, *parts)
@@ -89,12 +89,8 @@ def pretrained(recipe: Recipe) -> Iterator[Path]:
     """Yields the directory of every model that the recipe starts from; raises as `find_directory` does."""
     backbone = recipe.backbone
     if isinstance(backbone, Towers):
-        if isinstance(backbone.text, PretrainedText):
-            yield find_directory(backbone.text.model)
-        if isinstance(backbone.text, WordVectors):
-            yield find_directory(backbone.text.tokenizer)
-        if isinstance(backbone.image, PretrainedImage):
-            yield find_directory(backbone.image.model)
+        for model in (*backbone.text.pretrained, *backbone.image.pretrained):
+            yield find_directory(model)
     elif not backbone.model.startswith(RANDOM):
         yield find_directory(backbone.model)
 
@@ -117,8 +113,7 @@ def _training_data(recipe: Recipe, paths: TrainingPaths) -> TrainingData:
 def _encoder(recipe: Recipe, paths: TrainingPaths, data: TrainingData, workspace: Path) -> Encoder:
     """Returns what is to be trained; a student starts with what it can take over from its teacher."""
     from components.training.encoder import TowersEncoder
-    from components.training.student_init import inherit, inherit_words
-    from components.training.towers import build_towers
+    from components.training.towers import build_towers, start_from_teacher
 
     backbone, schedule = recipe.backbone, recipe.schedule
     if not isinstance(backbone, Towers):
@@ -129,9 +124,5 @@ def _encoder(recipe: Recipe, paths: TrainingPaths, data: TrainingData, workspace
         return ModelEncoder(model, data.examples, schedule.precision, backbone.gradient_checkpointing)
     encoder = build_towers(backbone, recipe.matryoshka_dimensions, schedule.seed)
     if paths.teacher:
-        teacher = open_teacher(str(paths.teacher))
-        inherit_words(encoder, teacher, workspace / "tokens.npy")
-        if isinstance(teacher, TorchEmbedder):
-            inherit(encoder.model.vision_model, teacher.encoder.model.vision_model)
-            inherit(encoder.model.visual_projection, teacher.encoder.model.visual_projection)
+        start_from_teacher(encoder, backbone, open_teacher(str(paths.teacher)), workspace)
     return TowersEncoder(encoder, data.examples, data.teachers.changes if data.teachers else None)

@@ -8,9 +8,9 @@ import shutil
 from pathlib import Path
 from typing import TYPE_CHECKING, Any
 
-from components.config import Validation
 from components.corpus.manifest import Manifest
 from components.errors import DataInvalid
+from components.validation.config import Validation
 from components.validation.findings import Finding, Result
 
 if TYPE_CHECKING:

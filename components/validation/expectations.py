@@ -17,8 +17,8 @@ from great_expectations.expectations.core.expect_column_values_to_be_null import
 from great_expectations.expectations.expectation import Expectation
 from great_expectations.expectations.metadata_types import FailureSeverity
 
-from components.config import Validation
 from components.errors import EmbedlineError
+from components.validation.config import Validation
 from components.validation.findings import Finding
 
 CRITICAL, WARNING = FailureSeverity.CRITICAL, FailureSeverity.WARNING

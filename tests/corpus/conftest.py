@@ -6,9 +6,10 @@ from typing import Any
 import pytest
 from PIL import Image
 
-from components.config import PARAMETERS, Corpus, read
+from components.corpus.config import SOURCES
+from components.sections import Section
 
-MakeConfig = Callable[..., Corpus]
+MakeConfig = Callable[..., Section]
 MakePicture = Callable[..., bytes]
 
 
@@ -16,22 +17,18 @@ MakePicture = Callable[..., bytes]
 def config() -> MakeConfig:
     """Makes the corpus section of a source, with nothing held out and no tolerance unless told."""
 
-    emoji = read(Path(__file__).parents[2] / PARAMETERS).corpus.emoji
-
-    def make(source: str, location: Path | str | None, **changes: Any) -> Corpus:
+    def make(source: str, location: Path | str, **changes: Any) -> Section:
         fields: dict[str, Any] = {
             "source": source,
             "name": "shop",
-            "location": None if location is None else str(location),
-            "columns": {},
+            "location": str(location),
             "licence": "CC0-1.0",
             "seed": 7,
             "quarantine_limit": 0.0,
             "dev_share": 0.0,
             "eval_share": 0.0,
-            "emoji": emoji,
         }
-        return Corpus(**(fields | changes))
+        return SOURCES.validate(fields | changes)
 
     return make
 

@@ -16,39 +16,39 @@ import pytest
 from PIL import Image
 
 from components import config as configuration
-from components.config import Corpus
 from components.corpus import EvaluationTask, Manifest, ingest, is_current, read_pairs, read_queries, task_names
-from components.corpus import emoji as emoji_corpus
-from components.corpus.emoji import pictures
-from components.corpus.emoji.characters import SKIN_TONES, VARIATION, Emoji, read_annotations, read_emoji
-from components.corpus.emoji.pictures import colour_picture, line_art_picture
-from components.corpus.emoji.scenes import COLOURS, NUMBERS
-from components.corpus.emoji.splits import Splits
 from components.corpus.layout import candidates
+from components.corpus.sources import emoji as emoji_corpus
+from components.corpus.sources.emoji import pictures
+from components.corpus.sources.emoji.characters import SKIN_TONES, VARIATION, Emoji, read_annotations, read_emoji
+from components.corpus.sources.emoji.pictures import colour_picture, line_art_picture
+from components.corpus.sources.emoji.scenes import COLOURS, NUMBERS
+from components.corpus.sources.emoji.splits import Splits
 from components.errors import EmbedlineError
 
 ROOT = Path(__file__).parents[2]
 Row = Mapping[str, Any]
 Part = tuple[str, str]
 INGEST = """
+import json
 import sys
 from pathlib import Path
-from components.config import Corpus
+from components.corpus.config import SOURCES
 from components.corpus import ingest
-ingest(Corpus.model_validate_json(sys.argv[1]), Path(sys.argv[2]))
+ingest(SOURCES.validate(json.loads(sys.argv[1])), Path(sys.argv[2]))
 """
 
 
 @pytest.fixture(scope="session")
-def settings() -> Corpus:
+def settings() -> emoji_corpus.Settings:
     """The corpus that this repository ships, with fewer scenes."""
     corpus = configuration.read(ROOT / configuration.PARAMETERS).corpus
-    fewer = corpus.emoji.model_copy(update={"train_scenes": 90, "dev_scenes": 30, "eval_scenes": 90})
-    return corpus.model_copy(update={"emoji": fewer})
+    assert isinstance(corpus, emoji_corpus.Settings)
+    return corpus.model_copy(update={"train_scenes": 90, "dev_scenes": 30, "eval_scenes": 90})
 
 
 @pytest.fixture(scope="session")
-def data(settings: Corpus, tmp_path_factory: pytest.TempPathFactory) -> Path:
+def data(settings: emoji_corpus.Settings, tmp_path_factory: pytest.TempPathFactory) -> Path:
     data = tmp_path_factory.mktemp("emoji") / "data"
     ingest(settings, data)
     return data
@@ -82,8 +82,8 @@ def emoji_of() -> dict[str, Emoji]:
 
 
 @pytest.fixture(scope="session")
-def split_of(settings: Corpus) -> Callable[[Emoji], str]:
-    splits = Splits(settings.seed, settings.dev_share, settings.eval_share, settings.emoji.withheld_share)
+def split_of(settings: emoji_corpus.Settings) -> Callable[[Emoji], str]:
+    splits = Splits(settings.seed, settings.dev_share, settings.eval_share, settings.withheld_share)
     return splits.concept
 
 
@@ -103,7 +103,7 @@ def images_of(rows: Sequence[Row]) -> set[str]:
 # The same bytes again
 
 
-def test_another_process_builds_the_same_bytes(settings: Corpus, data: Path, tmp_path: Path) -> None:
+def test_another_process_builds_the_same_bytes(settings: emoji_corpus.Settings, data: Path, tmp_path: Path) -> None:
     """In a process whose sets and dictionaries of strings are ordered in another way."""
     subprocess.run(
         [sys.executable, "-c", INGEST, settings.model_dump_json(), str(tmp_path / "data")],
@@ -119,8 +119,10 @@ def test_another_process_builds_the_same_bytes(settings: Corpus, data: Path, tmp
     assert first == second and len(first) > 3000
 
 
-def test_the_manifest_says_what_the_corpus_is_made_of(manifest: Manifest, settings: Corpus, data: Path) -> None:
-    languages = 1 + len(settings.emoji.trained_languages) + len(settings.emoji.unseen_languages)
+def test_the_manifest_says_what_the_corpus_is_made_of(
+    manifest: Manifest, settings: emoji_corpus.Settings, data: Path
+) -> None:
+    languages = 1 + len(settings.trained_languages) + len(settings.unseen_languages)
     names = "\n".join(manifest.inputs)
     assert all(
         name in names for name in ("NotoColorEmoji.ttf", "Symbola_hint.ttf", "emoji-test.txt", "annotations/de.xml")
@@ -136,7 +138,7 @@ def test_the_manifest_says_what_the_corpus_is_made_of(manifest: Manifest, settin
     assert manifest.tasks.train == {task: len(rows_of(data, "train", task)) for task in task_names(data, "train")}
 
 
-def test_another_seed_or_setting_needs_another_corpus(settings: Corpus, data: Path) -> None:
+def test_another_seed_or_setting_needs_another_corpus(settings: emoji_corpus.Settings, data: Path) -> None:
     assert is_current(settings, data)
     assert not is_current(settings.model_copy(update={"seed": 1}), data)
     assert not is_current(settings, data / "nowhere")
@@ -234,12 +236,12 @@ def test_no_training_pair_is_asked_again(
     assert all(pair in pairs for pair in asked(control))
 
 
-def test_unseen_languages_are_not_trained_on(train: dict[str, list[Row]], settings: Corpus) -> None:
+def test_unseen_languages_are_not_trained_on(train: dict[str, list[Row]], settings: emoji_corpus.Settings) -> None:
     texts = {row["qry"] for row in train["TranslatedNameToImage"]}
     names = {language: set(read_annotations(language).names.values()) for language in ("de", "zh", "ja", "ar")}
     assert len(texts & names["de"]) > 500 and len(texts & names["zh"]) > 500
     assert len(texts & names["ar"]) < 20 and len(texts & names["ja"] - names["zh"]) < 20
-    assert not set(settings.emoji.trained_languages) & set(settings.emoji.unseen_languages)
+    assert not set(settings.trained_languages) & set(settings.unseen_languages)
 
 
 def test_translations_are_of_the_names_of_the_same_pictures(
@@ -356,11 +358,11 @@ def test_right_answers_are_right(sets: dict[tuple[str, str], list[Row]], emoji_o
 
 
 def test_a_translated_name_finds_every_picture_of_that_name(
-    sets: dict[tuple[str, str], list[Row]], emoji_of: dict[str, Emoji], settings: Corpus
+    sets: dict[tuple[str, str], list[Row]], emoji_of: dict[str, Emoji], settings: emoji_corpus.Settings
 ) -> None:
     for name, languages in (
-        ("TranslatedNameToImage", settings.emoji.trained_languages),
-        ("UnseenLanguageToImage", settings.emoji.unseen_languages),
+        ("TranslatedNameToImage", settings.trained_languages),
+        ("UnseenLanguageToImage", settings.unseen_languages),
     ):
         annotations = [read_annotations(language) for language in languages]
         seen = set()
@@ -378,7 +380,7 @@ def test_a_translated_name_finds_every_picture_of_that_name(
 def test_every_language_asks_for_the_same_unseen_pictures_among_the_same_candidates(
     languages: dict[str, list[Row]],
     manifest: Manifest,
-    settings: Corpus,
+    settings: emoji_corpus.Settings,
     emoji_of: dict[str, Emoji],
     split_of: Callable[[Emoji], str],
 ) -> None:
@@ -392,8 +394,8 @@ def test_every_language_asks_for_the_same_unseen_pictures_among_the_same_candida
         task = manifest.tasks.multilingual[language]
         assert (task.rows, task.candidates) == (len(asked), len(pool_of(english[0])))
     unseen = {language for language, task in manifest.tasks.multilingual.items() if task.distribution == "OOD"}
-    assert unseen == set(settings.emoji.unseen_languages)
-    assert languages.keys() == manifest.tasks.multilingual.keys() == unseen | {"en", *settings.emoji.trained_languages}
+    assert unseen == set(settings.unseen_languages)
+    assert languages.keys() == manifest.tasks.multilingual.keys() == unseen | {"en", *settings.trained_languages}
     assert not recognisable_by_position(english)
 
 
@@ -504,7 +506,7 @@ def test_missing_unicode_files_name_their_package(tmp_path: Path) -> None:
 
 
 def test_a_missing_font_stops_the_ingest_and_leaves_the_old_data(
-    settings: Corpus, tmp_path: Path, monkeypatch: pytest.MonkeyPatch
+    settings: emoji_corpus.Settings, tmp_path: Path, monkeypatch: pytest.MonkeyPatch
 ) -> None:
     (tmp_path / "data").mkdir()
     (tmp_path / "data" / "old").touch()
@@ -517,13 +519,13 @@ def test_a_missing_font_stops_the_ingest_and_leaves_the_old_data(
 
 
 def test_a_corpus_without_translations_and_with_one_scene_can_be_built(
-    settings: Corpus, tmp_path: Path, monkeypatch: pytest.MonkeyPatch
+    settings: emoji_corpus.Settings, tmp_path: Path, monkeypatch: pytest.MonkeyPatch
 ) -> None:
     monkeypatch.setattr(emoji_corpus, "read_emoji", cache(lambda: read_emoji()[::20]))
-    smallest = settings.emoji.model_copy(
+    smallest = settings.model_copy(
         update={"trained_languages": [], "unseen_languages": [], "train_scenes": 1, "dev_scenes": 1, "eval_scenes": 1}
     )
-    built = ingest(settings.model_copy(update={"emoji": smallest}), tmp_path / "data")
+    built = ingest(smallest, tmp_path / "data")
     assert not {"TranslatedNameToImage", "TranslatedNameToName", "HowMany"} & built.tasks.train.keys()
     assert built.tasks.multilingual.keys() == {"en"}
     counts = [

@@ -5,11 +5,11 @@ import pytest
 from PIL import Image
 from scipy import ndimage
 
-from components.corpus.emoji.characters import Annotations, Emoji, read_annotations, read_emoji
-from components.corpus.emoji.evaluation import multilingual_sets
-from components.corpus.emoji.pictures import line_art_picture
-from components.corpus.emoji.scenes import COLOURS, NUMBERS, Scene, compose
-from components.corpus.emoji.splits import Inventory, Splits
+from components.corpus.sources.emoji.characters import Annotations, Emoji, read_annotations, read_emoji
+from components.corpus.sources.emoji.evaluation import multilingual_sets
+from components.corpus.sources.emoji.pictures import line_art_picture
+from components.corpus.sources.emoji.scenes import COLOURS, NUMBERS, Scene, compose
+from components.corpus.sources.emoji.splits import Inventory, Splits
 
 SIZE = 128
 THINGS = [Emoji((number,), "group", "subgroup", f"thing {number}") for number in range(12)]

@@ -17,12 +17,11 @@ from pathlib import Path
 import pyarrow as pa
 import pytest
 
-from components.config import Corpus
-from components.corpus import TRAIN_SCHEMA, Manifest, ingest, is_current, layout, read_pairs
-from components.corpus.sources import pairs
+from components.corpus import TRAIN_SCHEMA, Manifest, ingest, is_current, layout, pairs, read_pairs
+from components.corpus.config import SourceSettings
 from components.errors import DataInvalid, EmbedlineError
 
-MakeConfig = Callable[..., Corpus]
+MakeConfig = Callable[..., SourceSettings]
 MakePicture = Callable[..., bytes]
 
 
@@ -92,8 +91,8 @@ def test_an_ingest_killed_in_the_middle_leaves_the_old_data_set_and_the_next_one
     section = config("table", table(tmp_path / "new", 20_000, picture, pictures=2_000))
     code = (
         "import sys; from pathlib import Path;"
-        "from components.config import Corpus; from components.corpus import ingest;"
-        "ingest(Corpus.model_validate_json(sys.argv[1]), Path(sys.argv[2]))"
+        "import json; from components.corpus.config import SOURCES; from components.corpus import ingest;"
+        "ingest(SOURCES.validate(json.loads(sys.argv[1])), Path(sys.argv[2]))"
     )
     arguments = [sys.executable, "-c", code, section.model_dump_json(), str(tmp_path / "data")]
     images = tmp_path / ".data.partial" / "images"
@@ -132,7 +131,7 @@ def test_the_old_data_set_comes_back_if_the_kill_fell_between_the_two_renames(
     assert not list(tmp_path.glob(".data*"))
 
 
-def peaks(sections: list[Corpus], data: Path) -> list[tuple[int, int]]:
+def peaks(sections: list[SourceSettings], data: Path) -> list[tuple[int, int]]:
     """Returns the most bytes that Python and Arrow held while each section was ingested and read.
 
     The buffers are made small, so that they are full long before the rows end.

@@ -13,11 +13,11 @@ import pyarrow as pa
 import pyarrow.parquet as pq
 import pytest
 
-from components.config import Corpus
 from components.corpus import Manifest, ingest, read_pairs, read_queries
+from components.corpus.config import SourceSettings
 from components.errors import DataInvalid, UsedWrongly
 
-MakeConfig = Callable[..., Corpus]
+MakeConfig = Callable[..., SourceSettings]
 MakePicture = Callable[..., bytes]
 
 PAIR = {

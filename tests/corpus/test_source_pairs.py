@@ -16,12 +16,12 @@ import pyarrow as pa
 import pyarrow.parquet as pq
 import pytest
 
-from components.config import Corpus
 from components.corpus import ingest, read_pairs, read_queries
-from components.corpus.sources.pairs import HeldOut, retrieval_rows
+from components.corpus.config import SourceSettings
+from components.corpus.pairs import HeldOut, retrieval_rows
 from components.errors import DataInvalid, UsedWrongly
 
-MakeConfig = Callable[..., Corpus]
+MakeConfig = Callable[..., SourceSettings]
 MakePicture = Callable[..., bytes]
 PAIRS = 40
 
@@ -212,11 +212,9 @@ def test_a_column_that_is_not_there_is_named_beside_those_that_are(
 @pytest.mark.parametrize(
     ("source", "location", "message"),
     [
-        ("table", None, "corpus.location is empty"),
         ("table", "none.csv", "does not exist"),
         ("table", "pictures/1.png", "a table ends in"),
         ("webdataset", "pictures", "holds no tar"),
-        ("dataset", None, "corpus.location is empty"),
         ("dataset", "pictures", "holds no data set"),
     ],
 )
@@ -295,9 +293,9 @@ def test_a_data_set_in_the_cache_of_the_hub_is_read_without_network(
         file.rename(kept / file.name.replace("parquet", "things"))
     section = config("dataset", "somebody/things", columns=MAPPED)
     code = (
-        "import components, sys; from pathlib import Path; from components.config import Corpus;"
+        "import components, sys; from pathlib import Path; from components.corpus.config import SOURCES; import json;"
         "from components.corpus import ingest;"
-        "print(ingest(Corpus.model_validate_json(sys.argv[1]), Path(sys.argv[2])).model_dump_json())"
+        "print(ingest(SOURCES.validate(json.loads(sys.argv[1])), Path(sys.argv[2])).model_dump_json())"
     )
     environment = os.environ | {"HF_DATASETS_CACHE": str(cache), "HF_HUB_OFFLINE": "1", "PYTHONPATH": str(Path.cwd())}
     arguments = [sys.executable, "-c", code, section.model_dump_json(), str(tmp_path / "data")]

@@ -12,12 +12,12 @@ import numpy as np
 import pytest
 from PIL import Image
 
-from components.config import Evaluation
 from components.corpus import EVAL_SCHEMA, EvaluationTask, Item, Manifest, Tasks
 from components.corpus.layout import write_rows
 from components.corpus.manifest import data_digest
 from components.embedder import Vectors
 from components.evaluation import Model, Task
+from components.evaluation.config import Evaluation
 from components.evaluation.report import BATCHES_PER_CHUNK
 
 Rows = list[dict[str, Any]]

@@ -2,12 +2,12 @@ from pathlib import Path
 
 import pytest
 
-from components.config import Evaluation
 from components.corpus import EvaluationTask, Manifest, Tasks
 from components.corpus.layout import EVAL_SCHEMA, write_rows
 from components.corpus.manifest import data_digest
 from components.errors import DataInvalid, EmbedlineError
 from components.evaluation import DevScorer
+from components.evaluation.config import Evaluation
 from components.evaluation.sets import read_suite
 
 from .conftest import CONFIG, HashEmbedder, Rows, TableEmbedder, row

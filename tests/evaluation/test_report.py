@@ -10,12 +10,13 @@ import pytest
 from rich.console import Console
 from sklearn.metrics.pairwise import cosine_similarity
 
-from components.config import Evaluation, Promotion
 from components.corpus import Item, read_queries, task_names
 from components.embedder import Embedder, Vectors
 from components.errors import EmbedlineError, UsedWrongly
 from components.evaluation import SCORER, Done, Model, Scores, evaluate, read_suite, table
+from components.evaluation.config import Evaluation
 from components.registry import compare
+from components.registry.config import Promotion
 from tests.evaluation.conftest import CONFIG, MODEL, ConstantEmbedder, HashEmbedder, TableEmbedder, row, write_data
 
 Score = Callable[..., Scores]

@@ -8,9 +8,10 @@ from transformers import AutoModel, PreTrainedTokenizerFast
 
 from components.config import PARAMETERS, Config, read
 from components.embedder import fingerprint
-from components.embedder.dual_encoder import IMAGE_MEAN, IMAGE_STD, assemble, load, save
+from components.embedder.config import IMAGE_MEAN, IMAGE_STD
+from components.embedder.dual_encoder import assemble, load, save
 from components.embedder.runtime import Description
-from components.embedder.towers import ResidualImageConfig, ResidualImageModel
+from components.embedder.towers.image.residual import ResidualImageConfig, ResidualImageModel
 from components.errors import EmbedlineError
 from components.evaluation import Scores, parameters, run
 from components.export.onnx_graphs import export

@@ -15,14 +15,15 @@ from tokenizers.models import WordLevel
 from tokenizers.pre_tokenizers import Whitespace
 from transformers import PreTrainedTokenizerFast
 
-from components.config import Export, Serving
 from components.corpus import EVAL_SCHEMA, TRAIN_SCHEMA, EvaluationTask, Manifest, Tasks
 from components.corpus.layout import write_rows
 from components.corpus.manifest import data_digest
 from components.embedder.dual_encoder import DualEncoder, assemble, save
 from components.embedder.runtime import Description
-from components.embedder.towers import ResidualImageConfig, ResidualImageModel, WordVectorsConfig, WordVectorsModel
+from components.embedder.towers.image.residual import ResidualImageConfig, ResidualImageModel
+from components.embedder.towers.text.word_vectors import WordVectorsConfig, WordVectorsModel
 from components.export import package
+from components.export.config import Export, Serving
 from components.export.stage import run
 
 WORDS = ["[PAD]", "[UNK]", *(f"word{number}" for number in range(198))]

@@ -15,8 +15,8 @@ from pathlib import Path
 
 import pytest
 
-from components.corpus.emoji.characters import CLDR, EMOJI_TEST
-from components.corpus.emoji.pictures import COLOUR_FONT, LINE_ART_FONT
+from components.corpus.sources.emoji.characters import CLDR, EMOJI_TEST
+from components.corpus.sources.emoji.pictures import COLOUR_FONT, LINE_ART_FONT
 from components.quiet import TELEMETRY_OFF
 from monitoring import doctor
 from monitoring.doctor import Finding, diagnose

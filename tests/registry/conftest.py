@@ -14,8 +14,8 @@ from tokenizers import Tokenizer
 from tokenizers.models import WordLevel
 from tokenizers.pre_tokenizers import Whitespace
 
-from components.config import Promotion
 from components.registry import tracking
+from components.registry.config import Promotion
 from components.registry.tracking import Run, Tracking
 
 REPOSITORY = Path(__file__).parents[2]

@@ -11,7 +11,7 @@ def test_the_card_tells_what_it_is_from_what_and_how_good(make_scores: Callable[
         source="emoji",
         licence=["OFL-1.1", "Unicode-3.0"],
         inputs={"fonts-noto-color-emoji": Input(version="2.051", sha256="f" * 64)},
-        corpus={"emoji": {"trained_languages": ["en", "de"], "unseen_languages": ["fi"]}},
+        corpus={"trained_languages": ["en", "de"], "unseen_languages": ["fi"]},
         seed=0,
         tasks=Tasks(
             train={"names": 1234},

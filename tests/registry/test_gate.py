@@ -6,9 +6,9 @@ from typing import Any
 import numpy as np
 import pytest
 
-from components.config import Promotion
 from components.errors import Refused, UsedWrongly
 from components.registry import compare, infrastructure
+from components.registry.config import Promotion
 
 TASKS = ("names", "groups", "counts", "crops")
 MakeScores = Callable[..., dict[str, Any]]

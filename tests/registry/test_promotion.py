@@ -8,9 +8,9 @@ from typing import Any
 
 import pytest
 
-from components.config import Promotion
 from components.errors import EmbedlineError, Refused, UsedWrongly
 from components.registry import compare, infrastructure, ledger, models, promotion
+from components.registry.config import Promotion
 from components.registry.gate import Verdict
 from components.registry.tracking import Run
 

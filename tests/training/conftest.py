@@ -12,14 +12,13 @@ from PIL import Image
 from torch import Tensor, nn
 
 from components import config as configuration
-from components.config import Recipe, Schedule, Towers
 from components.embedder import TorchEmbedder
 from components.embedder.dual_encoder import DualEncoder
+from components.training.config import Recipe, Schedule, Towers
 from components.training.encoder import TowersEncoder
 from components.training.examples import INSTRUCTION, NONE, TEXT, Examples
 from components.training.recipe import Scorer, TrainingData, train_by
-from components.training.student_init import inherit, inherit_words
-from components.training.towers import build_towers
+from components.training.towers import build_towers, start_from_teacher
 
 ROOT = Path(__file__).parents[2]
 Report = Callable[[int, Mapping[str, float]], None]
@@ -167,9 +166,8 @@ def untrained(recipe: Recipe) -> DualEncoder:
 def student_of(teacher: DualEncoder, recipe: Recipe, folder: Path) -> DualEncoder:
     """Returns a student with what it takes over from its teacher."""
     student = untrained(recipe)
-    inherit_words(student, TorchEmbedder(teacher), folder / "tokens.npy")
-    inherit(student.model.vision_model, teacher.model.vision_model)
-    inherit(student.model.visual_projection, teacher.model.visual_projection)
+    assert isinstance(recipe.backbone, Towers)
+    start_from_teacher(student, recipe.backbone, TorchEmbedder(teacher), folder)
     return student
 
 

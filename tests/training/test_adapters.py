@@ -9,12 +9,13 @@ from sentence_transformers.sentence_transformer.modules import Pooling, Transfor
 from torch import Tensor, nn
 from transformers import AutoModel, AutoTokenizer, SiglipVisionConfig, SiglipVisionModel
 
-from components.config import Adapter
-from components.embedder.dual_encoder import IMAGE_MEAN, IMAGE_STD, DualEncoder, assemble, load, save
+from components.embedder.config import IMAGE_MEAN, IMAGE_STD
+from components.embedder.dual_encoder import DualEncoder, assemble, load, save
 from components.embedder.runtime import Description
-from components.embedder.towers import ResidualImageConfig, ResidualImageModel
+from components.embedder.towers.image.residual import ResidualImageConfig, ResidualImageModel
 from components.errors import UsedWrongly
 from components.training.adapters import add_adapter, merge_adapter
+from components.training.config import Adapter
 
 TEXTS = ["a red cat", "the blue dog", "one happy face", "a sad tree"]
 PIXELS = torch.linspace(-1, 1, 4 * 3 * 16 * 16).sin().view(4, 3, 16, 16)

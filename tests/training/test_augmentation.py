@@ -5,8 +5,8 @@ import numpy as np
 import torch
 from torch import Tensor
 
-from components.config import Schedule
 from components.training.augmentation import MIRROR, Augmentation, augment, changes, unmirrored
+from components.training.config import Schedule
 from components.training.examples import Examples
 
 from .conftest import of_tasks

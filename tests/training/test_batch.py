@@ -5,8 +5,8 @@ import pytest
 import torch
 from torch import Tensor
 
-from components.config import Schedule
 from components.training.batch import BatchBuilder, equal_rows
+from components.training.config import Schedule
 from components.training.examples import IMAGE, NONE, TEXT, Examples
 from components.training.negatives import HardNegatives
 

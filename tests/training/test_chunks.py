@@ -12,7 +12,7 @@ from torch.nn import functional
 from torch.utils._python_dispatch import TorchDispatchMode
 from torch.utils._pytree import tree_iter
 
-from components.embedder.towers import ResidualImageConfig, ResidualImageModel
+from components.embedder.towers.image.residual import ResidualImageConfig, ResidualImageModel
 from components.errors import UsedWrongly
 from components.training.chunks import in_chunks, require_independent_rows
 

@@ -4,7 +4,7 @@ import pytest
 import torch
 from torch import Tensor, nn
 
-from components.config import EarlyStopping
+from components.training.config import EarlyStopping
 from components.training.dev_scores import DevScores
 
 

@@ -10,11 +10,11 @@ from torch import Tensor, nn
 from torch.nn import functional
 
 from components.backends.whole_model import load_whole
-from components.config import Schedule
 from components.corpus import Item
 from components.embedder.dual_encoder import load
 from components.training.batch import BatchBuilder
 from components.training.chunks import in_chunks
+from components.training.config import Schedule
 from components.training.encoder import TowersEncoder, sum_of_parts
 from components.training.examples import IMAGE, NONE, TEXT, Examples
 from components.training.loop import freeze

@@ -5,13 +5,14 @@ import pytest
 import torch
 from PIL import Image
 
+from components import files
 from components.embedder.runtime import UnreadableImage, load_image, square
-from components.training import features
-from components.training.features import cached, pixels, pooled_images, pooled_texts
+from components.files import memory_mapped
+from components.training.features import pixels, pooled_images, pooled_texts
 
 from .conftest import MakeRecipe, untrained
 
-ROWS = features.CHUNK + 20
+ROWS = files.CHUNK + 20
 
 
 @pytest.fixture
@@ -26,7 +27,7 @@ def images(tmp_path: Path) -> list[Path]:
 def test_pixels_are_those_that_the_embedder_sees(images: list[Path], tmp_path: Path) -> None:
     found = pixels(images, 8, tmp_path / "work" / "images.npy")
     assert found.shape == (ROWS, 3, 8, 8) and found.dtype == np.uint8
-    for row in (0, 1, features.CHUNK - 1, features.CHUNK, ROWS - 1):
+    for row in (0, 1, files.CHUNK - 1, files.CHUNK, ROWS - 1):
         np.testing.assert_array_equal(found[row].transpose(1, 2, 0), np.asarray(square(load_image(images[row]), 8)))
 
 
@@ -46,7 +47,7 @@ def test_a_computation_that_stops_in_the_middle_leaves_nothing_under_its_name(
     images[-1].write_bytes(b"broken")
     with pytest.raises(UnreadableImage):
         pixels(images, 8, target)
-    assert not target.exists() and list(target.parent.iterdir())
+    assert not list(target.parent.iterdir())
     images[-1].write_bytes(last)
     again = pixels(images, 8, target)
     np.testing.assert_array_equal(again, pixels(images, 8, tmp_path / "other.npy"))
@@ -65,7 +66,9 @@ def test_chunks_cover_every_row_once(tmp_path: Path) -> None:
         return np.arange(start, stop)
 
     for _ in range(2):
-        np.testing.assert_array_equal(cached(tmp_path / "numbers.npy", (ROWS,), np.int64, chunk), np.arange(ROWS))
+        np.testing.assert_array_equal(
+            memory_mapped(tmp_path / "numbers.npy", (ROWS,), np.int64, chunk), np.arange(ROWS)
+        )
     assert asked == list(range(ROWS))
 
 

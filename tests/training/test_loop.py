@@ -7,8 +7,8 @@ import pytest
 import torch
 from torch import Tensor, nn
 
-from components.config import EarlyStopping, Phase, Schedule
 from components.errors import EmbedlineError, UsedWrongly
+from components.training.config import EarlyStopping, Phase, Schedule
 from components.training.dev_scores import DevScores, trained_state
 from components.training.loop import (
     freeze,

@@ -10,10 +10,10 @@ from torch import Tensor, nn
 from components.backends.sentence_transformer import SentenceTransformerEmbedder
 from components.backends.tiny import ARCHITECTURES
 from components.backends.whole_model import load_whole
-from components.config import Schedule
 from components.corpus import Item
 from components.errors import UsedWrongly
 from components.training.chunks import in_chunks
+from components.training.config import Schedule
 from components.training.examples import NONE, Examples
 from components.training.model_encoder import ModelEncoder
 

@@ -12,10 +12,10 @@ from sentence_transformers.sentence_transformer.modules import StaticEmbedding
 from sentence_transformers.util import mine_hard_negatives
 from tokenizers import Tokenizer, models, pre_tokenizers
 
-from components.config import Negatives
 from components.corpus import Item
 from components.errors import UsedWrongly
 from components.training import negatives as module
+from components.training.config import Negatives
 from components.training.examples import IMAGE, INSTRUCTION, NONE, TEXT, Examples
 from components.training.negatives import (
     Mined,

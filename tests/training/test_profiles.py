@@ -9,10 +9,11 @@ import yaml
 
 from components.backends.directory import open_directory
 from components.backends.whole_model import load_whole
-from components.config import Config, Recipe, Towers, parse
+from components.config import Config, parse
 from components.corpus import Item
 from components.embedder import Embedder, TorchEmbedder
 from components.profiles import overlay, profile_names, read_profile
+from components.training.config import Recipe, Towers
 from components.training.encoder import Encoder, TowersEncoder
 from components.training.examples import Examples
 from components.training.model_encoder import ModelEncoder

@@ -20,9 +20,9 @@ from transformers import (
 )
 
 from components.backends.tiny import write_tiny
-from components.config import Negatives, Recipe
 from components.corpus.layout import TRAIN_SCHEMA, write_rows
 from components.errors import UsedWrongly
+from components.training.config import Negatives, Recipe
 from components.training.encoder import TowersEncoder
 from components.training.examples import NONE, Examples, read_examples
 from components.training.mining import mine_negatives

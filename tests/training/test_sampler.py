@@ -7,8 +7,8 @@ import numpy as np
 import pytest
 from scipy.stats import chisquare
 
-from components.config import Schedule
 from components.errors import UsedWrongly
+from components.training.config import Schedule
 from components.training.examples import NONE, Examples, modalities
 from components.training.sampler import Epochs, Sampler, deal
 

@@ -10,12 +10,12 @@ from torch import Tensor
 from torch.nn import functional
 from transformers import PreTrainedTokenizerFast
 
-from components.config import TeacherEmbeddings as Settings
 from components.embedder import TorchEmbedder
 from components.embedder.dual_encoder import DualEncoder, load, save
+from components.embedder.towers.text.word_vectors import principal_components, token_text
+from components.training.config import TeacherEmbeddings as Settings
 from components.training.examples import IMAGE, NONE, Examples
 from components.training.recipe import TrainingData
-from components.training.student_init import inherit_words, principal_components, token_text
 from components.training.teacher_embeddings import (
     TeacherEmbeddings,
     read_teacher_embeddings,
@@ -75,10 +75,10 @@ def test_the_student_understands_texts_as_the_teacher_does_from_the_start(
 
 
 def test_a_text_tower_of_its_own_is_kept(make_teaching: MakeRecipe, teacher: DualEncoder, tmp_path: Path) -> None:
-    student = untrained(make_teaching(seed=4))
-    before = weights(student)
-    inherit_words(student, TorchEmbedder(teacher), tmp_path / "tokens.npy")
-    assert same(weights(student), before) and not (tmp_path / "tokens.npy").exists()
+    recipe = make_teaching(seed=4)
+    before = {name: value for name, value in weights(untrained(recipe)).items() if "text" in name}
+    after = weights(student_of(teacher, recipe, tmp_path))
+    assert same({name: after[name] for name in before}, before) and not (tmp_path / "tokens.npy").exists()
 
 
 def test_a_student_of_another_dimension_takes_over_the_words(

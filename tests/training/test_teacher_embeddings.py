@@ -7,11 +7,11 @@ import pytest
 import torch
 from PIL import Image
 
-from components.config import TeacherEmbeddings as Settings
 from components.corpus import Item
 from components.embedder import Embedder, TorchEmbedder, Vectors
 from components.embedder.runtime import load_image, normalise, square
 from components.training.augmentation import MIRROR, Augmentation
+from components.training.config import TeacherEmbeddings as Settings
 from components.training.encoder import TowersEncoder
 from components.training.examples import IMAGE, NONE, Examples
 from components.training.features import pixels

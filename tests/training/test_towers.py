@@ -5,11 +5,14 @@ import pytest
 import torch
 from transformers import CLIPImageProcessor, CLIPVisionConfig, CLIPVisionModel
 
-from components.config import Config, PretrainedImage, PretrainedText, Towers
-from components.embedder.towers import WordVectorsModel
+from components.config import Config
+from components.embedder.towers.image.pretrained import Settings as PretrainedImage
+from components.embedder.towers.text.pretrained import Settings as PretrainedText
+from components.embedder.towers.text.word_vectors import WordVectorsModel, vocabulary_size
 from components.errors import EmbedlineError, UsedWrongly
+from components.training.config import Towers
 from components.training.examples import Examples
-from components.training.towers import build_towers, vocabulary_size
+from components.training.towers import build_towers
 
 from .conftest import MakeRecipe, fit, same, untrained, weights
 

@@ -11,14 +11,14 @@ from safetensors.numpy import load_file, save_file
 
 from components import source
 from components.backends.directory import open_directory
-from components.config import Negatives, Recipe
-from components.config import TeacherEmbeddings as Settings
 from components.corpus import Item, Manifest, Tasks
 from components.corpus.layout import TRAIN_SCHEMA, write_rows
 from components.corpus.manifest import data_digest
 from components.embedder import Embedder, fingerprint
 from components.errors import UsedWrongly
 from components.training import TrainingPaths, embed_with_teacher, mine_negatives, train_model
+from components.training.config import Negatives, Recipe
+from components.training.config import TeacherEmbeddings as Settings
 
 from .conftest import MakeRecipe, ignored, stop_at, untrained
 

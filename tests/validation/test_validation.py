@@ -17,11 +17,11 @@ import pyarrow.parquet as pq
 import pytest
 from PIL import Image
 
-from components.config import Validation
 from components.corpus.layout import EVAL_SCHEMA, TRAIN_SCHEMA
 from components.corpus.manifest import EvaluationTask, Manifest, Tasks
 from components.errors import DataInvalid, EmbedlineError, UsedWrongly
 from components.validation import Finding, Result, run
+from components.validation.config import Validation
 from components.validation.expectations import judge, suites
 
 ROWS = 40

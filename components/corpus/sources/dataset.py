@@ -8,40 +8,44 @@ from __future__ import annotations
 
 from collections.abc import Iterable, Iterator
 from pathlib import Path
-from typing import TYPE_CHECKING, Any
+from typing import TYPE_CHECKING, Any, Literal
 
+from components.corpus.config import PairSettings
 from components.corpus.images import MAX_IMAGE_BYTES
 from components.corpus.manifest import Input, Tasks, folder_sha256
+from components.corpus.pairs import ImageText, build_pairs
 from components.corpus.quarantine import Quarantine
-from components.corpus.sources.pairs import ImageText, build_pairs
-from components.corpus.sources.table import file_pairs, require_columns
+from components.corpus.tables import file_pairs, require_columns
 from components.errors import EmbedlineError, UsedWrongly
 
 if TYPE_CHECKING:
     import datasets
 
-    from components.config import Corpus
 
 SAVED_TO_DISK = ("dataset_dict.json", "state.json")
 
 
-def inputs(config: Corpus) -> dict[str, Input]:
+class Settings(PairSettings):
+    source: Literal["dataset"]
+
+
+def inputs(config: Settings) -> dict[str, Input]:
     """Returns the hash of the directory, or the revision of the hub's data set, which stands for its bytes."""
-    location = required_location(config)
+    location = config.location
     if Path(location).is_dir():
         return {Path(location).name: Input(version="", sha256=folder_sha256(Path(location)))}
     return {location: Input(version=hub_builder(location).hash or "", sha256="")}
 
 
-def build(config: Corpus, directory: Path, quarantine: Quarantine) -> Tasks:
+def build(config: Settings, directory: Path, quarantine: Quarantine) -> Tasks:
     """Writes the pairs of the data set to `directory`, in both directions."""
-    folder = Path(required_location(config))
+    folder = Path(config.location)
     return build_pairs(config, directory, quarantine, pairs(config), folder)
 
 
-def pairs(config: Corpus) -> Iterator[ImageText]:
+def pairs(config: Settings) -> Iterator[ImageText]:
     """Yields the rows of all splits as they are, unchecked; which of them are held out is decided by `build_pairs`."""
-    location = required_location(config)
+    location = config.location
     folder = Path(location)
     if not folder.is_dir():
         yield from split_pairs(hub_splits(location), config.columns)
@@ -58,12 +62,6 @@ def pairs(config: Corpus) -> Iterator[ImageText]:
             )
         for file in files:
             yield from file_pairs(file, file.relative_to(folder).as_posix(), config.columns)
-
-
-def required_location(config: Corpus) -> str:
-    if not config.location:
-        raise UsedWrongly("corpus.location is empty", "Set it to a data set's directory, or to its name on the hub.")
-    return config.location
 
 
 def split_pairs(splits: dict[str, Any], columns: dict[str, str]) -> Iterator[ImageText]:

@@ -19,8 +19,10 @@ import shutil
 from collections.abc import Callable
 from functools import lru_cache
 from pathlib import Path
-from typing import TYPE_CHECKING, Any
+from typing import Any, Literal
 
+from components.corpus.archive import extract
+from components.corpus.config import FileSettings
 from components.corpus.images import checked_image, safe_path
 from components.corpus.layout import EVAL_SCHEMA, TRAIN_SCHEMA, RowWriter, Split, bare, candidates, negatives
 from components.corpus.manifest import (
@@ -32,14 +34,10 @@ from components.corpus.manifest import (
     file_sha256,
     folder_sha256,
 )
+from components.corpus.pairs import encodable
 from components.corpus.quarantine import Quarantine, Rejected
-from components.corpus.sources.archive import extract
-from components.corpus.sources.pairs import encodable
-from components.corpus.sources.table import located, read_rows, record
+from components.corpus.tables import located, read_rows, record
 from components.errors import UsedWrongly
-
-if TYPE_CHECKING:
-    from components.config import Corpus
 
 Task = tuple[Split, str]
 ARCHIVES = (".zip", ".tar", ".tar.gz", ".tgz")
@@ -59,14 +57,18 @@ SETS: dict[tuple[MetaTask, Distribution], str] = {
 KNOWN = {name: kind for kind, names in SETS.items() for name in names.split()}
 
 
-def inputs(config: Corpus) -> dict[str, Input]:
+class Settings(FileSettings):
+    source: Literal["mmeb"]
+
+
+def inputs(config: Settings) -> dict[str, Input]:
     """Returns the hash of the archive, or of all files of the folder."""
     location = located(config)
     sha256 = folder_sha256(location) if location.is_dir() else file_sha256(location)
     return {location.name: Input(version="", sha256=sha256)}
 
 
-def build(config: Corpus, directory: Path, quarantine: Quarantine) -> Tasks:
+def build(config: Settings, directory: Path, quarantine: Quarantine) -> Tasks:
     """Writes the rows of the folder or archive, and the images that they name, to `directory`.
 
     Raises `UsedWrongly` if the location is neither, or holds no rows where they are expected.

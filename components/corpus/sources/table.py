@@ -5,29 +5,26 @@
 
 from __future__ import annotations
 
-import csv
 import hashlib
-import json
 from collections.abc import Iterator
 from pathlib import Path
-from typing import TYPE_CHECKING, Any
+from typing import Literal
 
-import pyarrow as pa
-import pyarrow.parquet as pq
-
+from components.corpus.config import PairSettings
 from components.corpus.manifest import Input, Tasks, file_sha256
+from components.corpus.pairs import ImageText, build_pairs, image_source
 from components.corpus.quarantine import Quarantine, Rejected
-from components.corpus.sources.pairs import ImageText, build_pairs, image_source
-from components.errors import DataInvalid, UsedWrongly
-
-if TYPE_CHECKING:
-    from components.config import Corpus
+from components.corpus.tables import file_pairs, located
+from components.errors import UsedWrongly
 
 FORMATS = (".csv", ".jsonl", ".parquet")
-ROWS_PER_BATCH = 256
 
 
-def inputs(config: Corpus) -> dict[str, Input]:
+class Settings(PairSettings):
+    source: Literal["table"]
+
+
+def inputs(config: Settings) -> dict[str, Input]:
     """Returns the hash of the table together with all the images that it names."""
     file = located(config)
     digest = hashlib.sha256(file_sha256(file).encode())
@@ -41,12 +38,12 @@ def inputs(config: Corpus) -> dict[str, Input]:
     return {file.name: Input(version="", sha256=digest.hexdigest())}
 
 
-def build(config: Corpus, directory: Path, quarantine: Quarantine) -> Tasks:
+def build(config: Settings, directory: Path, quarantine: Quarantine) -> Tasks:
     """Writes the pairs of the table to `directory`, in both directions."""
     return build_pairs(config, directory, quarantine, pairs(config), located(config).parent)
 
 
-def pairs(config: Corpus) -> Iterator[ImageText]:
+def pairs(config: Settings) -> Iterator[ImageText]:
     """Yields the rows of the table as they are, unchecked. Raises `UsedWrongly` if it lacks a mapped column."""
     file = located(config)
     if file.suffix not in FORMATS:
@@ -55,69 +52,3 @@ def pairs(config: Corpus) -> Iterator[ImageText]:
             "Convert it, or choose another corpus.source.",
         )
     yield from file_pairs(file, file.name, config.columns)
-
-
-def file_pairs(file: Path, name: str, columns: dict[str, str]) -> Iterator[ImageText]:
-    image, text = columns.get("image", "image"), columns.get("text", "text")
-    for number, raw in enumerate(read_rows(file)):
-        if number == 0 and not isinstance(raw, bytes):
-            require_columns(name, (image, text), raw)
-        try:
-            row = record(raw)
-        except Rejected as rejected:
-            yield ImageText(name, number, rejected, rejected)
-        else:
-            yield ImageText(name, number, row.get(image), row.get(text))
-
-
-def require_columns(name: str, wanted: tuple[str, ...], present: Any) -> None:
-    """Raises `UsedWrongly` if a wanted column is not present."""
-    if missing := [column for column in wanted if column not in present]:
-        raise UsedWrongly(
-            f"{name} has no column {missing[0]!r}",
-            f"It has {', '.join(map(str, present))}; set corpus.columns.image and corpus.columns.text to two of them.",
-        )
-
-
-def located(config: Corpus) -> Path:
-    """Returns the path that `corpus.location` names; raises `UsedWrongly` if nothing is there."""
-    if not config.location:
-        raise UsedWrongly(
-            f"corpus.location is empty, but corpus.source is {config.source!r}", "Set corpus.location to its path."
-        )
-    if not (path := Path(config.location)).exists():
-        raise UsedWrongly(f"corpus.location: {path} does not exist", "Correct the path.")
-    return path
-
-
-def read_rows(file: Path) -> Iterator[dict[str, Any] | bytes]:
-    """Yields the rows of a Parquet or CSV file, or the lines of a JSONL file, for `record` to parse.
-
-    Raises `DataInvalid` if the file cannot be read on.
-    """
-    try:
-        if file.suffix == ".parquet":
-            with pq.ParquetFile(file) as parquet:
-                for batch in parquet.iter_batches(ROWS_PER_BATCH):
-                    yield from batch.to_pylist()
-        elif file.suffix == ".jsonl":
-            with file.open("rb") as lines:
-                yield from lines
-        else:
-            with file.open(encoding="utf-8-sig", newline="") as text:
-                yield from csv.DictReader(text)
-    except (pa.ArrowException, csv.Error, UnicodeDecodeError) as error:
-        raise DataInvalid(f"{file} cannot be read: {error}", "Mend the file, or leave it out.") from error
-
-
-def record(row: dict[str, Any] | bytes) -> dict[str, Any]:
-    """Returns a row as a dict; raises `Rejected` if it is a line that holds no JSON object."""
-    if isinstance(row, dict):
-        return row
-    try:
-        parsed = json.loads(row)
-    except (ValueError, RecursionError) as error:
-        raise Rejected("wrong type", "the line is not JSON") from error
-    if not isinstance(parsed, dict):
-        raise Rejected("wrong type", "the line is not a JSON object")
-    return parsed

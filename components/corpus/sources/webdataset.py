@@ -12,24 +12,26 @@ import hashlib
 from collections.abc import Iterator
 from itertools import groupby
 from pathlib import Path, PurePosixPath
-from typing import TYPE_CHECKING, Any
+from typing import Any, Literal
 
+from components.corpus.archive import intact, members
+from components.corpus.config import PairSettings
 from components.corpus.images import MAX_IMAGE_BYTES
 from components.corpus.manifest import Input, Tasks, file_sha256
+from components.corpus.pairs import ImageText, build_pairs
 from components.corpus.quarantine import Quarantine, Rejected
-from components.corpus.sources.archive import intact, members
-from components.corpus.sources.pairs import ImageText, build_pairs
-from components.corpus.sources.table import located, record
+from components.corpus.tables import located, record
 from components.errors import UsedWrongly
-
-if TYPE_CHECKING:
-    from components.config import Corpus
 
 IMAGE_EXTENSIONS = ("jpg", "jpeg", "png", "webp")
 TAR_SUFFIXES = (".tar", ".tar.gz", ".tgz")
 
 
-def inputs(config: Corpus) -> dict[str, Input]:
+class Settings(PairSettings):
+    source: Literal["webdataset"]
+
+
+def inputs(config: Settings) -> dict[str, Input]:
     """Returns one hash over the names and contents of all shards."""
     digest = hashlib.sha256()
     for shard in shards(config):
@@ -37,12 +39,12 @@ def inputs(config: Corpus) -> dict[str, Input]:
     return {located(config).name: Input(version="", sha256=digest.hexdigest())}
 
 
-def build(config: Corpus, directory: Path, quarantine: Quarantine) -> Tasks:
+def build(config: Settings, directory: Path, quarantine: Quarantine) -> Tasks:
     """Writes the pairs of the shards to `directory`, in both directions."""
     return build_pairs(config, directory, quarantine, pairs(config, quarantine), located(config))
 
 
-def shards(config: Corpus) -> list[Path]:
+def shards(config: Settings) -> list[Path]:
     """Returns the tars in the order of their names; raises `UsedWrongly` if there is none."""
     location = located(config)
     files = sorted(location.iterdir()) if location.is_dir() else [location]
@@ -51,7 +53,7 @@ def shards(config: Corpus) -> list[Path]:
     return tars
 
 
-def pairs(config: Corpus, quarantine: Quarantine) -> Iterator[ImageText]:
+def pairs(config: Settings, quarantine: Quarantine) -> Iterator[ImageText]:
     """Yields one pair a sample; a sample is the files that follow each other with the same name up to its first dot."""
     images = (config.columns["image"],) if "image" in config.columns else IMAGE_EXTENSIONS
     for shard in shards(config):

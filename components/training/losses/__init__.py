@@ -22,8 +22,8 @@ from pydantic import ValidationError
 from torch import Tensor, nn
 from torch.nn import functional
 
-from components.config import Section
 from components.errors import UsedWrongly
+from components.sections import Section
 
 
 @dataclass(frozen=True)

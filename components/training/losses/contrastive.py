@@ -11,7 +11,7 @@ from pydantic import Field, model_validator
 from torch import Tensor, nn
 from torch.nn import functional
 
-from components.config import Rate, Section, demand
+from components.sections import Rate, Section, demand
 from components.training import losses
 from components.training.losses import SubBatch
 

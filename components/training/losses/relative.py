@@ -8,7 +8,7 @@ import torch
 from torch import Tensor
 from torch.nn import functional
 
-from components.config import Positive, Rate, Section
+from components.sections import Positive, Rate, Section
 from components.training import losses
 from components.training.losses import SubBatch
 from components.training.losses.structure import cosines_within

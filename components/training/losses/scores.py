@@ -6,8 +6,8 @@ import torch
 from torch import Tensor
 from torch.nn import functional
 
-from components.config import Rate, Section
 from components.errors import UsedWrongly
+from components.sections import Rate, Section
 from components.training import losses
 from components.training.losses import SubBatch, TeacherTargets, absent
 

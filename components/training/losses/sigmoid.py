@@ -9,7 +9,7 @@ import torch
 from torch import Tensor, nn
 from torch.nn import functional
 
-from components.config import Rate, Section
+from components.sections import Rate, Section
 from components.training import losses
 from components.training.losses import SubBatch
 

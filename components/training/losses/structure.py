@@ -6,7 +6,7 @@ import torch
 from torch import Tensor
 from torch.nn import functional
 
-from components.config import Section
+from components.sections import Section
 from components.training import losses
 from components.training.losses import SubBatch
 

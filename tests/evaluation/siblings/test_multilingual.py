@@ -7,13 +7,13 @@ import numpy as np
 import pytest
 from PIL import Image
 
-from components.config import Evaluation
 from components.corpus import EVAL_SCHEMA, EvaluationTask, Item, Manifest
 from components.corpus.layout import write_rows
 from components.corpus.manifest import data_digest
 from components.embedder import Embedder, Vectors
 from components.errors import DataInvalid, EmbedlineError, UsedWrongly
 from components.evaluation import Scores, Suite, evaluate, read_suite
+from components.evaluation.config import Evaluation
 from components.evaluation.report import Model
 from components.evaluation.siblings.multilingual import build, measure, xtd_suite
 from tests.evaluation.conftest import ConstantEmbedder, HashEmbedder, row, write_data

@@ -9,9 +9,9 @@ import torch
 from torch import Tensor
 from torch.nn import functional
 
-from components.config import LossTerm
 from components.errors import UsedWrongly
 from components.training import losses
+from components.training.config import LossTerm
 from components.training.losses import Loss, SubBatch, build, check, names
 
 MakeBatch = Callable[..., SubBatch]

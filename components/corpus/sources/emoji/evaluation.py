@@ -15,12 +15,12 @@ from random import Random
 import numpy as np
 import pyarrow as pa
 
-from components.corpus.emoji.characters import SKIN_TONES, Emoji
-from components.corpus.emoji.instructions import CROP, INSTRUCTIONS, PICTURE, SKILLS
-from components.corpus.emoji.scenes import COLOURS, NUMBERS, Scene
-from components.corpus.emoji.splits import Change, Inventory, Split
-from components.corpus.emoji.training import Part, crop, label, picture, scene_picture
 from components.corpus.manifest import Distribution, MetaTask
+from components.corpus.sources.emoji.characters import SKIN_TONES, Emoji
+from components.corpus.sources.emoji.instructions import CROP, INSTRUCTIONS, PICTURE, SKILLS
+from components.corpus.sources.emoji.scenes import COLOURS, NUMBERS, Scene
+from components.corpus.sources.emoji.splits import Change, Inventory, Split
+from components.corpus.sources.emoji.training import Part, crop, label, picture, scene_picture
 
 MAX_QUERIES = MAX_CANDIDATES = 1000
 ANSWERS: dict[str, tuple[str, ...]] = {"HowMany": NUMBERS, "Colour": tuple(COLOURS)}

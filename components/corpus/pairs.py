@@ -14,15 +14,13 @@ from collections.abc import Iterable, Iterator
 from contextlib import ExitStack
 from dataclasses import dataclass
 from pathlib import Path
-from typing import TYPE_CHECKING, Any, Literal
+from typing import Any, Literal
 
+from components.corpus.config import SourceSettings
 from components.corpus.images import checked_image, safe_path
 from components.corpus.layout import EVAL_SCHEMA, TRAIN_SCHEMA, RowWriter, bare, write_rows
 from components.corpus.manifest import EvaluationTask, Tasks
 from components.corpus.quarantine import Quarantine, Rejected
-
-if TYPE_CHECKING:
-    from components.config import Corpus
 
 LARGEST_EVALUATION_SET = 1_000
 FIND_IMAGE = "Find me an image that matches the given caption."
@@ -41,7 +39,7 @@ class ImageText:
 
 
 def build_pairs(
-    config: Corpus, directory: Path, quarantine: Quarantine, pairs: Iterable[ImageText], folder: Path
+    config: SourceSettings, directory: Path, quarantine: Quarantine, pairs: Iterable[ImageText], folder: Path
 ) -> Tasks:
     """Writes train, dev and eval files and the images of `pairs`; relative image paths start at `folder`."""
     images = directory / "images"
@@ -208,7 +206,7 @@ def store(file: Path, content: bytes) -> None:
         file.write_bytes(content)
 
 
-def _write(config: Corpus, directory: Path, split: str, pool: HeldOut) -> Iterator[tuple[str, EvaluationTask]]:
+def _write(config: SourceSettings, directory: Path, split: str, pool: HeldOut) -> Iterator[tuple[str, EvaluationTask]]:
     rows = retrieval_rows(pool.pairs, f"{config.seed}:{split}")
     for direction, queries in zip(("t2i", "i2t"), rows, strict=True):
         if queries:

@@ -6,47 +6,76 @@ import re
 from collections.abc import Iterable, Sequence
 from pathlib import Path
 from random import Random
-from typing import TYPE_CHECKING, Literal
+from typing import Literal
 
 import pyarrow as pa
 from fontTools.ttLib import TTFont
 from PIL import Image
 
-from components.corpus.emoji.characters import CLDR, EMOJI_TEST, Emoji, annotation_files, read_annotations, read_emoji
-from components.corpus.emoji.evaluation import EvaluationSet, evaluation_sets, line_art, multilingual_sets
-from components.corpus.emoji.pictures import COLOUR_FONT, LINE_ART_FONT, colour_picture, line_art_picture, on_white
-from components.corpus.emoji.scenes import Scene, compose
-from components.corpus.emoji.splits import Inventory, Splits
-from components.corpus.emoji.training import crop, picture, scene_picture, training_tables
+from components.corpus.config import SourceSettings
 from components.corpus.layout import EVAL_SCHEMA, TRAIN_SCHEMA, write_table
-from components.corpus.manifest import Built, Distribution, EvaluationTask, Input, Tasks, file_sha256
+from components.corpus.manifest import Distribution, EvaluationTask, Input, Tasks, file_sha256
+from components.corpus.quarantine import Quarantine
+from components.corpus.sources.emoji.characters import (
+    CLDR,
+    EMOJI_TEST,
+    Emoji,
+    annotation_files,
+    read_annotations,
+    read_emoji,
+)
+from components.corpus.sources.emoji.evaluation import EvaluationSet, evaluation_sets, line_art, multilingual_sets
+from components.corpus.sources.emoji.pictures import (
+    COLOUR_FONT,
+    LINE_ART_FONT,
+    colour_picture,
+    line_art_picture,
+    on_white,
+)
+from components.corpus.sources.emoji.scenes import Scene, compose
+from components.corpus.sources.emoji.splits import Inventory, Splits
+from components.corpus.sources.emoji.training import crop, picture, scene_picture, training_tables
 from components.errors import EmbedlineError
+from components.sections import Fraction, Positive
 
-if TYPE_CHECKING:
-    from components.config import Corpus
-
-LICENCES = (
-    "Noto Color Emoji: SIL Open Font License 1.1",
-    "Symbola: free for any use, by George Douros",
-    "Unicode emoji data and CLDR: Unicode License (Unicode-DFS-2016)",
+LICENCES = "; ".join(
+    (
+        "Noto Color Emoji: SIL Open Font License 1.1",
+        "Symbola: free for any use, by George Douros",
+        "Unicode emoji data and CLDR: Unicode License (Unicode-DFS-2016)",
+    )
 )
 QUICK_COMPRESSION = 1  # PNG: a third larger, three times as fast
 
 
-def build(config: Corpus, directory: Path) -> Built:
+class Settings(SourceSettings):
+    """How the emoji corpus is built: languages by CLDR code, fractions of concepts, numbers of composed scenes."""
+
+    source: Literal["emoji"]
+    licence: str = LICENCES
+    trained_languages: list[str]
+    unseen_languages: list[str]
+    withheld_share: Fraction
+    train_scenes: Positive
+    dev_scenes: Positive
+    eval_scenes: Positive
+    picture_size: Positive
+    scene_size: Positive
+
+
+def build(settings: Settings, directory: Path, quarantine: Quarantine) -> Tasks:
     """Writes `images/`, `train/`, `dev/`, `eval/` and `multilingual/` below `directory` and returns what they hold.
 
     The same fonts, Unicode files and seed give the same bytes. Raises `EmbedlineError` that names the Debian
     package of a font or file that is missing.
     """
-    settings = config.emoji
     languages: dict[str, Distribution] = dict.fromkeys(["en", *settings.trained_languages], "IND")
     languages |= dict.fromkeys(settings.unseen_languages, "OOD")
     colour = distinct_pictures(read_emoji(), settings.picture_size)
     inventory = Inventory(
         list(colour),
         {language: read_annotations(language) for language in languages},
-        Splits(config.seed, config.dev_share, config.eval_share, settings.withheld_share),
+        Splits(settings.seed, settings.dev_share, settings.eval_share, settings.withheld_share),
     )
     images = directory / "images"
     for emoji, image in colour.items():
@@ -60,7 +89,7 @@ def build(config: Corpus, directory: Path) -> Built:
     def scenes(prefix: str, concepts: Sequence[Emoji], count: int) -> list[Scene]:
         """Composes scenes of the concepts, and saves them with the crop of every named thing."""
         made = []
-        for scene in compose(concepts, colour, count, settings.scene_size, prefix, Random(f"{config.seed}:{prefix}")):
+        for scene in compose(concepts, colour, count, settings.scene_size, prefix, Random(f"{settings.seed}:{prefix}")):
             _save(scene.picture, images / scene_picture(scene))
             for emoji, box in scene.boxes:
                 _save(scene.picture.crop(box), images / crop(scene, emoji))
@@ -85,13 +114,12 @@ def build(config: Corpus, directory: Path) -> Built:
         )
         return _write(sets, directory / split)
 
-    tasks = Tasks(
+    return Tasks(
         train=rows,
         dev=queries("dev", settings.dev_scenes),
         eval=queries("eval", settings.eval_scenes),
         multilingual=_write(multilingual_sets(inventory, languages), directory / "multilingual"),
     )
-    return Built(tasks=tasks, licence=LICENCES, inputs=inputs(config))
 
 
 def distinct_pictures(emoji: Sequence[Emoji], size: int) -> dict[Emoji, Image.Image]:
@@ -106,9 +134,9 @@ def distinct_pictures(emoji: Sequence[Emoji], size: int) -> dict[Emoji, Image.Im
     return dict(found.values())
 
 
-def inputs(config: Corpus) -> dict[str, Input]:
+def inputs(settings: Settings) -> dict[str, Input]:
     """Returns the versions and hashes of the fonts and Unicode files that the corpus is made from."""
-    languages = ["en", *config.emoji.trained_languages, *config.emoji.unseen_languages]
+    languages = ["en", *settings.trained_languages, *settings.unseen_languages]
     versions = {COLOUR_FONT: _font_version, LINE_ART_FONT: _font_version, EMOJI_TEST: _unicode_version}
     versions |= {path: _cldr_version for language in languages for path in annotation_files(language)}
     missing = [str(path) for path in versions if not path.is_file()]

@@ -9,7 +9,7 @@ from random import Random
 
 from PIL import Image
 
-from components.corpus.emoji.characters import Emoji
+from components.corpus.sources.emoji.characters import Emoji
 
 COLOURS = {
     "red": (214, 69, 65),

@@ -7,10 +7,10 @@ from random import Random
 
 import pyarrow as pa
 
-from components.corpus.emoji.characters import Emoji
-from components.corpus.emoji.instructions import CROP, INSTRUCTIONS, PICTURE, SKILLS
-from components.corpus.emoji.scenes import Scene
-from components.corpus.emoji.splits import Inventory
+from components.corpus.sources.emoji.characters import Emoji
+from components.corpus.sources.emoji.instructions import CROP, INSTRUCTIONS, PICTURE, SKILLS
+from components.corpus.sources.emoji.scenes import Scene
+from components.corpus.sources.emoji.splits import Inventory
 
 Part = tuple[str, str]  # (text, image path), "" where there is none
 KEYWORD_SETS = 3

@@ -7,7 +7,7 @@ from pathlib import Path
 
 from PIL import Image, ImageDraw, ImageFont, features
 
-from components.corpus.emoji.characters import Emoji
+from components.corpus.sources.emoji.characters import Emoji
 from components.errors import EmbedlineError
 
 COLOUR_FONT = Path("/usr/share/fonts/truetype/noto/NotoColorEmoji.ttf")

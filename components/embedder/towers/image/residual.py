@@ -1,16 +1,31 @@
-"""The two towers that transformers has not: a small residual image network, and texts as means of word vectors.
-
-Importing this module registers both with transformers' `AutoConfig` and `AutoModel`.
-"""
+"""A small residual image network (He et al., Deep Residual Learning for Image Recognition, 2015)."""
 
 from __future__ import annotations
 
-from typing import Any
+from typing import Annotated, Any, ClassVar, Literal, Self
 
 import torch
+from pydantic import Field, model_validator
 from torch import Tensor, nn
 from transformers import AutoConfig, AutoModel, PretrainedConfig, PreTrainedModel
-from transformers.modeling_outputs import BaseModelOutput, BaseModelOutputWithPooling
+from transformers.modeling_outputs import BaseModelOutputWithPooling
+
+from components.embedder.config import IMAGE_MEAN, IMAGE_STD, ImageTowerSettings
+from components.embedder.runtime import Colours
+from components.sections import Positive, demand
+
+
+class Settings(ImageTowerSettings):
+    """Channels of the network's stages, and how many blocks each stage has."""
+
+    takes_any_size: ClassVar[bool] = True
+    kind: Literal["residual"]
+    widths: Annotated[list[Positive], Field(min_length=1)]
+    depths: list[Positive]
+
+    @model_validator(mode="after")
+    def _has_as_many_depths_as_widths(self) -> Self:
+        return demand(self, len(self.widths) == len(self.depths), "widths and depths must be of the same length")
 
 
 class ResidualImageConfig(PretrainedConfig):
@@ -82,34 +97,11 @@ class ResidualImageModel(PreTrainedModel):
         return BaseModelOutputWithPooling(last_hidden_state=features, pooler_output=features.mean((2, 3)))
 
 
-class WordVectorsConfig(PretrainedConfig):
-    model_type = "embedline_word_vectors"
-
-    def __init__(self, vocab_size: int = 30522, hidden_size: int = 128, **kwargs: Any) -> None:
-        super().__init__(**kwargs)
-        self.vocab_size = vocab_size
-        self.hidden_size = hidden_size
+AutoConfig.register(ResidualImageConfig.model_type, ResidualImageConfig, exist_ok=True)
+AutoModel.register(ResidualImageConfig, ResidualImageModel, exist_ok=True)
 
 
-class WordVectorsModel(PreTrainedModel):
-    """`input_ids (n, tokens)` to `last_hidden_state (n, tokens, hidden_size)`: one vector a token, no context."""
-
-    config_class = WordVectorsConfig
-    main_input_name = "input_ids"
-
-    def __init__(self, config: WordVectorsConfig) -> None:
-        super().__init__(config)
-        self.embeddings = nn.Embedding(config.vocab_size, config.hidden_size)
-        self.post_init()  # type: ignore[no-untyped-call]
-
-    def _init_weights(self, module: nn.Module) -> None:
-        if isinstance(module, nn.Embedding):
-            nn.init.normal_(module.weight, std=self.config.hidden_size**-0.5)
-
-    def forward(self, input_ids: Tensor, **_: Any) -> BaseModelOutput:
-        return BaseModelOutput(last_hidden_state=self.embeddings(input_ids))
-
-
-for config_class, model_class in ((ResidualImageConfig, ResidualImageModel), (WordVectorsConfig, WordVectorsModel)):
-    AutoConfig.register(config_class.model_type, config_class, exist_ok=True)
-    AutoModel.register(config_class, model_class, exist_ok=True)
+def build(settings: Settings) -> tuple[PreTrainedModel, Colours, Colours]:
+    """Returns a new tower, and the mean and standard deviation of colours that it expects."""
+    config = ResidualImageConfig(**settings.model_dump(exclude={"kind"}))
+    return ResidualImageModel(config), IMAGE_MEAN, IMAGE_STD

@@ -10,7 +10,7 @@ from functools import cached_property
 from random import Random
 from typing import Literal
 
-from components.corpus.emoji.characters import Annotations, Emoji
+from components.corpus.sources.emoji.characters import Annotations, Emoji
 
 Split = Literal["train", "dev", "eval"]
 

@@ -1,0 +1,86 @@
+"""Files and folders that are there whole or not at all, and digests of what they hold."""
+
+from __future__ import annotations
+
+import hashlib
+import os
+import shutil
+from collections.abc import Callable, Iterator
+from contextlib import contextmanager
+from pathlib import Path
+from typing import Any
+
+import numpy as np
+from numpy.typing import NDArray
+
+CHUNK = 256
+
+
+@contextmanager
+def atomic_file(path: Path) -> Iterator[Path]:
+    """Yields a path beside `path`; what is written there takes the place of `path` if nothing fails."""
+    path.parent.mkdir(parents=True, exist_ok=True)
+    partial = path.with_name(f".{path.name}.{os.getpid()}.partial")
+    try:
+        yield partial
+        partial.replace(path)
+    finally:
+        partial.unlink(missing_ok=True)
+
+
+def write_text(path: Path, text: str) -> None:
+    """Writes a text file in UTF-8, whole or not at all; half a surrogate pair becomes a question mark."""
+    with atomic_file(path) as partial:
+        partial.write_text(text, encoding="utf-8", errors="replace")
+
+
+@contextmanager
+def atomic_directory(output: Path) -> Iterator[Path]:
+    """Yields a new folder that takes the place of `output` if nothing fails, and is removed if something does."""
+    partial, old = (output.with_name(f".{output.name}.{state}") for state in ("partial", "old"))
+    shutil.rmtree(partial, ignore_errors=True)
+    partial.mkdir(parents=True)
+    try:
+        yield partial
+    except BaseException:
+        shutil.rmtree(partial, ignore_errors=True)
+        raise
+    shutil.rmtree(old, ignore_errors=True)
+    if output.exists():
+        output.rename(old)
+    partial.rename(output)
+    shutil.rmtree(old, ignore_errors=True)
+
+
+def memory_mapped(
+    path: Path, shape: tuple[int, ...], dtype: Any, chunk: Callable[[int, int], NDArray[Any]]
+) -> NDArray[Any]:
+    """Returns an array of `shape`, mapped from `path`, which `chunk(start, stop)` fills unless it is there already."""
+    if not path.is_file():
+        with atomic_file(path) as partial:
+            array = np.lib.format.open_memmap(partial, "w+", dtype, shape)
+            for start in range(0, shape[0], CHUNK):
+                stop = min(start + CHUNK, shape[0])
+                array[start:stop] = chunk(start, stop)
+            array.flush()
+    stored: NDArray[Any] = np.load(path, mmap_mode="r")
+    return stored
+
+
+def file_sha256(file: Path) -> str:
+    """Returns the SHA-256 of a file's bytes in hexadecimal."""
+    with file.open("rb") as stream:
+        return hashlib.file_digest(stream, "sha256").hexdigest()
+
+
+def folder_sha256(folder: Path, leave_out: frozenset[str] = frozenset()) -> str:
+    """Returns one SHA-256 over the relative paths and contents of all files under `folder`, sorted by path."""
+    digest = hashlib.sha256()
+    for directory, subdirectories, names in os.walk(folder):
+        subdirectories.sort()
+        for name in sorted(names):
+            file = Path(directory, name)
+            path = file.relative_to(folder).as_posix()
+            if path not in leave_out:
+                digest.update(f"{path}\0{file_sha256(file)}\n".encode())
+    return digest.hexdigest()

@@ -1,0 +1,19 @@
+"""The section `promotion` of `params.yaml`."""
+
+from __future__ import annotations
+
+from typing import Annotated
+
+from pydantic import Field
+
+from components.sections import Fraction, Positive, Section
+
+
+class Promotion(Section):
+    floors: dict[str, Fraction]
+    margin: Fraction
+    max_task_drop: Fraction
+    confidence: Annotated[float, Field(gt=0.5, lt=1)]
+    max_tie_rate: Fraction
+    min_parity_cosine: Fraction
+    bootstrap_samples: Positive
