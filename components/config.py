@@ -287,7 +287,6 @@ class Export(Section):
 
 class Evaluation(Section):
     batch_size: Positive
-    bootstrap_samples: Positive
 
 
 class Serving(Section):
@@ -312,7 +311,9 @@ class Promotion(Section):
     confidence: Annotated[float, Field(gt=0.5, lt=1)]
     max_tie_rate: Share
     min_parity_cosine: Share
-    bootstrap_samples: Positive
+    max_latency_ms: Rate
+    max_size_bytes: Positive
+    sign_flips: Positive
 
 
 class Config(Section):
