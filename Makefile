@@ -25,6 +25,7 @@ lint: $(INSTALLED)
 	@$(BIN)/mypy components flows monitoring serving benchmarks
 
 bench: $(INSTALLED)
+	@$(BIN)/python benchmarks/gate.py
 	@$(BIN)/python benchmarks/line.py
 	@$(BIN)/python benchmarks/evaluation.py
 	@$(BIN)/python benchmarks/training.py

@@ -168,7 +168,6 @@ def few_steps(steps: int) -> Overlay:
     return {
         "teacher": {"backbone": {"image": small}, "schedule": schedule},
         "distillation": {"schedule": schedule},
-        "evaluation": {"bootstrap_samples": 1},
     }
 
 

@@ -2,11 +2,10 @@
 
 Overall is the mean of the sets' differences, whatever their sizes. The queries are paired, so their difficulty cancels.
 
-* Interval, and p that ours is worse: percentile bootstrap of the differences, resampled within each set, so that no set
-  vanishes (B. Efron and R. Tibshirani 1993, An Introduction to the Bootstrap).
-* p that they differ: were the models equal, each difference could as well have the other sign; the share of random
-  signs that give as much (E. Pitman 1937, Significance Tests Which May be Applied to Samples from Any Populations).
-  Where only a handful of queries differ a bootstrap is too sure: good for a gate that guards, not for a claim.
+* Interval: that of rare wins and losses, which holds for few queries too (`components/intervals.py`).
+* p that they differ, and that ours is worse: were the models equal, each difference could as well have the other sign;
+  the share of random signs that give as much (E. Pitman 1937, Significance Tests Which May be Applied to Samples from
+  Any Populations).
 * McNemar: the same in closed form where every value is 0 or 1 (Q. McNemar 1947, Note on the Sampling Error of the
   Difference Between Correlated Proportions or Percentages; exact binomial).
 * Holm: many sets raise no false alarm (S. Holm 1979, A Simple Sequentially Rejective Multiple Test Procedure).
@@ -20,14 +19,13 @@ from dataclasses import dataclass
 from typing import Any, Literal, NamedTuple
 
 import numpy as np
-from numpy.typing import NDArray
 from scipy.special import bdtr
 
 from components.errors import UsedWrongly
+from components.intervals import Values, difference_interval
 
 Content = Mapping[str, Any]
 """The content of a score file, or of one task in it."""
-Values = NDArray[np.float64]
 Outcome = Literal["better", "worse", "no difference shown"]
 IDENTITY = (
     ("dataset_digest", "the data set differs"),
@@ -95,7 +93,7 @@ class Comparison:
 def compare(ours: Content, theirs: Content, samples: int, confidence: float) -> Comparison:
     """Returns how the first of two score files on the same queries differs from the second.
 
-    `samples` are drawn for intervals and p-values, the same ones each time. `confidence` (0 to 1) is that of the
+    `samples` random signs are drawn for the p-values, the same ones each time. `confidence` (0 to 1) is that of the
     intervals; what it leaves is the level of the verdicts. Raises `UsedWrongly` that says why if the files do not
     compare, or if with so few samples Holm's correction would let no p-value pass, however large the difference.
     """
@@ -104,10 +102,10 @@ def compare(ours: Content, theirs: Content, samples: int, confidence: float) -> 
         raise UsedWrongly("the scores do not compare: " + "\n".join(reasons), remedy)
     names = sorted(ours["tasks"])
     if samples < (enough := math.ceil(2 * len(names) / (1 - confidence)) - 1):
-        problem = f"{samples} bootstrap samples are too few to show a difference on {len(names)} sets"
+        problem = f"{samples} samples of random signs are too few to show a difference on {len(names)} sets"
         raise UsedWrongly(problem, f"Draw at least {enough}, or ask for less confidence.")
-    generators = np.random.default_rng(0), np.random.default_rng(1)
-    sets = [_paired(name, ours["tasks"][name], theirs["tasks"][name], samples, *generators) for name in names]
+    generator = np.random.default_rng(0)
+    sets = [_paired(name, ours["tasks"][name], theirs["tasks"][name], samples, generator) for name in names]
     p_by_set = [_p_values(each) for each in sets]
     holm_by_set = map(_PValues, *(_over_sets(column) for column in zip(*p_by_set, strict=True)))
     incomplete = any(scores.get(key) for scores in (ours, theirs) for key in ("missing", "extra"))
@@ -150,7 +148,9 @@ def values_defect(task: Content) -> str | None:
     values = _values(task)
     if not len(values) or len(values) != task.get("queries"):
         return f"{len(values)} values for {task.get('queries')} queries"
-    return None if np.isfinite(values).all() else "a value is not finite"
+    if not np.isfinite(values).all():
+        return "a value is not finite"
+    return None if values.min() >= 0 and values.max() <= 1 else "a value lies outside 0 to 1"
 
 
 def holm(p_values: Values) -> Values:
@@ -169,17 +169,6 @@ def mcnemar(ours: Values, theirs: Values) -> float | None:
     return min(1.0, 2 * float(bdtr(min(won, lost), won + lost, 0.5)))
 
 
-def resampled_means(values: Values, samples: int, generator: np.random.Generator) -> Values:
-    """Returns `(samples,)` bootstrap means of `values`.
-
-    Drawing how often each different value occurs is the same bootstrap, and cheaper where few values are different.
-    """
-    different, counts = np.unique(values, return_counts=True)
-    shares = counts / len(values)
-    sums = [generator.multinomial(len(values), shares, size=size) @ different for size in _blocks(samples, len(counts))]
-    return np.concatenate(sums) / len(values)
-
-
 def flipped_means(values: Values, samples: int, generator: np.random.Generator) -> Values:
     """Returns `(samples,)` means of `values` with random signs; draws how many of each different size are positive."""
     sizes, counts = np.unique(np.abs(values), return_counts=True)
@@ -195,38 +184,35 @@ class _PValues(NamedTuple):
 
 @dataclass(frozen=True)
 class _Paired:
-    """The values of one set's queries, and the mean differences of the bootstrap and of random signs `(samples,)`."""
+    """The values of the queries of one set or several, and the mean differences with random signs `(samples,)`."""
 
     name: str
-    ours: Values
-    theirs: Values
-    means: tuple[float, float]
-    bootstrap: Values
+    ours: tuple[Values, ...]
+    theirs: tuple[Values, ...]
     chance: Values
 
+    @property
+    def means(self) -> tuple[float, float]:
+        our, their = (float(np.mean([each.mean() for each in side])) for side in (self.ours, self.theirs))
+        return our, their
 
-def _paired(
-    name: str, our: Content, their: Content, samples: int, bootstrap: np.random.Generator, signs: np.random.Generator
-) -> _Paired:
+
+def _paired(name: str, our: Content, their: Content, samples: int, generator: np.random.Generator) -> _Paired:
     ours, theirs = _values(our), _values(their)
-    differences = ours - theirs
-    return _Paired(
-        name, ours, theirs, (float(ours.mean()), float(theirs.mean())),
-        resampled_means(differences, samples, bootstrap), flipped_means(differences, samples, signs),
-    )  # fmt: skip
+    return _Paired(name, (ours,), (theirs,), flipped_means(ours - theirs, samples, generator))
 
 
 def _overall(name: str, sets: Sequence[_Paired]) -> _Paired:
-    ours, theirs = (np.concatenate([getattr(each, side) for each in sets]) for side in ("ours", "theirs"))
-    our_mean, their_mean = np.mean([each.means for each in sets], axis=0)
-    bootstrap, chance = (np.mean([getattr(each, kind) for each in sets], axis=0) for kind in ("bootstrap", "chance"))
-    return _Paired(name, ours, theirs, (float(our_mean), float(their_mean)), bootstrap, chance)
+    ours, theirs = (tuple(each.ours[0] for each in sets), tuple(each.theirs[0] for each in sets))
+    return _Paired(name, ours, theirs, np.mean([each.chance for each in sets], axis=0))
 
 
 def _p_values(paired: _Paired) -> _PValues:
-    as_far = np.abs(paired.chance) >= abs(paired.means[0] - paired.means[1]) - ROUNDING
-    worse, different = (float(1 + found.sum()) / (1 + len(found)) for found in (paired.bootstrap >= 0, as_far))
-    return _PValues(worse, different, mcnemar(paired.ours, paired.theirs))
+    ours, theirs = paired.means
+    found, chance = ours - theirs, paired.chance
+    as_low, as_far = chance <= found + ROUNDING, np.abs(chance) >= abs(found) - ROUNDING
+    worse, different = (float(1 + extreme.sum()) / (1 + len(chance)) for extreme in (as_low, as_far))
+    return _PValues(worse, different, mcnemar(np.concatenate(paired.ours), np.concatenate(paired.theirs)))
 
 
 def _over_sets(p_values: Sequence[float | None]) -> list[float | None]:
@@ -237,16 +223,17 @@ def _over_sets(p_values: Sequence[float | None]) -> list[float | None]:
 
 def _difference(paired: _Paired, p: _PValues, adjusted: _PValues, confidence: float) -> Difference:
     ours, theirs = paired.means
-    lower, upper = np.quantile(paired.bootstrap, [(1 - confidence) / 2, (1 + confidence) / 2])
+    differences = [our - their for our, their in zip(paired.ours, paired.theirs, strict=True)]
+    lower, upper = map(float, difference_interval(differences, confidence))
     shown = adjusted.different <= 1 - confidence and not lower <= 0 <= upper
     return Difference(
         name=paired.name,
-        queries=len(paired.ours),
+        queries=sum(map(len, differences)),
         ours=ours,
         theirs=theirs,
         difference=ours - theirs,
-        lower=float(lower),
-        upper=float(upper),
+        lower=lower,
+        upper=upper,
         p_worse=p.worse,
         p_different=p.different,
         mcnemar=p.mcnemar,

@@ -67,7 +67,7 @@ def evaluate_model(model: str, questions: Questions, config: Evaluation, screen:
     chunk = config.batch_size * BATCHES_PER_CHUNK
     with _bars(screen) as progress:
         sides, speed = cached_vectors(embedder, embedder.name, fingerprint, suite, chunk, VECTORS, progress)
-    scores = score(described, suite, sides, speed, config.bootstrap_samples)
+    scores = score(described, suite, sides, speed)
     sibling = SIBLINGS.get(questions.suite)
     measured = sibling.measure(suite, scores, sides) if sibling else {}
     file = EVALUATIONS / questions.suite / f"{embedder.name.replace('/', '-')}.json"

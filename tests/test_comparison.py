@@ -8,7 +8,7 @@ import pytest
 from numpy.typing import NDArray
 from scipy import stats
 
-from components.comparison import compare, flipped_means, holm, mcnemar, resampled_means
+from components.comparison import compare, flipped_means, holm, mcnemar
 from components.errors import UsedWrongly
 
 Values = NDArray[np.float64]
@@ -68,17 +68,28 @@ def test_mcnemar_is_for_hits_and_misses_only() -> None:
     assert b.mcnemar == b.mcnemar_holm == 1, "adjusted for the sets that have one"
 
 
-def test_the_bootstrap_is_that_of_scipy() -> None:
+def test_of_many_queries_the_interval_is_that_of_a_plain_bootstrap() -> None:
     generator = np.random.default_rng(1)
-    ours, theirs = generator.choice([0, 0.5, 1], 400, p=[0.4, 0.1, 0.5]), generator.choice([0, 0.5, 1], 400)
-    found = compare(content({"A": ours}), content({"A": theirs}), 20_000, 0.95)
-    plain = stats.bootstrap(
-        (ours - theirs,), np.mean, n_resamples=20_000, method="percentile", rng=generator, batch=1000
-    )
-    interval = list(plain.confidence_interval)
+    ours, theirs = generator.choice([0, 0.5, 1], 4000, p=[0.4, 0.1, 0.5]), generator.choice([0, 0.5, 1], 4000)
+    found = compare(content({"A": ours}), content({"A": theirs}), 100, 0.95)
+    plain = stats.bootstrap((ours - theirs,), np.mean, n_resamples=4000, method="percentile", rng=generator, batch=500)
     for each in (found.overall, *found.tasks):
-        assert [each.lower, each.upper] == pytest.approx(interval, abs=0.004)
-        assert each.p_worse == pytest.approx((plain.bootstrap_distribution >= 0).mean(), abs=0.01)
+        assert [each.lower, each.upper] == pytest.approx(list(plain.confidence_interval), abs=0.0015)
+
+
+@pytest.mark.parametrize(("won", "lost"), [(0, 0), (0, 3), (2, 6), (9, 2), (30, 50)])
+def test_that_ours_is_worse_is_tested_exactly_however_few_queries_differ(won: int, lost: int) -> None:
+    rest = [0.0] * (100 - won - lost)
+    ours, theirs = [1.0] * won + [0.0] * lost + rest, [0.0] * won + [1.0] * lost + rest
+    found = compare(content({"A": ours}), content({"A": theirs}), 20_000, 0.95)
+    exact = stats.binomtest(won, won + lost, alternative="less").pvalue if won + lost else 1
+    for each in (found.overall, *found.tasks):
+        assert each.p_worse == pytest.approx(exact, abs=0.01)
+
+
+def test_a_few_queries_that_are_alike_do_not_prove_that_all_are() -> None:
+    few = compare(content({"A": [1.0] * 30}), content({"A": [1.0] * 30}), 100, 0.95).overall
+    assert few.difference == 0 and few.lower == -few.upper == pytest.approx(math.log(0.025) / 30)
 
 
 def test_random_signs_give_what_all_signs_give() -> None:
@@ -92,13 +103,12 @@ def test_random_signs_give_what_all_signs_give() -> None:
 def test_drawing_in_blocks_draws_the_same(monkeypatch: pytest.MonkeyPatch) -> None:
     values = np.random.default_rng(0).normal(size=50)
 
-    def drawn() -> list[Values]:
-        return [draw(values, 100, np.random.default_rng(0)) for draw in (resampled_means, flipped_means)]
+    def drawn() -> Values:
+        return flipped_means(values, 100, np.random.default_rng(0))
 
     at_once = drawn()
     monkeypatch.setattr("components.comparison.CELLS_PER_BLOCK", 130)
-    for whole, in_blocks in zip(at_once, drawn(), strict=True):
-        assert whole.shape == (100,) and in_blocks == pytest.approx(whole, abs=1e-12)
+    assert at_once.shape == (100,) and drawn() == pytest.approx(at_once, abs=1e-12)
 
 
 def test_on_hits_the_random_signs_agree_with_mcnemar() -> None:
@@ -111,13 +121,13 @@ def test_on_hits_the_random_signs_agree_with_mcnemar() -> None:
 
 
 def test_the_interval_holds_the_true_difference_as_often_as_it_says() -> None:
-    """Two sets of different sizes; the first model's values are 0.1 higher in truth, less so or more in each sample."""
+    """Two sets of different sizes; the first model has 0.1 more hits in truth, less so or more in each sample."""
     generator = np.random.default_rng(4)
     inside = 0
     for _ in range(400):
-        theirs = {"A": generator.random(80), "B": generator.random(160)}
-        ours = {name: values + generator.normal(0.1, 0.3, len(values)) for name, values in theirs.items()}
-        overall = compare(content(ours), content(theirs), 300, 0.9).overall
+        theirs = {name: generator.choice([0.0, 1.0], size) for name, size in (("A", 80), ("B", 160))}
+        ours = {name: generator.choice([0.0, 1.0], len(hits), p=[0.4, 0.6]) for name, hits in theirs.items()}
+        overall = compare(content(ours), content(theirs), 100, 0.9).overall
         inside += overall.lower <= 0.1 <= overall.upper
     assert 0.86 <= inside / 400 <= 0.94
 
@@ -149,7 +159,8 @@ def test_equal_models_are_not_called_different() -> None:
         families += any(task.verdict in SHOWN for task in found.tasks)
     assert overall <= 10 and families <= 10
     same = compare(content(ours), content(ours), 800, 0.95)
-    assert {(task.p_worse, task.p_different, task.lower, task.upper) for task in same.tasks} == {(1, 1, 0, 0)}
+    assert {(task.p_worse, task.p_different, task.difference) for task in same.tasks} == {(1, 1, 0)}
+    assert all(task.lower == -task.upper < 0 for task in same.tasks)
 
 
 def test_pairing_matters() -> None:
@@ -176,7 +187,7 @@ def test_overall_is_the_mean_of_the_sets_whatever_their_sizes() -> None:
     ours, theirs = {"A": [1.0] * 10, "B": [0.0] * 1000}, {"A": [0.0] * 10, "B": [0.0] * 1000}
     found = compare(content(ours), content(theirs), 100, 0.95)
     assert (found.overall.ours, found.overall.theirs, found.overall.difference) == (0.5, 0, 0.5)
-    assert found.overall.queries == 1010 and found.overall.lower == found.overall.upper == 0.5
+    assert found.overall.queries == 1010 and 0 < found.overall.lower < 0.5 < found.overall.upper
 
 
 @pytest.mark.parametrize(
@@ -194,6 +205,8 @@ def test_overall_is_the_mean_of_the_sets_whatever_their_sizes() -> None:
         (lambda s: s["tasks"]["A"]["values"].pop(), "A: 3 values for 4 queries"),
         (lambda s: s["tasks"]["A"].pop("values"), "A: 0 values for 4 queries"),
         (lambda s: s["tasks"]["A"]["values"].__setitem__(0, math.nan), "A: a value is not finite"),
+        (lambda s: s["tasks"]["A"]["values"].__setitem__(0, 7), "A: a value lies outside 0 to 1"),
+        (lambda s: s["tasks"]["A"]["values"].__setitem__(0, -0.1), "A: a value lies outside 0 to 1"),
     ],
 )
 def test_scores_that_do_not_compare_are_refused(spoil: Callable[[dict[str, Any]], object], reason: str) -> None:
@@ -215,7 +228,7 @@ def test_scores_of_nothing_are_refused() -> None:
 def test_too_few_samples_for_so_many_sets_are_refused() -> None:
     ours, theirs = ({str(index): [value] * 20 for index in range(36)} for value in (1.0, 0.0))
     with pytest.raises(
-        UsedWrongly, match="1438 bootstrap samples are too few to show a difference on 36 sets"
+        UsedWrongly, match="1438 samples of random signs are too few to show a difference on 36 sets"
     ) as refusal:
         compare(content(ours), content(theirs), 1438, 0.95)
     assert "at least 1439" in refusal.value.remedy
@@ -227,11 +240,11 @@ def test_the_verdict_in_words_names_the_better_one() -> None:
         content({"A": values, "B": values}) for values in ([1.0] * 60 + [0.0] * 40, [1.0] * 50 + [0.0] * 50)
     )
     words = compare(ours, theirs, 2000, 0.95).words("new", "old")
-    assert words.startswith("new is better: +10.0 points overall (6.") and words.endswith(
+    assert words.startswith("new is better: +10.0 points overall (5.") and words.endswith(
         "new is better on 2 of 2 sets"
     )
     assert compare(theirs, ours, 2000, 0.95).words("old", "new").startswith("new is better: +10.0 points overall (")
-    assert compare(ours, ours, 2000, 0.95).words("a", "b") == "no difference shown: +0.0 points overall (0.0 to 0.0)"
+    assert compare(ours, ours, 2000, 0.95).words("a", "b") == "no difference shown: +0.0 points overall (-1.8 to 1.8)"
 
 
 def test_without_the_whole_benchmark_nothing_is_called_overall() -> None:

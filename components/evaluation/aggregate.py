@@ -7,9 +7,9 @@ from collections.abc import Collection, Mapping
 import numpy as np
 from numpy.typing import NDArray
 
-from components.comparison import resampled_means
 from components.errors import EmbedlineError
 from components.evaluation.benchmark import Task
+from components.intervals import mean_interval
 
 CONFIDENCE = 0.95
 
@@ -53,9 +53,7 @@ def groups(tasks: Mapping[str, Task]) -> dict[str, list[str]]:
     return found
 
 
-def overall_interval(values: Mapping[str, NDArray[np.float64]], samples: int) -> tuple[float, float]:
-    """Returns the 95 % bootstrap interval of the overall score; queries are drawn anew within each set."""
-    generator = np.random.default_rng(0)
-    means = [resampled_means(values[name], samples, generator) for name in sorted(values)]
-    low, high = np.quantile(np.mean(means, axis=0), [(1 - CONFIDENCE) / 2, (1 + CONFIDENCE) / 2])
+def overall_interval(values: Mapping[str, NDArray[np.float64]]) -> tuple[float, float]:
+    """Returns the 95 % interval of the overall score, from the values of the queries (0 to 1) by set."""
+    low, high = mean_interval([values[name] for name in sorted(values)], CONFIDENCE)
     return float(low), float(high)

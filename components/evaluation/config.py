@@ -7,4 +7,3 @@ from components.sections import Positive, Section
 
 class Evaluation(Section):
     batch_size: Positive
-    bootstrap_samples: Positive

@@ -35,7 +35,7 @@ class Model:
 
 @dataclass(frozen=True)
 class TaskScore:
-    """One set: `score` is the mean of `values`, one a query, `interval` its 95 % bootstrap interval over the queries.
+    """One set: `score` is the mean of `values`, one a query, `interval` its 95 % interval over the queries.
 
     `tie_rate` is the share of queries whose value hangs on the order of tied candidates, `candidates` the largest
     number that a query has, `metrics` the means of other metrics.
@@ -112,15 +112,15 @@ def evaluate(
     """
     chunk = config.batch_size * BATCHES_PER_CHUNK
     sides, speed = cached_vectors(embedder, model.name, model.fingerprint, suite, chunk, cache, progress)
-    return score(model, suite, sides, speed, config.bootstrap_samples)
+    return score(model, suite, sides, speed)
 
 
-def score(model: Model, suite: Suite, sides: Mapping[str, tuple[Side, Side]], speed: float, samples: int) -> Scores:
+def score(model: Model, suite: Suite, sides: Mapping[str, tuple[Side, Side]], speed: float) -> Scores:
     """Returns the scores of a model whose vectors are there: `sides` by set, encoded at `speed` items a second."""
-    tasks = {questions.name: _score(questions, *sides[questions.name], samples) for questions in suite.sets}
+    tasks = {questions.name: _score(questions, *sides[questions.name]) for questions in suite.sets}
     means = aggregates({name: task.score for name, task in tasks.items()}, suite.benchmark.tasks)
     per_query = {name: np.array(task.values) for name, task in tasks.items()}
-    intervals = {"overall": overall_interval(per_query, samples)} if "overall" in means else {}
+    intervals = {"overall": overall_interval(per_query)} if "overall" in means else {}
     return Scores(
         model, suite.benchmark.name, suite.digest, SCORER, suite.prompts, tasks, suite.missing, [], means, intervals,
         speed,
@@ -158,13 +158,13 @@ def ranked(questions: EvaluationSet, queries: Side, candidates: Side) -> Ranks:
     return joined(pools, len(asked))
 
 
-def _score(questions: EvaluationSet, queries: Side, candidates: Side, samples: int) -> TaskScore:
+def _score(questions: EvaluationSet, queries: Side, candidates: Side) -> TaskScore:
     found = ranked(questions, queries, candidates)
     task = questions.task
     scored = values(found, task.metric)
     return TaskScore(
         task.modality, task.meta_task, task.distribution, task.metric, float(scored.mean()),
-        overall_interval({"": scored}, samples), len(scored), max(len(pool.candidates) for pool in questions.pools),
+        overall_interval({"": scored}), len(scored), max(len(pool.candidates) for pool in questions.pools),
         float(found.undecided.mean()), scored.tolist(),
         {metric: float(values(found, metric).mean()) for metric in REPORTED},
     )  # fmt: skip

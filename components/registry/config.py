@@ -6,7 +6,7 @@ from typing import Annotated
 
 from pydantic import Field
 
-from components.sections import Fraction, Positive, Section
+from components.sections import Fraction, Positive, Rate, Section
 
 
 class Promotion(Section):
@@ -16,4 +16,6 @@ class Promotion(Section):
     confidence: Annotated[float, Field(gt=0.5, lt=1)]
     max_tie_rate: Fraction
     min_parity_cosine: Fraction
-    bootstrap_samples: Positive
+    max_latency_ms: Rate
+    max_size_bytes: Positive
+    sign_flips: Positive

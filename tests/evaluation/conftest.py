@@ -22,7 +22,7 @@ from components.evaluation.report import BATCHES_PER_CHUNK
 
 Rows = list[dict[str, Any]]
 MakeData = Callable[..., Path]
-CONFIG = Evaluation(batch_size=1, bootstrap_samples=200)
+CONFIG = Evaluation(batch_size=1)
 CHUNK = CONFIG.batch_size * BATCHES_PER_CHUNK
 
 

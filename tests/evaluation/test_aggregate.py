@@ -60,10 +60,14 @@ def test_v2_has_a_mean_of_each_modality_and_all_78_count_alike() -> None:
     assert means["overall"] == pytest.approx(24 / 78), "not the mean of three modalities"
 
 
-def test_the_interval_is_that_of_a_plain_bootstrap() -> None:
+def test_of_many_queries_the_interval_is_that_of_a_plain_bootstrap() -> None:
     generator = np.random.default_rng(1)
-    hits = {"A": generator.choice([0, 0.5, 1], 300), "B": generator.choice([0.0, 1], 50, p=[0.9, 0.1])}
+    hits = {"A": generator.choice([0, 0.5, 1], 3000), "B": generator.choice([0.0, 1], 500, p=[0.9, 0.1])}
     plain = [np.mean([generator.choice(values, len(values)).mean() for values in hits.values()]) for _ in range(4000)]
-    assert overall_interval(hits, 20_000) == pytest.approx(np.quantile(plain, [0.025, 0.975]), abs=0.004)
-    assert overall_interval(hits, 500) == overall_interval(dict(reversed(hits.items())), 500)
-    assert overall_interval({"A": np.ones(9)}, 100) == (1, 1)
+    assert overall_interval(hits) == pytest.approx(np.quantile(plain, [0.025, 0.975]), abs=0.0015)
+    assert overall_interval(hits) == overall_interval(dict(reversed(hits.items())))
+
+
+def test_a_few_hits_do_not_make_a_perfect_score_certain() -> None:
+    low, high = overall_interval({"A": np.ones(9), "B": np.ones(9)})
+    assert 0.7 < low < 0.9 and high == 1

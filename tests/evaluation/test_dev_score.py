@@ -75,7 +75,7 @@ def test_no_set_of_the_gate_is_seen(data: Path) -> None:
 
 def test_a_changed_model_is_scored_anew(data: Path) -> None:
     """Vectors of a model in training are never taken for those of the same model some steps before."""
-    scorer = DevScorer(Evaluation(batch_size=2, bootstrap_samples=10), data)
+    scorer = DevScorer(Evaluation(batch_size=2), data)
     scores = [scorer(TableEmbedder(WORDS | {"second": second})) for second in ((0.2, 0.8), (-0.8, 0.2))]
     assert scores == pytest.approx([0.25, 0.5])
 

@@ -22,12 +22,14 @@ from tests.evaluation.conftest import CONFIG, MODEL, ConstantEmbedder, HashEmbed
 Score = Callable[..., Scores]
 PROMOTION = Promotion(
     floors={"overall": 0.0},
-    margin=0.01,
+    margin=0.5,
     max_task_drop=0.05,
     confidence=0.95,
     max_tie_rate=0.05,
     min_parity_cosine=0.97,
-    bootstrap_samples=200,
+    max_latency_ms=100,
+    max_size_bytes=10**9,
+    sign_flips=200,
 )
 
 

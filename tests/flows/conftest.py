@@ -117,5 +117,5 @@ def shrink(line: Line, text_model: Path) -> None:
     content["distillation"]["matryoshka_dimensions"] = [32, 16]
     content["validation"] |= {"min_image_side": 4}
     content["export"] |= {"parity_cosine": {"fp32": 0.999, "int8": 0.5}}
-    content["promotion"] |= {"floors": {"overall": 0.0}, "max_tie_rate": 1.0, "min_parity_cosine": 0.5}
+    content["promotion"] |= {"floors": {"overall": 0.0}, "margin": 0.05, "max_tie_rate": 1.0, "min_parity_cosine": 0.5}
     (line.root / "params.yaml").write_text(yaml.safe_dump(content), encoding="utf-8")

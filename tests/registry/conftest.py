@@ -2,7 +2,7 @@
 
 import json
 import shutil
-from collections.abc import Callable
+from collections.abc import Callable, Collection
 from pathlib import Path
 from typing import Any
 
@@ -69,7 +69,9 @@ def promotion_config() -> Promotion:
         confidence=0.95,
         max_tie_rate=0.05,
         min_parity_cosine=0.99,
-        bootstrap_samples=2000,
+        max_latency_ms=100,
+        max_size_bytes=1000,
+        sign_flips=2000,
     )
 
 
@@ -77,17 +79,21 @@ def promotion_config() -> Promotion:
 def make_scores() -> MakeScores:
     """Makes the score file of a model that answers the given share of each task's queries, the easiest ones first."""
 
-    def make(fingerprint: str, share: float = 0.5, **shares: float) -> dict[str, Any]:
+    def make(
+        fingerprint: str, share: float = 0.5, only: Collection[str] = tuple(TASKS), queries: int = QUERIES,
+        **shares: float,
+    ) -> dict[str, Any]:  # fmt: skip
         tasks = {}
-        for name, (meta_task, distribution) in TASKS.items():
-            values = (np.arange(QUERIES) < round(shares.get(name, share) * QUERIES)).astype(float)
+        for name in only:
+            meta_task, distribution = TASKS[name]
+            values = (np.arange(queries) < round(shares.get(name, share) * queries)).astype(float)
             tasks[name] = {
                 "modality": "image",
                 "meta_task": meta_task,
                 "distribution": distribution,
                 "metric": "hit@1",
                 "score": float(values.mean()),
-                "queries": QUERIES,
+                "queries": queries,
                 "candidates": 100,
                 "tie_rate": 0.0,
                 "values": values.tolist(),

@@ -5,6 +5,7 @@ from typing import Any
 
 import numpy as np
 import pytest
+from scipy import stats
 
 from components.errors import Refused, UsedWrongly
 from components.registry import compare, infrastructure
@@ -15,8 +16,7 @@ MakeScores = Callable[..., dict[str, Any]]
 CHECKS = {
     "parity_cosine": 0.999,
     "server_cosine": 1.0,
-    "loaded": True,
-    "answered": True,
+    "answered_share": 1.0,
     "latency_ms": 3.0,
     "size_bytes": 10,
 }
@@ -31,8 +31,42 @@ def test_the_first_model_in_needs_only_its_floors(make_scores: MakeScores, promo
         "overall: 0.2750 is below its floor of 0.3",
         "OOD: 0.0500 is below its floor of 0.2",
     )
-    with pytest.raises(Refused, match="below its floor"):
+    with pytest.raises(Refused, match="below its floor") as refusal:
         low.require()
+    assert "champion" not in refusal.value.remedy, "there is none that could stay"
+    with pytest.raises(Refused) as refusal:
+        compare(make_scores("b", 0.4), make_scores("a"), promotion_config, TASKS).require()
+    assert refusal.value.remedy.startswith("The champion stays. ")
+
+
+@pytest.mark.parametrize("queries", [30, 100, 290, 400])
+def test_a_challenger_that_is_worse_by_the_margin_passes_as_rarely_as_the_confidence_says(
+    make_scores: MakeScores, promotion_config: Promotion, queries: int
+) -> None:
+    """Exact: the probability of every number of losses among the queries of one set, summed where the gate passes."""
+    champion = make_scores("old", 1.0, only=["crops"], queries=queries)
+    passed = 0.0
+    for lost in range(8):
+        challenger = make_scores("new", 1 - lost / queries, only=["crops"], queries=queries)
+        if compare(challenger, champion, promotion_config, ["crops"]).passed:
+            passed += stats.binom.pmf(lost, queries, promotion_config.margin)
+    assert passed <= 1 - promotion_config.confidence
+    assert (passed > 0) == (queries == 400), "fewer than 300 queries cannot show a difference above a hundredth"
+
+
+def test_a_refusal_says_whether_the_challenger_is_worse_or_the_evidence_too_little(
+    make_scores: MakeScores, promotion_config: Promotion
+) -> None:
+    def reason(share: float, queries: int) -> str:
+        champion = make_scores("old", 0.5, queries=queries)
+        (found,) = compare(make_scores("new", share, queries=queries), champion, promotion_config, TASKS).reasons
+        return found
+
+    assert reason(0.5, 30).startswith(
+        "overall: not enough evidence: a difference of +0.0000 over 120 queries, at least -0.0250 and at most +0.0250 "
+        "(95% bounds); the margin is 0.01"
+    )
+    assert reason(0.48, 100).startswith("overall: worse: a difference of -0.0200 over 400 queries, at least -0.03")
 
 
 @pytest.mark.parametrize(("share", "passes"), [(0.6, True), (0.5, True), (0.47, False), (0.4, False)])
@@ -132,10 +166,10 @@ def test_a_file_of_several_modalities_must_have_the_mean_of_each(
 def test_so_few_samples_that_no_drop_could_be_found_are_told(
     make_scores: MakeScores, promotion_config: Promotion
 ) -> None:
-    few = promotion_config.model_copy(update={"bootstrap_samples": 78})
-    with pytest.raises(UsedWrongly, match="78 bootstrap samples are too few to show a difference on 4 sets"):
+    few = promotion_config.model_copy(update={"sign_flips": 78})
+    with pytest.raises(UsedWrongly, match="78 samples of random signs are too few to show a difference on 4 sets"):
         compare(make_scores("new", 0.4), make_scores("old"), few, TASKS)
-    enough = promotion_config.model_copy(update={"bootstrap_samples": 79})
+    enough = promotion_config.model_copy(update={"sign_flips": 79})
     verdict = compare(make_scores("new", 0.7, counts=0.3), make_scores("old"), enough, TASKS)
     assert [reason.split(":")[0] for reason in verdict.reasons] == ["counts"]
 
@@ -154,6 +188,7 @@ def test_equal_models_are_rarely_refused_and_worse_ones_nearly_always(
 ) -> None:
     """40 pairs each, every answer drawn anew: equal models are told from ones that are 8 points worse."""
     generator = np.random.default_rng(0)
+    config = promotion_config.model_copy(update={"margin": 0.02})
 
     def passes(share: float) -> int:
         passed = 0
@@ -163,7 +198,7 @@ def test_equal_models_are_rarely_refused_and_worse_ones_nearly_always(
                 hard = generator.random(200)
                 replace_values(champion, name, (hard + generator.normal(0, 0.02, 200) < 0.5).astype(float))
                 replace_values(challenger, name, (hard + generator.normal(0, 0.02, 200) < share).astype(float))
-            passed += compare(challenger, champion, promotion_config, TASKS).passed
+            passed += compare(challenger, champion, config, TASKS).passed
         return passed
 
     assert passes(0.5) >= 24 and passes(0.42) == 0
@@ -177,10 +212,34 @@ def test_the_infrastructure_blessing_needs_every_check(promotion_config: Promoti
     for name, value in (
         ("parity_cosine", 0.5),
         ("server_cosine", math.nan),
-        ("loaded", False),
+        ("answered_share", True),
         ("latency_ms", math.inf),
     ):
         assert len(infrastructure("a", CHECKS | {name: value}, promotion_config).reasons) == 1
+
+
+@pytest.mark.parametrize(
+    ("name", "at_the_limit", "beyond", "reason"),
+    [
+        ("parity_cosine", 0.99, 0.9899, "parity_cosine: 0.9899 is below 0.99"),
+        ("parity_cosine", 1.0, 1.1, "parity_cosine: 1.1 is above 1"),
+        ("server_cosine", 0.99, -1.0, "server_cosine: -1.0 is below 0.99"),
+        ("answered_share", 1.0, 0.98, "answered_share: 0.98 is below 1"),
+        ("answered_share", 1.0, 2.0, "answered_share: 2.0 is above 1"),
+        ("latency_ms", 100.0, 100.1, "latency_ms: 100.1 is above 100"),
+        ("latency_ms", 0.1, -0.1, "latency_ms: -0.1 is below 0"),
+        ("size_bytes", 1000, 1001, "size_bytes: 1001 is above 1000"),
+        ("size_bytes", 1, 0, "size_bytes: 0 is below 1"),
+    ],
+)
+def test_each_measurement_has_limits_that_refuse(
+    promotion_config: Promotion, name: str, at_the_limit: float, beyond: float, reason: str
+) -> None:
+    assert infrastructure("a", CHECKS | {name: at_the_limit}, promotion_config).passed
+    (found,) = infrastructure("a", CHECKS | {name: beyond}, promotion_config).reasons
+    assert found.startswith(reason)
+    (not_a_number,) = infrastructure("a", CHECKS | {name: math.nan}, promotion_config).reasons
+    assert not_a_number == f"{name}: nan is no finite number"
 
 
 def replace_values(scores: dict[str, Any], name: str, values: Any) -> None:

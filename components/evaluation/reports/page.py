@@ -161,7 +161,7 @@ def _sets(standings: Standings) -> str:
         marks = _set_flags(name, standings)
         rows.append(f'<tr><th scope="row">{escape(name)}</th><td colspan="{columns - 1}">{marks}</td></tr>\n')
     return f"""<section><h2>All sets</h2>
-<p class="note">In %, with the 95 % bootstrap interval over queries, which also lies across the end of each bar. Chance,
+<p class="note">In %, with the 95 % interval over queries, which also lies across the end of each bar. Chance,
 the dashed mark, is 1&nbsp;/&nbsp;candidates where every query has one relevant candidate. A tie counts as the expected
 value over its orders; a set is flagged where {TIE_RATE_SHOWN:.1%} of the queries or more hang on one.</p>
 <div class="scroll"><table><thead><tr><th scope="col">set</th>{heads}<th class="plot"></th><th></th>

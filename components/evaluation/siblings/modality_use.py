@@ -4,7 +4,7 @@ A picture is taken away, not made grey: a grey picture is still a picture, whose
 and hide that the text alone suffices. The instruction stays. Items that have only a text or only a picture stay too.
 
 A set is flagged as solvable without its pictures where the score without them is above chance and not shown to be below
-the full one, each by the 95 % bootstrap interval over queries. Such a set says nothing about vision (Y. Goyal et al.
+the full one, each by the 95 % interval over queries. Such a set says nothing about vision (Y. Goyal et al.
 2017, Making the V in VQA Matter).
 """
 
@@ -16,17 +16,16 @@ from dataclasses import replace
 import numpy as np
 
 from components.corpus import Item
-from components.evaluation.aggregate import overall_interval
+from components.evaluation.aggregate import CONFIDENCE, overall_interval
 from components.evaluation.metrics import Ranks, values
 from components.evaluation.report import Scores
 from components.evaluation.scoring import Positions
 from components.evaluation.sets import Collection, EvaluationSet, Suite
 from components.evaluation.siblings.derived import MEND, as_it_is, derived_suite, derived_task, questions_of
 from components.evaluation.vectors import Side
+from components.intervals import difference_interval
 
 NAME = "modality-use"
-SAMPLES = 2000
-"""Bootstrap samples of an interval."""
 
 
 def build(base: Suite) -> Suite:
@@ -56,9 +55,9 @@ def measure(suite: Suite, scores: Scores, sides: Mapping[str, tuple[Side, Side]]
             continue
         found = {variant: np.array(scores.tasks[f"{name}.{variant}"].values) for variant in VARIANTS}
         full, without_image, without_text = found.values()
-        lost = overall_interval({name: full - without_image}, SAMPLES)
+        lost = difference_interval([full - without_image], CONFIDENCE)
         level = chance(questions)
-        beats_chance = overall_interval({name: without_image}, SAMPLES)[0] > level
+        beats_chance = overall_interval({name: without_image})[0] > level
         solvable.append(float(beats_chance and lost[0] <= 0))
         drops.append((full.mean() - without_image.mean(), full.mean() - without_text.mean()))
         numbers |= {f"{name}: {variant}": float(value.mean()) for variant, value in found.items()}

@@ -28,7 +28,7 @@ def row(lines: list[str], name: str) -> list[str]:
 def test_one_row_a_set_with_interval_and_both_tests_and_the_verdict_last() -> None:
     lines = shown(content({"groups": 100, "names": 140}), content({"groups": 100, "names": 100}), ("new", "old"))
     assert "95% interval" in "".join(lines)
-    assert row(lines, "groups") == ["groups", "50.0", "50.0", "+0.0", "0.0 to 0.0", "1.000", "1.000", ""]
+    assert row(lines, "groups") == ["groups", "50.0", "50.0", "+0.0", "-1.8 to 1.8", "1.000", "1.000", ""]
     name, ours, theirs, difference, interval, p, mcnemar, better = row(lines, "names")
     assert (name, ours, theirs, difference, better) == ("names", "70.0", "50.0", "+20.0", "new")
     assert interval.startswith("14.") and p == "< 0.001" and mcnemar == "< 0.001"
