@@ -5,7 +5,7 @@ BIN := $(VENV)/bin
 INSTALLED := $(VENV)/.installed
 SYSTEM := fonts-noto-color-emoji fonts-symbola unicode-cldr-core unicode-data git
 
-.PHONY: run test test-slow serve lint bench clean
+.PHONY: run test test-slow serve lint bench clean reset system
 
 run: $(INSTALLED)
 	@$(BIN)/embedline run
@@ -31,9 +31,17 @@ bench: $(INSTALLED)
 	@$(BIN)/python benchmarks/training.py
 	@$(BIN)/python benchmarks/recipes.py
 
-# Everything that a round has made; the environment stays.
+# What the stages make again; versions, ledger and MLflow's database stay.
 clean:
-	rm -rf artifacts checkpoints data .data.partial .data.old .embedline .dvc/cache .dvc/tmp dvc.lock search.html
+	rm -rf artifacts checkpoints .data.partial .dvc/tmp search.html
+
+# Everything that rounds have made; asks first (`make reset YES=1` does not).
+reset: $(INSTALLED)
+	@$(BIN)/embedline reset $(if $(YES),--yes)
+
+# The Debian packages alone.
+system:
+	@sh install.sh --system $(SYSTEM)
 
 $(INSTALLED): requirements.lock pyproject.toml Makefile
 	@sh install.sh "$(PYTHON)" "$(VENV)" $(SYSTEM)

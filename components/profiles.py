@@ -2,17 +2,31 @@
 
 from __future__ import annotations
 
+import copy
+import io
+import re
 from collections.abc import Mapping
 from dataclasses import dataclass
 from pathlib import Path
 from typing import Any
 
 import yaml
+from ruamel.yaml import YAML
+from ruamel.yaml.comments import CommentedMap
+from ruamel.yaml.error import YAMLError
+from ruamel.yaml.representer import RoundTripRepresenter
 
 from components.config import PARAMETERS, parse, read
 from components.errors import UsedWrongly
 
 PROFILES = Path("profiles")
+DEFAULT = "default"
+"""The name that goes back to the recipes from before any profile."""
+RECIPES = ("negatives", "teacher", "teacher_embeddings", "distillation")
+"""The sections that a profile may change, and which every profile starts from anew."""
+MARK = "# profile: "
+BEFORE = Path(".embedline", "params.before-profile.yaml")
+"""The parameters without a profile, while one is applied."""
 
 
 @dataclass(frozen=True)
@@ -36,9 +50,9 @@ def read_profile(name: str, folder: Path = PROFILES) -> Profile:
         known = ", ".join(profile_names(folder)) or "none"
         raise UsedWrongly(f"{file}: there is no such profile", f"The profiles are: {known}.")
     try:
-        content = yaml.safe_load(file.read_text(encoding="utf-8"))
+        content = _yaml().load(file.read_text(encoding="utf-8"))
         return Profile(name, content.pop("paper"), content.pop("differs"), content)
-    except (yaml.YAMLError, UnicodeDecodeError, AttributeError, KeyError, TypeError) as error:
+    except (YAMLError, UnicodeDecodeError, AttributeError, KeyError, TypeError) as error:
         raise UsedWrongly(
             f"{file}: is no profile: {error}", "It needs `paper`, `differs` and keys of params.yaml."
         ) from error
@@ -51,34 +65,136 @@ def overlay(base: Mapping[str, Any], changes: Mapping[str, Any]) -> dict[str, An
     """
     merged = dict(base)
     for key, value in changes.items():
-        old = merged.get(key)
-        if isinstance(old, Mapping) and isinstance(value, Mapping) and value.get("kind") in (None, old.get("kind")):
-            value = overlay(old, value)
-        merged[key] = value
+        old: Any = merged.get(key)
+        merged[key] = overlay(old, value) if _joins(old, value) else value
     return merged
 
 
 def apply_profile(name: str, parameters: Path = Path(PARAMETERS), folder: Path = PROFILES) -> Profile:
-    """Rewrites the file of parameters with the profile's changes, if that makes a configuration; returns the profile.
+    """Rewrites the recipes in the file of parameters, if that makes a configuration; returns the profile.
 
-    Raises `UsedWrongly` as `read_profile`, `read` and `parse` do, and leaves the file then as it was.
+    It starts from the recipes without a profile, which `BEFORE` keeps. Comments, order and anchors stay where the
+    profile changes nothing. Raises `UsedWrongly` as `read_profile`, `read` and `parse` do, if the profile changes more
+    than recipes, and if the recipes without a profile are lost; the file is then left as it was.
     """
     profile = read_profile(name, folder)
     read(parameters)
-    content = overlay(yaml.safe_load(parameters.read_text(encoding="utf-8")), profile.changes)
-    parse(content, f"{parameters.name} with {name}")
-    partial = parameters.with_name(f".{parameters.name}.partial")
-    header = (
-        f"# {parameters.name} as it was, with the profile {name}. components/config.py says what each key may be.\n"
-    )
-    written = yaml.dump(content, Dumper=_WithoutAnchors, sort_keys=False, allow_unicode=True)
-    partial.write_text(header + written, encoding="utf-8")
-    partial.replace(parameters)
+    before = _without_profile(parameters)
+    changed = _changed(before, profile.changes)
+    parse(yaml.safe_load(changed), f"{parameters.name} with {name}")
+    if others := sorted(set(profile.changes) - set(RECIPES)):
+        raise UsedWrongly(f"{name}: a profile cannot change {others[0]}", f"It can change {', '.join(RECIPES)}.")
+    text = _with_recipes(before, changed)
+    kept = parameters.parent / BEFORE
+    kept.parent.mkdir(exist_ok=True)
+    _write(kept, before)
+    _write(parameters, f"{MARK}{name}\n{text}")
     return profile
 
 
-class _WithoutAnchors(yaml.SafeDumper):
-    """Writes what two sections share in both of them, so that each can be changed alone."""
+def restore_default(parameters: Path = Path(PARAMETERS)) -> None:
+    """Gives the file of parameters its recipes from before any profile again; other sections stay as they are.
 
-    def ignore_aliases(self, data: Any) -> bool:
-        return True
+    Raises `UsedWrongly` as `read` does, and if those recipes are lost.
+    """
+    read(parameters)
+    _write(parameters, _without_profile(parameters))
+    (parameters.parent / BEFORE).unlink(missing_ok=True)
+
+
+def _without_profile(parameters: Path) -> str:
+    text = _read(parameters)
+    if not text.startswith(MARK):
+        return text
+    mark, _, text = text.partition("\n")
+    kept = parameters.parent / BEFORE
+    if not kept.is_file():
+        raise UsedWrongly(
+            f"{parameters} has the profile {mark.removeprefix(MARK).strip()}, and {kept}, from before it, is missing",
+            f"Go back to a committed one without a profile: `git checkout {parameters.name}`.",
+        )
+    return _with_recipes(text, _read(kept))
+
+
+def _with_recipes(text: str, recipes: str) -> str:
+    """Returns the text with the recipes' sections of another, to the byte."""
+    sections, others = _sections(text), _sections(recipes)
+    return "".join({**sections, **{name: others[name] for name in RECIPES}}.values())
+
+
+def _sections(text: str) -> dict[str, str]:
+    """Returns the text of each section by its name; what precedes the first has none."""
+    parts = re.split(r"^(?=\w+:)", text, flags=re.MULTILINE)
+    sections = {part.partition(":")[0] if number else "": part for number, part in enumerate(parts)}
+    if missing := [name for name in RECIPES if name not in sections]:
+        raise UsedWrongly(
+            f"{PARAMETERS}: no line starts with {missing[0]}:", "Write each section's name at the start of a line."
+        )
+    return sections
+
+
+def _changed(text: str, changes: Mapping[str, Any]) -> str:
+    document, changed = _yaml().load(text), io.StringIO()
+    _change(document, changes)
+    _yaml().dump(document, changed)
+    return changed.getvalue()
+
+
+def _change(section: CommentedMap, changes: Mapping[str, Any]) -> None:
+    """Does in place what `overlay` does; what other places share by an anchor or a merge stays as it is for them."""
+    for key, value in changes.items():
+        own = dict(section.non_merged_items())
+        old = section.get(key)
+        if not _joins(old, value):
+            new = value
+        elif key in own and not old.anchor.value:
+            new = old
+            _change(new, value)
+        else:
+            new = _unshared(copy.deepcopy(old))
+            _change(new, value)
+        if key in own:
+            section[key] = new
+        else:  # not at the end: what follows the last key are the lines before the next section
+            section.insert(max(len(own) - 1, 0), key, new)
+
+
+def _joins(old: Any, value: Any) -> bool:
+    mappings = isinstance(old, Mapping) and isinstance(value, Mapping)
+    return mappings and value.get("kind") in (None, old.get("kind"))
+
+
+def _unshared(node: Any) -> Any:
+    """Returns the node without its anchors: they name what it is a copy of."""
+    if hasattr(node, "yaml_set_anchor"):
+        node.yaml_set_anchor(None)
+    for child in node.values() if isinstance(node, Mapping) else node if isinstance(node, list) else ():
+        _unshared(child)
+    return node
+
+
+def _yaml() -> YAML:
+    """Reads and writes what is between the values too, in the style of `params.yaml`."""
+    style = YAML()
+    style.indent(mapping=2, sequence=4, offset=2)
+    style.preserve_quotes = True
+    style.width = 4096
+    style.Representer = _WithNull
+    return style
+
+
+class _WithNull(RoundTripRepresenter):
+    """Writes null, where ruamel.yaml would write nothing."""
+
+
+_WithNull.add_representer(type(None), lambda self, _: self.represent_scalar("tag:yaml.org,2002:null", "null"))
+
+
+def _read(file: Path) -> str:
+    return file.read_bytes().decode()
+
+
+def _write(file: Path, text: str) -> None:
+    partial = file.with_name(f".{file.name}.partial")
+    partial.write_bytes(text.encode())
+    partial.replace(file)

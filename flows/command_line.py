@@ -1,4 +1,4 @@
-"""The commands of `embedline`: run, ingest, stage, evaluate, compare, serve, search, rollback, doctor."""
+"""The commands of `embedline`: from run, the whole line, to reset, which forgets what it made."""
 
 from __future__ import annotations
 
@@ -26,11 +26,21 @@ app = typer.Typer(
     no_args_is_help=True, add_completion=False, pretty_exceptions_enable=False, rich_markup_mode="markdown"
 )
 screen, errors = Console(), Console(stderr=True)
+INTERRUPTED = 130
 Machine = Annotated[bool, typer.Option("--json", help="Print one line of JSON.")]
+Git = Annotated[
+    bool, typer.Option("--git", help="Make this folder a git repository with a first commit if it has none.")
+]
+
+
+class Interrupted(EmbedlineError):
+    """The user has pressed Ctrl-C."""
+
+    exit_code = INTERRUPTED
 
 
 @app.command()
-def run(machine: Machine = False) -> None:
+def run(git: Git = False, machine: Machine = False) -> None:
     """Run the whole line: ingest, every stage that is not up to date, register, compare, deploy, promote.
 
     Example: `embedline run`
@@ -39,6 +49,8 @@ def run(machine: Machine = False) -> None:
     from flows.progress import shown
     from flows.retrain import retrain
 
+    if git:
+        start_repository()
     began = time.monotonic()
     with shown(errors):
         outcome = retrain()
@@ -57,7 +69,7 @@ def run(machine: Machine = False) -> None:
 
 
 @app.command()
-def ingest(machine: Machine = False) -> None:
+def ingest(git: Git = False, machine: Machine = False) -> None:
     """Build the data set that params.yaml describes and version it with DVC.
 
     Example: `embedline ingest`
@@ -66,6 +78,8 @@ def ingest(machine: Machine = False) -> None:
     from flows.ingest import ingest as flow
     from flows.progress import shown
 
+    if git:
+        start_repository()
     with shown(errors):
         version = flow()
     manifest = Manifest.read(Path("data"))
@@ -95,16 +109,21 @@ def stage(name: Annotated[str, typer.Argument(help="A stage of dvc.yaml.")]) -> 
 @app.command()
 def profile(
     name: Annotated[
-        str | None, typer.Argument(help="A profile of the folder profiles; without one they are listed.")
+        str | None,
+        typer.Argument(help="A profile of the folder profiles, or `default` for none; without a name they are listed."),
     ] = None,
     machine: Machine = False,
 ) -> None:
-    """Change params.yaml to a recipe of the literature, or list the recipes there are.
+    """Change params.yaml to a recipe of the literature, go back to the default, or list the recipes there are.
 
     Example: `embedline profile vlm2vec`
     """
-    from components.profiles import apply_profile, profile_names, read_profile
+    from components.profiles import DEFAULT, apply_profile, profile_names, read_profile, restore_default
 
+    if name == DEFAULT:
+        restore_default()
+        say([]) if machine else screen.print(f"{configuration.PARAMETERS} has the recipes from before any profile.")
+        return
     found = [apply_profile(name)] if name else [read_profile(known) for known in profile_names()]
     if machine:
         say([vars(one) for one in found])
@@ -300,6 +319,32 @@ def doctor(machine: Machine = False) -> None:
         raise typer.Exit(1)
 
 
+@app.command()
+def reset(yes: Annotated[bool, typer.Option("--yes", help="Do not ask.")] = False, machine: Machine = False) -> None:
+    """Forget all rounds: delete the data set, artifacts, DVC's cache, the ledger, and MLflow's database; asks first.
+
+    Example: `embedline reset`
+    """
+    from flows.reset import delete, made_by_rounds
+
+    found = [str(path) for path in made_by_rounds(Path())]
+    if found and not yes:
+        errors.print(f"This deletes for good: {', '.join(found)}.\nType yes to go on: ", end="", markup=False)
+        if sys.stdin.readline().strip() != "yes":
+            raise UsedWrongly("nothing was deleted: the answer was not yes", "Answer yes, or run embedline reset --yes")
+    delete(Path())
+    if machine:
+        say({"deleted": found})
+    else:
+        screen.print(f"Deleted: {', '.join(found) or 'nothing was there'}.", markup=False)
+
+
+def start_repository() -> None:
+    from components import lineage
+
+    lineage.start_repository(Path(), errors.print)
+
+
 def show_scores() -> None:
     from components.evaluation import Scores, table
     from components.workspace import SCORES
@@ -321,8 +366,10 @@ def main() -> None:
         app(standalone_mode=True)
     except EmbedlineError as error:
         sys.exit(fail(error))
-    except KeyboardInterrupt:
-        sys.exit(fail(EmbedlineError("stopped by Ctrl-C", "Run the same command again: it goes on where it was.")))
+    except SystemExit as end:  # typer leaves so at the end of every command, and makes of Ctrl-C this code
+        if end.code == INTERRUPTED:
+            fail(Interrupted("stopped by Ctrl-C", "Run the same command again: it goes on where it was."))
+        raise
     except OSError as error:
         if error.errno != errno.ENOSPC:
             sys.exit(fail(unexpected(error)))

@@ -16,23 +16,26 @@ FLOW_LOG = Path(".embedline", "logs", "prefect.log")
 
 
 class Steps(logging.Handler):
-    """Shows the line that the running task says last, and how long each task has taken."""
+    """Shows the line that the running task says last, and how long each task run has taken.
+
+    The clock of a task run starts at its first record: Prefect logs at DEBUG that it has created the run.
+    """
 
     def __init__(self, screen: Console) -> None:
-        super().__init__(logging.INFO)
+        super().__init__(logging.DEBUG)
         self.screen = screen
         self.status = screen.status("starting")
         self.began: dict[str, float] = {}
 
     def emit(self, record: logging.LogRecord) -> None:
-        task = getattr(record, "task_name", None)
-        if task is None or record.levelno > logging.INFO:
+        run = getattr(record, "task_run_id", None)
+        if run is None or record.levelno > logging.INFO:
             return
-        message = record.getMessage()
-        began = self.began.setdefault(task, time.monotonic())
+        task, message = record.__dict__["task_name"], record.getMessage()
+        began = self.began.setdefault(run, time.monotonic())
         if message.startswith("Finished in state Completed"):
             self.screen.print(f"{task} ({time.monotonic() - began:.0f} s)", highlight=False)
-        else:
+        elif record.levelno == logging.INFO:
             self.status.update(f"{task}: {message}")
 
 
@@ -47,6 +50,8 @@ def shown(screen: Console) -> Iterator[None]:
     for handler in [handler for handler in root.handlers if isinstance(handler, PrefectConsoleHandler)]:
         root.removeHandler(handler)
     root.addHandler(file)
-    logging.getLogger("prefect.task_runs").addHandler(steps)
+    task_runs = logging.getLogger("prefect.task_runs")
+    task_runs.setLevel(logging.DEBUG)
+    task_runs.addHandler(steps)
     with steps.status:
         yield

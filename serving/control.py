@@ -26,7 +26,7 @@ def serve(server: TritonServer, versions: Sequence[int]) -> None:
     """
     before = repository.read_config(server.repository)
     if before is None:
-        raise UsedWrongly("nothing was ever deployed here", "deploy a version first: `embedline deploy`")
+        raise UsedWrongly("nothing was ever deployed here", "deploy a version first: `embedline run`")
     repository.write_config(server.repository, before, versions)
     try:
         load(server)

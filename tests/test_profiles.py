@@ -8,7 +8,7 @@ import yaml
 from components import config as configuration
 from components.config import parse, read
 from components.errors import UsedWrongly
-from components.profiles import apply_profile, overlay, profile_names, read_profile
+from components.profiles import BEFORE, MARK, apply_profile, overlay, profile_names, read_profile, restore_default
 
 ROOT = Path(__file__).parents[1]
 PARAMS = ROOT / configuration.PARAMETERS
@@ -44,8 +44,8 @@ def test_a_profile_names_its_paper_and_makes_a_configuration(name: str, paramete
     assert after != before and set(profile.changes) <= {"teacher", "teacher_embeddings", "distillation"}
     untouched = set(before.model_dump()) - set(profile.changes)
     assert all(getattr(after, section) == getattr(before, section) for section in untouched)
-    assert [file.name for file in parameters.parent.iterdir()] == ["params.yaml"]
-    assert name in parameters.read_text(encoding="utf-8").splitlines()[0]
+    assert sorted(file.name for file in parameters.parent.iterdir()) == [".embedline", "params.yaml"]
+    assert parameters.read_text(encoding="utf-8").splitlines()[0] == MARK + name
 
 
 @pytest.mark.parametrize("name", NAMES)
@@ -70,13 +70,99 @@ def test_a_profile_applied_twice_is_applied_once(parameters: Path) -> None:
     assert parameters.read_bytes() == once
 
 
-def test_what_two_sections_share_can_be_changed_in_one_of_them_afterwards(parameters: Path) -> None:
+@pytest.mark.parametrize("name", NAMES)
+def test_what_is_written_is_the_overlay_of_plain_mappings(name: str, parameters: Path) -> None:
+    """So what two sections share by an anchor or a merge is changed in one of them alone."""
+    profile = yaml.safe_load((FOLDER / f"{name}.yaml").read_text(encoding="utf-8"))
+    del profile["paper"], profile["differs"]
+    apply_profile(name, parameters, FOLDER)
+    assert yaml.safe_load(parameters.read_text(encoding="utf-8")) == overlay(
+        yaml.safe_load(PARAMS.read_text(encoding="utf-8")), profile
+    )
+
+
+@pytest.mark.parametrize("name", NAMES)
+def test_what_a_profile_does_not_change_keeps_its_lines(name: str, parameters: Path) -> None:
+    apply_profile(name, parameters, FOLDER)
+    before, after = PARAMS.read_text(encoding="utf-8"), parameters.read_text(encoding="utf-8")
+    start, end = before.index("\nnegatives:"), before.index("\nexport:")
+    assert after.startswith(MARK + name + "\n" + before[:start])
+    assert after.endswith(before[end:])
+    assert "  per_query: 4\n" in after and "  others: []                    # more models" in after
+
+
+def test_comments_and_anchors_stay_beside_a_change_in_the_same_section(parameters: Path) -> None:
+    apply_profile("mobileclip", parameters, FOLDER)
+    lines = parameters.read_text(encoding="utf-8").splitlines()
+    for line in (
+        "  views: 2                      # stored changes of every picture; 0: pictures as they are",
+        "    image: &image_tower {kind: residual, image_size: 64, widths: [64, 128, 384], depths: [1, 2, 1]}",
+        "      image_size: 32              # a quarter of the places: more than twice the steps in the same time",
+        "    - <<: *small_pictures",
+        "  schedule: &schedule",
+        "    <<: *schedule",
+        "    steps: 260",
+    ):
+        assert line in lines
+    assert any("layers like the teacher's start as those" in line for line in lines)
+
+
+@pytest.mark.parametrize(("first", "second"), [("vlm2vec", "jasper"), ("mobileclip", "projector"), ("clip", "siglip")])
+def test_profiles_do_not_stack(first: str, second: str, parameters: Path) -> None:
+    apply_profile(second, parameters, FOLDER)
+    alone = parameters.read_bytes()
+    parameters.write_bytes(PARAMS.read_bytes())
+    apply_profile(first, parameters, FOLDER)
+    assert parameters.read_bytes() != alone
+    apply_profile(second, parameters, FOLDER)
+    assert parameters.read_bytes() == alone
+
+
+@pytest.mark.parametrize("name", NAMES)
+def test_the_way_back_to_the_default_loses_no_byte(name: str, parameters: Path) -> None:
+    untidy = PARAMS.read_bytes().replace(b"    kind: towers\n", b"    kind:    'towers'  \n")
+    parameters.write_bytes(untidy)
+    apply_profile("xvlm2vec", parameters, FOLDER)
+    apply_profile(name, parameters, FOLDER)
+    assert parameters.read_bytes() != untidy
+    restore_default(parameters)
+    assert parameters.read_bytes() == untidy and not (parameters.parent / BEFORE).exists()
+    restore_default(parameters)
+    assert parameters.read_bytes() == untidy, "there is nothing to go back from"
+
+
+def test_what_was_edited_elsewhere_since_stays(parameters: Path) -> None:
+    def edit() -> None:
+        edited = parameters.read_text(encoding="utf-8").replace("http_port: 8000", "http_port: 9000  # mine")
+        parameters.write_text(edited, encoding="utf-8")
+
+    apply_profile("vlm2vec", parameters, FOLDER)
+    edit()
     apply_profile("jasper", parameters, FOLDER)
-    content = yaml.safe_load(parameters.read_text(encoding="utf-8"))
-    content["distillation"]["backbone"]["image"]["image_size"] = 32
-    content["distillation"]["schedule"]["task_weights"]["Group"] = 9
-    changed = parse(content)
-    assert changed.teacher == read(parameters).teacher and changed.distillation != read(parameters).distillation
+    restore_default(parameters)
+    after = parameters.read_bytes()
+    parameters.write_bytes(PARAMS.read_bytes())
+    edit()
+    assert parameters.read_bytes() == after and b"9000  # mine" in after
+
+
+def test_a_profile_whose_default_is_lost_is_not_taken_for_the_default(parameters: Path) -> None:
+    apply_profile("vlm2vec", parameters, FOLDER)
+    (parameters.parent / BEFORE).unlink()
+    before = parameters.read_bytes()
+    for change in (lambda: apply_profile("clip", parameters, FOLDER), lambda: restore_default(parameters)):
+        with pytest.raises(UsedWrongly, match=r"has the profile vlm2vec, and .* is missing") as raised:
+            change()
+        assert "git checkout params.yaml" in raised.value.remedy
+    assert parameters.read_bytes() == before
+
+
+def test_sections_that_cannot_be_told_apart_are_refused(parameters: Path) -> None:
+    quoted = PARAMS.read_bytes().replace(b"\nteacher:", b'\n"teacher":')
+    parameters.write_bytes(quoted)
+    with pytest.raises(UsedWrongly, match="no line starts with teacher:"):
+        apply_profile("clip", parameters, FOLDER)
+    assert parameters.read_bytes() == quoted
 
 
 @pytest.mark.parametrize(
@@ -109,6 +195,7 @@ def test_mappings_are_joined_and_all_else_is_replaced(
             "paper: P, 2020\ndiffers: nothing\nteacher: {phases: [{losses: [{name: contrast}]}]}",
             "unknown loss 'contrast'",
         ),
+        ("paper: P, 2020\ndiffers: nothing\nserving: {threads: 3}", "own: a profile cannot change serving"),
         ("differs: nothing\nteacher: {}", "is no profile: 'paper'"),
         ("paper: P, 2020\nteacher: {}", "is no profile: 'differs'"),
         ("- paper", "is no profile"),

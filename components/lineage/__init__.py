@@ -11,7 +11,7 @@ from components.lineage.versions import (
     reproduce,
     unreviewed_changes,
 )
-from components.lineage.workspace import GitState, git_state, lock, prepare
+from components.lineage.workspace import GitState, git_state, lock, prepare, start_repository
 
 __all__ = [
     "LINEAGE",
@@ -28,5 +28,6 @@ __all__ = [
     "prepare",
     "producing_runs",
     "reproduce",
+    "start_repository",
     "unreviewed_changes",
 ]

@@ -8,7 +8,7 @@ import os
 import subprocess
 import sys
 import time
-from collections.abc import Iterator
+from collections.abc import Callable, Iterator
 from contextlib import contextmanager
 from dataclasses import dataclass
 from datetime import UTC, datetime
@@ -34,32 +34,42 @@ class GitState:
 
 
 def prepare(root: Path) -> list[str]:
-    """Makes `root` a git and DVC workspace where it is none yet. Returns what it did, in words for the user.
+    """Makes `root`, in a git repository, a DVC workspace where it is none yet. Returns what it did, in words.
+
+    Raises `UsedWrongly` if no repository with a commit holds it, and `EmbedlineError` if git or DVC cannot.
+    """
+    _hide_state(root)
+    if not _has_commit(root):
+        raise UsedWrongly(
+            f"{root.resolve()}: no git repository with a commit: lineage names the commit that a model was made from",
+            "Run `git init && git add . && git commit`, or let `embedline run --git` (or `embedline ingest --git`)\n"
+            "do it: it says how many files it commits, and leaves out data, artifacts and what .gitignore names.",
+        )
+    return _prepare_dvc(root)
+
+
+def start_repository(root: Path, say: Callable[[str], None]) -> None:
+    """Makes `root` a git and DVC workspace with a first commit unless it has one; says before what it commits.
 
     Raises `EmbedlineError` if git or DVC cannot.
     """
-    done = []
-    (root / STATE).mkdir(exist_ok=True)
-    (root / STATE / ".gitignore").write_text("*\n", encoding="utf-8")
-    fresh = not _is_in_git(root)
-    if fresh:
+    _hide_state(root)
+    if _has_commit(root):
+        return
+    if not _is_in_git(root):
         _git(root, "init", "--quiet")
-    if not (root / ".dvc" / "config").is_file():
-        nested = [] if (root / ".git").exists() else ["--subdir"]
-        _checked([sys.executable, "-m", "dvc", "init", "--quiet", "--force", *nested], root)
-        done.append(f"{root} is now a DVC workspace: DVC versions its data and artifacts")
-    _configure_dvc(root)
-    if fresh:
-        _first_commit(root)
-        done.append(f"{root} was no git repository and is one now, with a first commit: lineage names commits")
-    return done
+    _prepare_dvc(root)
+    _git(root, "add", "--all", "--", ".", *NOT_CODE)
+    count = len(_git(root, "diff", "--cached", "--name-only").splitlines())
+    say(f"git: this folder gets its first commit, of {count} files (`git ls-files` lists them)")
+    author = ("-c", "user.name=embedline", "-c", "user.email=embedline@localhost")
+    _git(root, *author, "commit", "--quiet", "--no-verify", "--no-gpg-sign", "--message", "Start of the workspace")
 
 
 def git_state(root: Path) -> GitState:
     """Returns the state of the code. What DVC records by hash (`dvc.lock`, `*.dvc`, artifacts) makes it no dirtier."""
-    head = subprocess.run(["git", "rev-parse", "--verify", "HEAD"], cwd=root, capture_output=True, text=True)
     changes = _git(root, "status", "--porcelain", "--", ".", *NOT_CODE, *WRITTEN_BY_DVC)
-    return GitState(head.stdout.strip() if head.returncode == 0 else None, bool(changes.strip()))
+    return GitState(_commit(root), bool(changes.strip()))
 
 
 @contextmanager
@@ -103,11 +113,35 @@ def _held(root: Path, path: Path) -> UsedWrongly:
     return UsedWrongly(f"{root}: one run at a time: {who}", remedy)
 
 
+def _hide_state(root: Path) -> None:
+    (root / STATE).mkdir(exist_ok=True)
+    (root / STATE / ".gitignore").write_text("*\n", encoding="utf-8")
+
+
+def _commit(root: Path) -> str | None:
+    head = _run(["git", "rev-parse", "--verify", "HEAD"], root)
+    return head.stdout.strip() if head.returncode == 0 else None
+
+
+def _has_commit(root: Path) -> bool:
+    return _is_in_git(root) and _commit(root) is not None
+
+
 def _is_in_git(root: Path) -> bool:
-    found = subprocess.run(["git", "rev-parse", "--git-dir"], cwd=root, capture_output=True, text=True)
+    found = _run(["git", "rev-parse", "--git-dir"], root)
     if found.returncode and "not a git repository" not in found.stderr:
-        raise EmbedlineError(f"{root}: git: {found.stderr.strip()}", "Mend what git says, then run again.")
+        raise EmbedlineError(f"{root}: git: {found.stderr.strip()}", "Do what git says, then run again.")
     return found.returncode == 0
+
+
+def _prepare_dvc(root: Path) -> list[str]:
+    done = []
+    if not (root / ".dvc" / "config").is_file():
+        nested = [] if (root / ".git").exists() else ["--subdir"]
+        _checked([sys.executable, "-m", "dvc", "init", "--quiet", "--force", *nested], root)
+        done.append(f"{root} is now a DVC workspace: DVC versions its data and artifacts")
+    _configure_dvc(root)
+    return done
 
 
 def _configure_dvc(root: Path) -> None:
@@ -123,22 +157,19 @@ def _configure_dvc(root: Path) -> None:
         path.write_text("\n".join([*present, *missing]) + "\n", encoding="utf-8")
 
 
-def _first_commit(root: Path) -> None:
-    """Commits everything but the big folders, in the tool's own name."""
-    _git(root, "add", "--all", "--", ".", *NOT_CODE)
-    author = ("-c", "user.name=embedline", "-c", "user.email=embedline@localhost")
-    _git(root, *author, "commit", "--quiet", "--no-verify", "--no-gpg-sign", "--message", "Start of the workspace")
-
-
 def _git(root: Path, *arguments: str) -> str:
     return _checked(["git", *arguments], root)
 
 
 def _checked(command: list[str], root: Path) -> str:
+    finished = _run(command, root)
+    if finished.returncode:
+        raise EmbedlineError(f"{root}: `{' '.join(command)}` failed: {finished.stderr.strip()}", "Do what it says.")
+    return finished.stdout
+
+
+def _run(command: list[str], root: Path) -> subprocess.CompletedProcess[str]:
     try:
-        finished = subprocess.run(command, cwd=root, capture_output=True, text=True)
+        return subprocess.run(command, cwd=root, capture_output=True, text=True)
     except FileNotFoundError as error:
         raise EmbedlineError(f"{command[0]} is not installed", f"Install {command[0]}, then run again.") from error
-    if finished.returncode:
-        raise EmbedlineError(f"{root}: `{' '.join(command)}` failed: {finished.stderr.strip()}", "Mend what it says.")
-    return finished.stdout

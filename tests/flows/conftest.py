@@ -81,6 +81,7 @@ def line(tmp_path: Path, text_model: Path) -> Iterator[Line]:
     subprocess.run(["tar", "-x"], cwd=root, input=archive, check=True)
     environment = os.environ | {
         "PREFECT_HOME": str(tmp_path / "prefect"),
+        "PREFECT_SERVER_EPHEMERAL_STARTUP_TIMEOUT_SECONDS": "120",
         "GIT_AUTHOR_NAME": "t",
         "GIT_COMMITTER_NAME": "t",
         "GIT_AUTHOR_EMAIL": "t@t",

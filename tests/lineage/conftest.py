@@ -40,7 +40,7 @@ def prepared(tmp_path_factory: pytest.TempPathFactory) -> Path:
     (root / "first.py").write_text(STAGE)
     (root / "data").mkdir()
     (root / "data" / "rows.txt").write_text("one\n")
-    lineage.prepare(root)
+    lineage.start_repository(root, print)
     lineage.add(root)
     return root
 

@@ -91,7 +91,7 @@ def test_a_stage_that_dvc_skips_names_the_run_that_made_its_outputs(server: Trac
     (root / "dvc.yaml").write_text(PIPELINE)
     (root / "first.py").write_text(STAGE)
     (root / "artifacts").mkdir()
-    lineage.prepare(root)
+    lineage.start_repository(root, print)
     environment = {"PYTHONPATH": str(REPOSITORY)}
     runs = []
     for _ in range(2):

@@ -1,0 +1,96 @@
+"""How commands end: by Ctrl-C, with a usage error, with help; each in a process of its own."""
+
+from __future__ import annotations
+
+import json
+import signal
+import subprocess
+import sys
+from pathlib import Path
+
+import pytest
+
+from .conftest import COMMAND, Line
+from .test_line import wait_for
+
+SAID = "stopped by Ctrl-C"
+REMEDY = "Run the same command again: it goes on where it was."
+WAIT = """
+import time
+from flows import command_line
+
+@command_line.app.command()
+def wait(machine: command_line.Machine = False) -> None:
+    print("ready", flush=True)
+    time.sleep(60)
+
+command_line.main()
+"""
+
+
+def call(folder: Path, *arguments: str) -> subprocess.CompletedProcess[str]:
+    return subprocess.run([COMMAND, *arguments], cwd=folder, capture_output=True, text=True, timeout=60)
+
+
+@pytest.mark.parametrize("machine", [False, True])
+def test_ctrl_c_says_how_to_go_on(machine: bool, tmp_path: Path) -> None:
+    process = subprocess.Popen(
+        [sys.executable, "-c", WAIT, "wait", *(["--json"] if machine else [])],
+        cwd=tmp_path,
+        text=True,
+        stdout=subprocess.PIPE,
+        stderr=subprocess.PIPE,
+    )
+    assert process.stdout is not None and process.stdout.readline() == "ready\n"
+    process.send_signal(signal.SIGINT)
+    output, errors = process.communicate(timeout=30)
+    assert process.returncode == 130
+    if machine:
+        assert json.loads(output) == {"error": SAID, "remedy": REMEDY, "exit_code": 130} and not errors
+    else:
+        assert not output and errors == f"embedline: {SAID}\n  {REMEDY}\n"
+
+
+def test_ctrl_c_in_a_flow_says_so_too(line: Line) -> None:
+    process = line.start("ingest")
+    lock = line.root / ".embedline" / "lock"
+    wait_for(lambda: lock.exists() and str(process.pid) in lock.read_text(), process)
+    process.send_signal(signal.SIGINT)
+    _, errors = process.communicate(timeout=60)
+    assert process.returncode == 130
+    assert SAID in errors and REMEDY in errors and "Traceback" not in errors
+
+
+@pytest.mark.parametrize(
+    ("arguments", "code", "said"),
+    [
+        (("--help",), 0, "rollback"),
+        (("run", "--help"), 0, "--git"),
+        ((), 2, "Usage"),
+        (("fly",), 2, "No such command 'fly'"),
+        (("run", "--fast"), 2, "No such option: --fast"),
+        (("search", "x", "--top", "0"), 2, "--top"),
+        (("stage",), 2, "Missing argument"),
+        (("stage", "fly"), 2, "fly: no such stage"),
+    ],
+)
+def test_help_and_usage_errors_end_as_typer_ends_them(
+    arguments: tuple[str, ...], code: int, said: str, tmp_path: Path
+) -> None:
+    ended = call(tmp_path, *arguments)
+    assert ended.returncode == code, ended.stderr
+    assert said in ended.stdout + ended.stderr
+    assert "Traceback" not in ended.stderr and SAID not in ended.stderr
+
+
+def test_git_is_asked_for_and_says_what_it_commits(line: Line) -> None:
+    subprocess.run(["rm", "-rf", ".git"], cwd=line.root, check=True)
+    refused = line.call("ingest")
+    assert refused.returncode == 2
+    assert "no git repository with a commit" in refused.stderr and "embedline ingest --git" in refused.stderr
+    assert not (line.root / ".git").exists()
+    started = line.call("ingest", "--git")
+    assert started.returncode == 0, started.stderr
+    committed = subprocess.run(["git", "ls-files"], cwd=line.root, capture_output=True, text=True, check=True).stdout
+    assert f"first commit, of {len(committed.splitlines())} files" in " ".join(started.stderr.split())
+    assert "params.yaml" in committed and "data/" not in committed
