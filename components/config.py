@@ -279,9 +279,16 @@ class TeacherEmbeddings(Section):
     seed: Seed
 
 
+class ParityCosine(Section):
+    """The least cosine of each exported variant's vectors to the student's: none is written without proof."""
+
+    fp32: Share
+    int8: Share
+
+
 class Export(Section):
     opset: Annotated[int, Field(ge=18, le=20)]
-    parity_cosine: dict[Literal["fp32", "int8"], Share]
+    parity_cosine: ParityCosine
     parity_items: Positive
 
 

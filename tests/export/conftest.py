@@ -15,7 +15,7 @@ from tokenizers.models import WordLevel
 from tokenizers.pre_tokenizers import Whitespace
 from transformers import PreTrainedTokenizerFast
 
-from components.config import Export, Serving
+from components.config import Export, ParityCosine, Serving
 from components.corpus import EVAL_SCHEMA, TRAIN_SCHEMA, EvaluationTask, Manifest, Tasks
 from components.corpus.layout import write_rows
 from components.corpus.manifest import data_digest
@@ -28,7 +28,7 @@ from components.export.stage import run
 WORDS = ["[PAD]", "[UNK]", *(f"word{number}" for number in range(198))]
 MAX_TOKENS = 12
 SIZES = ((32, 32), (50, 20), (9, 41), (64, 64))
-EXPORT = Export(opset=20, parity_cosine={"fp32": 0.9999, "int8": 0.97}, parity_items=12)
+EXPORT = Export(opset=20, parity_cosine=ParityCosine(fp32=0.9999, int8=0.97), parity_items=12)
 SERVING = Serving(
     variant="int8", http_port=0, grpc_port=0, metrics_port=0, threads=1, max_batch_size=32, startup_seconds=60
 )
