@@ -81,7 +81,7 @@ def end_to_end(workspace: Path, folder: Path, step: int, runs: int) -> list[Row]
     config = configuration.read(workspace / configuration.PARAMETERS).evaluation
 
     def opened() -> Embedder:
-        return OnnxEmbedder(workspace / ONNX / "int8", config.batch_size)
+        return OnnxEmbedder(workspace / ONNX / "int8", config.batch_size, remember_images=True)
 
     watched, watched_by_mteb = Watched(opened()), Watched(opened())
     model = Model("int8", fingerprint(workspace / ONNX / "int8"), watched.dimension, None)

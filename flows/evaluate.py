@@ -121,7 +121,7 @@ def find_embedder(model: str, batch_size: int, root: Path) -> tuple[AnyEmbedder,
         from serving.client import open_triton
 
         return open_triton(model)
-    return open_embedder(model, batch_size, root)
+    return open_embedder(model, batch_size, root, remember_images=True)
 
 
 def read_scores(name: str) -> Scores:

@@ -18,7 +18,7 @@ from components import config as configuration
 from components import lineage
 from components.config import Config
 from components.corpus import Manifest
-from components.embedder import OnnxEmbedder
+from components.embedder import OnnxEmbedder, fingerprint
 from components.errors import Refused, UsedWrongly
 from components.evaluation import Model, evaluate, read_suite
 from components.registry import Verdict, compare, infrastructure, models, promotion, tracking
@@ -141,7 +141,11 @@ def bless(config: Config, tracked: Tracking, round_: Run, version: str) -> Mappi
 
 @task(name="compare with the champion", cache_policy=NO_CACHE, persist_result=False)
 def compare_with_champion(config: Config, tracked: Tracking, champion: str | None) -> Verdict:
-    """Returns the quality verdict; the champion answers the very queries that the challenger answered."""
+    """Returns the quality verdict; the champion answers the very queries that the challenger answered.
+
+    It answers by the code in its own bundle, which is what is served, so its vectors are kept under all of that; its
+    scores have the fingerprint that the registry knows it by.
+    """
     challenger = read_scores(f"onnx-{config.serving.variant}")
     sets = Manifest.read(DATA).tasks.eval
     if champion is None:
@@ -149,9 +153,10 @@ def compare_with_champion(config: Config, tracked: Tracking, champion: str | Non
     bundle = models.download(tracked, champion, HOME / "champion")
     identity = models.facts(tracked, champion)["model_fingerprint"]
     embedder = OnnxEmbedder(bundle / "version", config.evaluation.batch_size)
-    model = Model(f"champion {champion}", identity, embedder.dimension, None)
-    scores = evaluate(embedder, model, read_suite(DATA), config.evaluation, VECTORS, lambda _: None)
-    return compare(challenger, dataclasses.asdict(scores), config.promotion, sets)
+    served = Model(f"champion {champion}", fingerprint(bundle / "version"), embedder.dimension, None)
+    scores = evaluate(embedder, served, read_suite(DATA), config.evaluation, VECTORS, lambda _: None)
+    known = dataclasses.replace(scores, model=dataclasses.replace(served, fingerprint=identity))
+    return compare(challenger, dataclasses.asdict(known), config.promotion, sets)
 
 
 @task(

@@ -2,7 +2,7 @@ import importlib
 import json
 from collections.abc import Callable
 from pathlib import Path
-from typing import Any
+from typing import Any, get_args
 
 import jsonschema  # type: ignore[import-untyped]
 import pytest
@@ -10,7 +10,7 @@ import yaml
 from pydantic import ValidationError
 
 from components import config as configuration
-from components.config import parse, read, schema
+from components.config import ParityCosine, Serving, parse, read, schema
 from components.errors import UsedWrongly
 from components.training import losses
 
@@ -182,6 +182,15 @@ def test_every_loss_can_be_named_in_a_recipe(changed: Change) -> None:
 )
 def test_what_does_not_fit_together_is_refused(key: str, value: Any, said: str, changed: Change) -> None:
     assert refusal(changed(key, value)).startswith(f"params.yaml: {said}")
+
+
+@pytest.mark.parametrize("variant", ["fp32", "int8"])
+def test_every_variant_that_is_exported_and_can_be_served_has_its_parity_limit(variant: str, changed: Change) -> None:
+    assert parse(changed("serving.variant", variant)).serving.variant == variant
+    said = f"params.yaml: export.parity_cosine.{variant}: is missing"
+    assert refusal(changed(f"export.parity_cosine.{variant}")) == said
+    assert "export.parity_cosine.int4: unknown key" in refusal(changed("export.parity_cosine.int4", 0.5))
+    assert set(ParityCosine.model_fields) == set(get_args(Serving.model_fields["variant"].annotation))
 
 
 def test_hard_negatives_that_are_mined_can_be_asked_for(changed: Change) -> None:

@@ -8,6 +8,7 @@ from pathlib import Path
 from typing import TYPE_CHECKING, Any
 
 from components.embedder import Embedder, OnnxEmbedder, TorchEmbedder, find_model
+from components.embedder.embedders import RUNTIME
 from components.embedder.pretrained import PACKAGED
 from components.embedder.runtime import DESCRIPTION
 from components.errors import EmbedlineError, UsedWrongly
@@ -19,16 +20,22 @@ GRAPH, MODULES, CONFIGURATION = "text.onnx", "modules.json", "config_sentence_tr
 MULTI_VECTOR_TYPES = ("MultiVectorEncoder", "ColBERT")  # the latter is what PyLate writes
 
 
-def open_directory(model: str, batch_size: int) -> Embedder | MultiVectorEmbedder:
+def open_directory(model: str, batch_size: int, remember_images: bool = False) -> Embedder | MultiVectorEmbedder:
     """Returns the embedder of a directory, or of what the hub has under that name where `HF_HUB_OFFLINE=0`.
 
-    Raises `UsedWrongly` if it is no model directory, `EmbedlineError` if it cannot be fetched.
+    With `remember_images`, one of ours encodes each image file once. Raises `UsedWrongly` if it is no model directory,
+    or one of the hub's with a `runtime.py`, which would run here, and `EmbedlineError` if it cannot be fetched.
     """
     directory = find_directory(model)
     if (directory / GRAPH).is_file():
-        return OnnxEmbedder(directory, batch_size)
+        if (directory / RUNTIME).is_file() and not Path(model).is_dir():
+            raise UsedWrongly(
+                f"{model}: brings code of its own, {RUNTIME}, which would run here",
+                f"Read {directory / RUNTIME}, and name that folder if you trust it.",
+            )
+        return OnnxEmbedder(directory, batch_size, remember_images=remember_images)
     if (directory / DESCRIPTION).is_file():
-        return TorchEmbedder(directory, batch_size)
+        return TorchEmbedder(directory, batch_size, remember_images=remember_images)
     if not (directory / MODULES).is_file():
         raise UsedWrongly(
             f"{directory}: no model directory: it has neither {GRAPH} nor {DESCRIPTION} nor {MODULES}",

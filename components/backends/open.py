@@ -16,8 +16,10 @@ if TYPE_CHECKING:
 VECTORS_PREFIX = "vectors:"
 
 
-def open_embedder(model: str, batch_size: int, root: Path = Path()) -> tuple[Embedder | MultiVectorEmbedder, str]:
-    """Returns the embedder and its fingerprint.
+def open_embedder(
+    model: str, batch_size: int, root: Path = Path(), remember_images: bool = False
+) -> tuple[Embedder | MultiVectorEmbedder, str]:
+    """Returns the embedder and its fingerprint; with `remember_images`, one of ours encodes each image file once.
 
     `model` is one of: a directory of ours, exported or not, or of sentence-transformers, single- or multi-vector; a
     name on the model hub where `HF_HUB_OFFLINE=0`; `https://HOST/v1#MODEL`, an endpoint, where `?takes=` and
@@ -36,7 +38,7 @@ def open_embedder(model: str, batch_size: int, root: Path = Path()) -> tuple[Emb
 
         folder = Path(model.removeprefix(VECTORS_PREFIX))
         return PrecomputedEmbedder(folder, root), fingerprint(folder)
-    return open_directory(model, batch_size), fingerprint(find_directory(model))
+    return open_directory(model, batch_size, remember_images), fingerprint(find_directory(model))
 
 
 def probed_fingerprint(probe: Vectors, *address: str) -> str:

@@ -3,22 +3,26 @@
 from __future__ import annotations
 
 import hashlib
+import sys
 from collections.abc import Callable, Sequence
 from pathlib import Path
+from types import ModuleType
 from typing import TYPE_CHECKING, Any, Protocol, runtime_checkable
 
 import numpy as np
 from numpy.typing import NDArray
 
 from components.embedder.runtime import Runtime, load_image, pixel_values, sum_of_parts
+from components.errors import EmbedlineError
 
 if TYPE_CHECKING:
     from components.corpus.item import ImageSource, Item
     from components.embedder.dual_encoder import DualEncoder, Precision
 
 Vectors = NDArray[np.float32]
+RUNTIME = "runtime.py"
 MOST_REMEMBERED = 65_536
-"""How many pictures' vectors an embedder keeps: of 384 numbers, 100 MB."""
+"""How many images' vectors an embedder keeps where it is to remember them: of 384 numbers, 100 MB."""
 
 
 @runtime_checkable
@@ -36,33 +40,44 @@ class Embedder(Protocol):
         ...
 
 
-class RememberedPictures:
-    """Encodes pictures, those at a path only once: an evaluation asks many questions about one picture."""
+class RememberedImages:
+    """Encodes images, those at a path only once: an evaluation asks many questions about one image.
+
+    Weights and files must stay as they are while it lives, and what proves something encodes anew.
+    """
 
     def __init__(self, encode: Callable[[list[Any]], Vectors]) -> None:
         self.encode = encode
         self.vectors: dict[Path, Vectors] = {}
 
-    def __call__(self, pictures: list[Any]) -> Vectors:
-        known = [isinstance(picture, Path) and picture in self.vectors for picture in pictures]
-        missing = [picture for picture, is_known in zip(pictures, known, strict=True) if not is_known]
+    def __call__(self, images: list[Any]) -> Vectors:
+        known = [isinstance(image, Path) and image in self.vectors for image in images]
+        missing = [image for image, is_known in zip(images, known, strict=True) if not is_known]
         encoded = list(self.encode(missing)) if missing else []
         fresh = iter(encoded)
         vectors = [
-            self.vectors[picture] if is_known else next(fresh)
-            for picture, is_known in zip(pictures, known, strict=True)
+            self.vectors[image] if is_known else next(fresh) for image, is_known in zip(images, known, strict=True)
         ]
-        for picture, vector in zip(missing, encoded, strict=True):
-            if isinstance(picture, Path) and len(self.vectors) < MOST_REMEMBERED:
-                self.vectors[picture] = vector
+        for image, vector in zip(missing, encoded, strict=True):
+            if isinstance(image, Path) and len(self.vectors) < MOST_REMEMBERED:
+                self.vectors[image] = vector
         return np.stack(vectors)
 
 
 class TorchEmbedder:
     """A dual encoder, or the directory of one, computed by torch where it lies: a directory's goes to the accelerator
-    if there is one. In bfloat16, vectors are near those of float32."""
+    if there is one. In bfloat16, vectors are near those of float32.
 
-    def __init__(self, source: Path | DualEncoder, batch_size: int = 256, precision: Precision = "float32") -> None:
+    `remember_images` is for weights that stay as they are while the embedder lives; see `RememberedImages`.
+    """
+
+    def __init__(
+        self,
+        source: Path | DualEncoder,
+        batch_size: int = 256,
+        precision: Precision = "float32",
+        remember_images: bool = False,
+    ) -> None:
         from sentence_transformers.util import get_device_name
 
         from components.embedder.dual_encoder import load
@@ -73,7 +88,7 @@ class TorchEmbedder:
         self.device = self.encoder.model.device
         self.dimension = self.encoder.description.dimension
         self.batch_size = batch_size
-        self.encode_images = RememberedPictures(self._encode_images)
+        self.encode_images = RememberedImages(self._encode_images) if remember_images else self._encode_images
 
     def encode(self, items: Sequence[Item]) -> Vectors:
         return sum_of_parts(
@@ -103,19 +118,40 @@ class TorchEmbedder:
 
 
 class OnnxEmbedder:
-    """An exported directory, computed by the very runtime that the server runs."""
+    """An exported directory, computed by the very runtime that the server runs: by the directory's own `runtime.py`
+    where it has one, as the version folder of a bundle does, else by ours.
 
-    def __init__(self, directory: Path, batch_size: int = 64, threads: int | None = None) -> None:
+    That file runs here as any program does: open what you or your registry packaged, and nothing of a stranger's. It
+    runs as it is, so it remembers no images; ours does with `remember_images`, see `RememberedImages`.
+    """
+
+    def __init__(
+        self, directory: Path, batch_size: int = 64, threads: int | None = None, remember_images: bool = False
+    ) -> None:
+        own = directory / RUNTIME
+        kind: Any = own_runtime(own) if own.is_file() else Runtime
         self.name = directory.name
-        self.runtime = Runtime(directory, threads, batch_size)
-        self.dimension = self.runtime.description.dimension
-        self.encode_images = RememberedPictures(self.runtime.encode_images)
+        self.runtime = kind(directory, threads, batch_size)
+        self.dimension: int = self.runtime.description.dimension
+        if remember_images and kind is Runtime:
+            self.runtime.encode_images = RememberedImages(self.runtime.encode_images)
 
     def encode(self, items: Sequence[Item]) -> Vectors:
-        runtime = self.runtime
-        return sum_of_parts(
-            *parts(items), runtime.encode_texts, self.encode_images, runtime.description, runtime.batch_size
-        )
+        vectors: Vectors = self.runtime.encode(*parts(items))
+        return vectors
+
+
+def own_runtime(file: Path) -> Any:
+    """Returns the class `Runtime` of a `runtime.py`, whose code runs. Raises `EmbedlineError` if it fails."""
+    source = file.read_bytes()
+    module = ModuleType(f"runtime_{hashlib.sha256(source).hexdigest()}")
+    sys.modules[module.__name__] = module  # dataclasses look their module up here
+    try:
+        # an import would take bytecode for the source, and leave some among the files that a fingerprint covers
+        exec(compile(source, str(file), "exec", dont_inherit=True), module.__dict__)
+        return module.Runtime
+    except Exception as error:  # whatever code that is not of this version does
+        raise EmbedlineError(f"{file}: does not run: {error}", "Package the bundle again.") from error
 
 
 def parts(items: Sequence[Item]) -> tuple[list[str | None], list[ImageSource | None], list[str | None]]:

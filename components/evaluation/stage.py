@@ -38,7 +38,7 @@ def run(
     suite = read_suite(data)
     with whole(output) as partial:
         for name, directory in models.items():
-            embedder = open_directory(str(directory), config.evaluation.batch_size)
+            embedder = open_directory(str(directory), config.evaluation.batch_size, remember_images=True)
             weights = directory if name in TRAINED else models[STUDENT]
             model = Model(name, fingerprint(directory), embedder.dimension, parameters(weights))
             told = functools.partial(_tell, report, name)

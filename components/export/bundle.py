@@ -2,7 +2,7 @@
 
 config.pbtxt, version/    what is served; `fingerprint` in bundle.json covers every byte of it
 bundle.json               what the bundle is, and items whose vectors are known
-examples.npy, examples/   those vectors, and the pictures of those items
+examples.npy, examples/   those vectors, and the images of those items
 reference.npz             the reference window for drift
 model_card.md
 """
@@ -21,6 +21,7 @@ import numpy as np
 from components.artifact import whole
 from components.corpus import Item, Manifest
 from components.embedder import OnnxEmbedder, Vectors, fingerprint, runtime
+from components.errors import Refused
 from components.export.config import Serving
 from components.export.reference_window import reference_window
 from components.export.sample import of_each_modality, training_items
@@ -65,7 +66,8 @@ class Bundle:
 def package(config: Serving, onnx: Path, data: Path, output: Path, card: str) -> Bundle:
     """Writes the bundle of the variant that `config` names, from what the stage `export` wrote to `onnx`.
 
-    `card` is the text of the model card. The same input gives the same bytes.
+    `card` is the text of the model card. The same input gives the same bytes. The vectors of the examples and of the
+    reference window are those of the code that is packed. Raises `Refused` if an example's image is no file.
     """
     model = onnx / config.variant
     with whole(output) as partial:
@@ -133,9 +135,11 @@ def write_version(model: Path, folder: Path) -> None:
 
 
 def write_example(item: Item, number: int, bundle: Path) -> dict[str, str | None]:
-    """Returns the example as bundle.json holds it; its picture, if it has one, is copied into the bundle."""
+    """Returns the example as bundle.json holds it; its image, if it has one, is copied into the bundle."""
     image = None
-    if isinstance(item.image, Path):
+    if item.image is not None:
+        if not isinstance(item.image, Path):
+            raise Refused(f"example {number}: its image is no file", "Package from a data set that ingest has written.")
         image = f"examples/{number}{item.image.suffix}"
         (bundle / image).parent.mkdir(exist_ok=True)
         shutil.copyfile(item.image, bundle / image)

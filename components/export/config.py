@@ -9,9 +9,16 @@ from pydantic import Field, model_validator
 from components.sections import Fraction, Port, Positive, Section, demand
 
 
+class ParityCosine(Section):
+    """The least cosine of each exported variant's vectors to the student's: none is written without proof."""
+
+    fp32: Fraction
+    int8: Fraction
+
+
 class Export(Section):
     opset: Annotated[int, Field(ge=18, le=20)]
-    parity_cosine: dict[Literal["fp32", "int8"], Fraction]
+    parity_cosine: ParityCosine
     parity_items: Positive
 
 

@@ -15,7 +15,7 @@ from components.export.quantisation import quantise
 from components.export.sample import of_each_modality, pictures, training_items
 
 PARITY = "parity.json"
-CALIBRATION_PICTURES = 256
+CALIBRATION_IMAGES = 256
 
 
 def run(config: Export, student: Path, data: Path, output: Path) -> dict[str, dict[str, float]]:
@@ -27,9 +27,9 @@ def run(config: Export, student: Path, data: Path, output: Path) -> dict[str, di
     sample = of_each_modality(items, config.parity_items)
     with whole(output) as partial:
         export(reference.encoder, partial / "fp32", config.opset)
-        quantise(partial / "fp32", partial / "int8", pictures(items, CALIBRATION_PICTURES))
+        quantise(partial / "fp32", partial / "int8", pictures(items, CALIBRATION_IMAGES))
         report: dict[str, Parity] = {}
-        for variant, least in sorted(config.parity_cosine.items()):
+        for variant, least in config.parity_cosine:
             report[variant] = parity(reference, OnnxEmbedder(partial / variant), sample)
             demand(report[variant], variant, least)
         content = {variant: asdict(found) for variant, found in report.items()}

@@ -145,6 +145,19 @@ for name in sys.argv[1:]:
     assert third.startswith("1 no name at all: the model hub does not give it")
 
 
+def test_code_of_the_hub_does_not_run(encoder: DualEncoder, tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> None:
+    monkeypatch.setenv("HF_HUB_OFFLINE", "0")
+    monkeypatch.setattr("huggingface_hub.snapshot_download", lambda name: str(tmp_path / "fetched"))
+    (tmp_path / "fetched").mkdir()
+    export(encoder, tmp_path / "fetched", opset=18)
+    assert isinstance(open_embedder("somebody/graphs", 4, tmp_path)[0], OnnxEmbedder)
+    ran = tmp_path / "ran"
+    (tmp_path / "fetched" / "runtime.py").write_text(f"open({str(ran)!r}, 'w')\nclass Runtime: ...")
+    with pytest.raises(UsedWrongly, match=r"somebody/graphs: brings code of its own, runtime\.py") as raised:
+        open_embedder("somebody/graphs", 4, tmp_path)
+    assert str(tmp_path / "fetched") in raised.value.remedy and not ran.exists()
+
+
 def test_opening_needs_torch_for_models_alone(tmp_path: Path) -> None:
     write_precomputed(tmp_path / "vectors", [Item("a cat")], np.ones((1, 2), np.float32), tmp_path)
     program = f"""

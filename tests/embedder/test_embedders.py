@@ -1,12 +1,25 @@
 import shutil
+from collections.abc import Sequence
+from dataclasses import dataclass, field
 from pathlib import Path
 from typing import Any
 
 import numpy as np
+import pytest
 from PIL import Image
 
-from components.embedder import Vectors, fingerprint
-from components.embedder.embedders import RememberedPictures
+from components.corpus import Item
+from components.embedder import OnnxEmbedder, TorchEmbedder, Vectors, fingerprint, runtime
+from components.embedder.dual_encoder import DualEncoder
+from components.embedder.embedders import RememberedImages
+from components.embedder.runtime import Runtime
+from components.errors import EmbedlineError
+from components.export.onnx_graphs import export
+
+NEGATED = """
+encode = Runtime.encode
+Runtime.encode = lambda self, *parts: -encode(self, *parts)
+"""
 
 
 def test_a_fingerprint_changes_with_any_byte_of_any_file(directory: Path, tmp_path: Path) -> None:
@@ -31,15 +44,93 @@ def test_a_fingerprint_changes_with_a_name_and_with_a_file_more(directory: Path,
     assert len({fingerprint(directory), more, fingerprint(copy)}) == 3
 
 
-def test_a_picture_at_a_path_is_encoded_once_and_every_answer_is_its_own(tmp_path: Path) -> None:
+def test_an_image_at_a_path_is_encoded_once_and_every_answer_is_its_own(tmp_path: Path) -> None:
     seen: list[object] = []
 
-    def encode(pictures: list[Any]) -> Vectors:
-        seen.extend(pictures)
-        return np.array([[len(str(picture))] for picture in pictures], np.float32)
+    def encode(images: list[Any]) -> Vectors:
+        seen.extend(images)
+        return np.array([[len(str(image))] for image in images], np.float32)
 
-    remembered = RememberedPictures(encode)
+    remembered = RememberedImages(encode)
     drawn = Image.new("RGB", (1, 1))
-    for pictures in ([Path("a"), b"bytes", Path("long")], [drawn, Path("long"), Path("new"), Path("a")], [Path("a")]):
-        assert remembered(pictures)[:, 0].tolist() == [len(str(picture)) for picture in pictures]
+    for images in ([Path("a"), b"bytes", Path("long")], [drawn, Path("long"), Path("new"), Path("a")], [Path("a")]):
+        assert remembered(images)[:, 0].tolist() == [len(str(image)) for image in images]
     assert seen == [Path("a"), b"bytes", Path("long"), drawn, Path("new")]
+
+
+@dataclass
+class Loaded:
+    """Loads images as the runtime does, and keeps which."""
+
+    images: list[Any] = field(default_factory=list)
+
+    def __call__(self, image: Any) -> Image.Image:
+        self.images.append(image)
+        return LOAD(image)
+
+
+LOAD = runtime.load_image
+
+
+@pytest.fixture
+def loaded(monkeypatch: pytest.MonkeyPatch) -> Loaded:
+    loaded = Loaded()
+    for module in ("runtime", "embedders"):
+        monkeypatch.setattr(f"components.embedder.{module}.load_image", loaded)
+    return loaded
+
+
+@pytest.fixture(scope="session")
+def exported(encoder: DualEncoder, tmp_path_factory: pytest.TempPathFactory) -> Path:
+    folder = tmp_path_factory.mktemp("exported") / "fp32"
+    folder.mkdir()
+    export(encoder, folder, opset=20)
+    return folder
+
+
+def opened(kind: str, directory: Path, exported: Path, remember_images: bool) -> TorchEmbedder | OnnxEmbedder:
+    if kind == "torch":
+        return TorchEmbedder(directory, remember_images=remember_images)
+    return OnnxEmbedder(exported, remember_images=remember_images)
+
+
+@pytest.mark.parametrize("kind", ["torch", "onnx"])
+def test_an_embedder_remembers_images_where_it_is_asked_to_and_nowhere_else(
+    kind: str, directory: Path, exported: Path, pictures: Sequence[Path], loaded: Loaded
+) -> None:
+    items = [Item(image=image) for image in pictures]
+    answers = []
+    for remember_images, times in ((False, 2), (True, 1)):
+        embedder = opened(kind, directory, exported, remember_images)
+        loaded.images.clear()
+        answers += [embedder.encode(items), embedder.encode([Item("a cat", image) for image in pictures])]
+        assert sorted(loaded.images) == sorted(list(pictures) * times)
+    for anew, remembered in zip(answers[:2], answers[2:], strict=True):
+        np.testing.assert_array_equal(anew, remembered)
+
+
+def test_a_directory_with_a_runtime_of_its_own_is_computed_by_that_file(exported: Path, tmp_path: Path) -> None:
+    own = tmp_path / "version"
+    shutil.copytree(exported, own)
+    source = Path(runtime.__file__).read_text(encoding="utf-8")
+    items = [Item("a sad cat"), Item("a happy dog", instruction="find the face")]
+    ours = OnnxEmbedder(exported).encode(items)
+    (own / "runtime.py").write_text(source)
+    np.testing.assert_array_equal(OnnxEmbedder(own).encode(items), ours)
+    (own / "runtime.py").write_text(source + NEGATED)
+    before = fingerprint(own)
+    for remember_images in (False, True):
+        np.testing.assert_array_equal(OnnxEmbedder(own, remember_images=remember_images).encode(items), -ours)
+    assert fingerprint(own) == before, "running the file leaves nothing beside it"
+    assert not isinstance(OnnxEmbedder(own).runtime, Runtime)
+    np.testing.assert_array_equal(OnnxEmbedder(exported).encode(items), ours)
+
+
+@pytest.mark.parametrize("source", ["def broken(:", "import no_such_module", "Other = 1", "raise SystemError('no')"])
+def test_a_runtime_that_does_not_run_is_named(exported: Path, tmp_path: Path, source: str) -> None:
+    own = tmp_path / "version"
+    shutil.copytree(exported, own)
+    (own / "runtime.py").write_text(source)
+    with pytest.raises(EmbedlineError, match=r"version/runtime\.py: does not run: ") as raised:
+        OnnxEmbedder(own)
+    assert raised.value.remedy

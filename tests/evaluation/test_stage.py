@@ -1,13 +1,15 @@
 import json
 import shutil
+from collections import Counter
 from pathlib import Path
 
 import pytest
 import torch
+from PIL.Image import Image
 from transformers import AutoModel, PreTrainedTokenizerFast
 
 from components.config import PARAMETERS, Config, read
-from components.embedder import fingerprint
+from components.embedder import fingerprint, runtime
 from components.embedder.config import IMAGE_MEAN, IMAGE_STD
 from components.embedder.dual_encoder import assemble, load, save
 from components.embedder.runtime import Description
@@ -58,6 +60,23 @@ def test_every_model_is_scored_by_the_backend_that_ships_it(
         assert exported.tasks[task].score == pytest.approx(score.score, abs=0.05), "the same weights"
     again = run(whole_config, data, models, output, tmp_path / "cache", lambda *_: None)
     assert again == scores, "nothing is encoded twice, and the speeds are those of the first time"
+
+
+def test_every_model_encodes_each_image_once(
+    models: dict[str, Path], data: Path, tmp_path: Path, whole_config: Config, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    """The images are asked about by two sets, each with an instruction of its own."""
+    loaded: Counter[object] = Counter()
+    load_image = runtime.load_image
+
+    def counted(image: Path) -> Image:
+        loaded[image] += 1
+        return load_image(image)
+
+    for module in ("runtime", "embedders"):
+        monkeypatch.setattr(f"components.embedder.{module}.load_image", counted)
+    run(whole_config, data, models, tmp_path / "scores", tmp_path / "cache", lambda *_: None)
+    assert loaded == dict.fromkeys((data / "images").iterdir(), len(models))
 
 
 def test_parameters_are_those_of_the_trained_model(models: dict[str, Path], tmp_path: Path) -> None:

@@ -8,13 +8,18 @@ import subprocess
 import sys
 from collections.abc import Callable
 from pathlib import Path
+from typing import Any
 
 import numpy as np
 import pytest
+from PIL import Image
 
-from components.embedder import OnnxEmbedder
+from components.corpus import Item
+from components.embedder import OnnxEmbedder, runtime
 from components.embedder.runtime import Runtime
+from components.errors import Refused
 from components.export import package, read_bundle, read_examples, served_fingerprint
+from components.export.bundle import write_example
 from tests.export.conftest import SERVING
 
 Packaged = Callable[[str], Path]
@@ -29,7 +34,11 @@ columns = [[example[part] for example in bundle["examples"]] for part in ("text"
 vectors = Runtime(Path("version"), threads=1).encode(*columns)
 cosine = float((vectors * numpy.load(bundle["expected"])).sum(axis=1).min())
 foreign = sorted({"torch", "transformers", "onnx", "components", "sentence_transformers"} & set(sys.modules))
-print(json.dumps({"cosine": cosine, "foreign": foreign}))
+print(json.dumps({"cosine": cosine, "foreign": foreign, "vectors": vectors.tolist()}))
+"""
+PERMUTED = """
+encode = Runtime.encode
+Runtime.encode = lambda self, *parts: np.roll(encode(self, *parts), 1, axis=1)
 """
 
 
@@ -51,8 +60,8 @@ def test_the_same_input_gives_the_same_bytes(packaged: Packaged) -> None:
     assert content(packaged("one")) == content(packaged("two"))
 
 
-def test_the_bundle_answers_as_expected_without_anything_of_this_project(packaged: Packaged) -> None:
-    bundle = packaged("bundle")
+def answer_of(bundle: Path) -> dict[str, Any]:
+    """Returns what a process says that imports the version's `runtime.py`, as the server does."""
     environment = {**os.environ, "PYTHONDONTWRITEBYTECODE": "1", "PYTHONSAFEPATH": "1"}
     answer = subprocess.run(
         [sys.executable, "-c", ALONE],
@@ -63,9 +72,44 @@ def test_the_bundle_answers_as_expected_without_anything_of_this_project(package
         check=True,
         timeout=60,
     )
-    found = json.loads(answer.stdout)
+    found: dict[str, Any] = json.loads(answer.stdout)
+    return found
+
+
+def test_the_bundle_answers_as_expected_without_anything_of_this_project(packaged: Packaged) -> None:
+    found = answer_of(packaged("bundle"))
     assert found["foreign"] == []
     assert found["cosine"] > 0.9999
+
+
+def test_a_bundle_is_computed_by_the_code_that_it_ships(packaged: Packaged) -> None:
+    bundle = packaged("bundle")
+    examples, expected = read_examples(bundle)
+    version = bundle / "version"
+    np.testing.assert_array_equal(OnnxEmbedder(version, threads=1).encode(examples), answer_of(bundle)["vectors"])
+    (version / "runtime.py").write_text((version / "runtime.py").read_text(encoding="utf-8") + PERMUTED)
+    edited = OnnxEmbedder(version, threads=1).encode(examples)
+    np.testing.assert_array_equal(edited, answer_of(bundle)["vectors"])
+    np.testing.assert_allclose(edited, np.roll(expected, 1, axis=1), atol=1e-5)
+    assert not np.allclose(edited, expected, atol=1e-2)
+
+
+def test_what_a_bundle_expects_is_of_the_code_that_it_ships(
+    packaged: Packaged, monkeypatch: pytest.MonkeyPatch, tmp_path: Path
+) -> None:
+    """Another runtime.py is packed than the one that this process has imported."""
+    before, window = np.load((bundle := packaged("ours")) / "examples.npy"), np.load(bundle / "reference.npz")
+    other = tmp_path / "runtime.py"
+    other.write_text(Path(runtime.__file__).read_text(encoding="utf-8") + PERMUTED)
+    monkeypatch.setattr(runtime, "__file__", str(other))
+    bundle = packaged("other")
+    np.testing.assert_array_equal(np.load(bundle / "examples.npy"), np.roll(before, 1, axis=1))
+    np.testing.assert_array_equal(np.load(bundle / "reference.npz")["vectors"], np.roll(window["vectors"], 1, axis=1))
+
+
+def test_an_example_whose_image_is_no_file_is_refused(tmp_path: Path) -> None:
+    with pytest.raises(Refused, match="example 3: its image is no file"):
+        write_example(Item("a cat", b"\x89PNG"), 3, tmp_path)
 
 
 def test_the_examples_have_every_modality_and_the_vectors_that_are_expected(packaged: Packaged) -> None:
@@ -114,10 +158,7 @@ def test_the_reference_window_is_what_the_shipped_model_sees(packaged: Packaged)
         assert ((window["top1"] > -1) & (window["top1"] <= 1 + 1e-6)).all()
 
 
-def test_pictures_that_are_not_files_can_be_encoded(packaged: Packaged) -> None:
-    from PIL import Image
-
-    runtime = Runtime(packaged("bundle") / "version", threads=1)
-    picture = Image.new("RGB", (20, 30), "red")
-    one, other = runtime.encode([None, None], [picture, picture.copy()], [None, None])
+def test_images_that_are_not_files_can_be_encoded(packaged: Packaged) -> None:
+    red = Image.new("RGB", (20, 30), "red")
+    one, other = Runtime(packaged("bundle") / "version", threads=1).encode([None] * 2, [red, red.copy()], [None] * 2)
     np.testing.assert_array_equal(one, other)

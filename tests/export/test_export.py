@@ -3,20 +3,25 @@
 from __future__ import annotations
 
 import json
-from dataclasses import replace
+import shutil
+from dataclasses import dataclass, replace
 from pathlib import Path
+from typing import Any
 
 import numpy as np
 import onnx as onnx_format
 import pytest
+from onnx import helper, numpy_helper
 from PIL import Image
 
+from components.config import ParityCosine
 from components.corpus import Item
 from components.embedder import OnnxEmbedder, TorchEmbedder
 from components.embedder.dual_encoder import save
 from components.embedder.runtime import Runtime
 from components.errors import Refused
-from components.export.parity import demand, parity
+from components.export.parity import MOST_BATCH_DIFFERENCE, Parity, demand, parity
+from components.export.sample import of_each_modality, training_items
 from components.export.stage import run
 from tests.export.conftest import EXPORT, MAX_TOKENS, WORDS, make_encoder
 
@@ -48,6 +53,73 @@ def test_no_neighbour_in_a_batch_changes_a_vector(onnx: Path, variant: str) -> N
     alone = np.concatenate([embedder.encode([item]) for item in some])
     np.testing.assert_allclose(embedder.encode(some), alone, atol=1e-5)
     np.testing.assert_allclose(embedder.encode(some[::-1])[::-1], alone, atol=1e-5)
+
+
+@dataclass
+class Counted:
+    """A session of ONNX Runtime, and how many images went through it."""
+
+    session: Any
+    images: int = 0
+
+    def run(self, outputs: list[str], inputs: dict[str, np.ndarray]) -> Any:
+        self.images += len(inputs["pixel_values"])
+        return self.session.run(outputs, inputs)
+
+
+def test_parity_computes_every_image_in_the_batch_and_again_alone(student: Path, onnx: Path, data: Path) -> None:
+    exported, some = OnnxEmbedder(onnx / "int8"), training_items(data)
+    files = {item.image for item in some if item.image is not None}
+    one_each = of_each_modality([item for item in some if item.text is None], len(some))
+    assert {item.image for item in one_each} <= files and len(one_each) == len({item.image for item in one_each}) > 10
+    exported.runtime.image_session = counted = Counted(exported.runtime.image_session)
+    parity(TorchEmbedder(student), exported, one_each)
+    assert counted.images == 2 * len(one_each)
+    remembering = OnnxEmbedder(onnx / "int8", remember_images=True)
+    remembering.runtime.image_session = counted = Counted(remembering.runtime.image_session)
+    parity(TorchEmbedder(student), remembering, one_each)
+    assert counted.images == len(one_each), "what remembers proves nothing about items alone"
+
+
+def looking_around(model: Path, to: Path, share: float) -> Path:
+    """Returns a copy of an exported model that adds `share` of the batch's mean to every image's vector."""
+    shutil.copytree(model, to)
+    graph = onnx_format.load(to / "image.onnx")
+    (last,) = (node for node in graph.graph.node if "image_embedding" in node.output)
+    last.output[list(last.output).index("image_embedding")] = "alone"
+    constants = {"batch_axis": np.array([0], np.int64), "share_of_mean": np.array(share, np.float32)}
+    graph.graph.initializer.extend(numpy_helper.from_array(value, name) for name, value in constants.items())
+    graph.graph.node.extend(
+        [
+            helper.make_node("ReduceMean", ["alone", "batch_axis"], ["mean_of_batch"], keepdims=1),
+            helper.make_node("Mul", ["mean_of_batch", "share_of_mean"], ["neighbours"]),
+            helper.make_node("Add", ["alone", "neighbours"], ["image_embedding"]),
+        ]
+    )
+    onnx_format.save(graph, to / "image.onnx")
+    return to
+
+
+@pytest.mark.parametrize("variant", VARIANTS)
+def test_an_export_that_looks_at_the_neighbours_in_a_batch_is_refused(
+    student: Path, onnx: Path, data: Path, tmp_path: Path, variant: str
+) -> None:
+    reference, files = TorchEmbedder(student), of_each_modality(training_items(data), EXPORT.parity_items)
+    sound = parity(reference, OnnxEmbedder(onnx / variant), files)
+    assert sound.batch_difference < MOST_BATCH_DIFFERENCE / 100
+    demand(sound, variant, 0.97)
+    found = parity(reference, OnnxEmbedder(looking_around(onnx / variant, tmp_path / variant, 0.05)), files)
+    assert found.minimum > 0.97, "the cosines alone let it pass"
+    with pytest.raises(Refused, match=f"the {variant} graphs answer otherwise in a batch than alone"):
+        demand(found, variant, 0.97)
+
+
+@pytest.mark.parametrize("difference", [float("nan"), 2 * MOST_BATCH_DIFFERENCE])
+def test_a_batch_difference_that_is_large_or_no_number_is_refused(difference: float) -> None:
+    found = Parity(items=1, minimum=1.0, mean=1.0, worst={}, batch_difference=0.0)
+    demand(found, "fp32", 1.0)
+    with pytest.raises(Refused, match="in a batch than alone"):
+        demand(replace(found, batch_difference=difference), "fp32", 1.0)
 
 
 @pytest.mark.parametrize("variant", VARIANTS)
@@ -91,7 +163,7 @@ def test_the_weights_of_another_model_are_found_out(student: Path, data: Path, o
     found = parity(TorchEmbedder(tmp_path / "other"), OnnxEmbedder(onnx / "fp32"), items())
     assert found.minimum < 0.9
     with pytest.raises(Refused, match="fp32 graphs answer otherwise"):
-        demand(found, "fp32", EXPORT.parity_cosine["fp32"])
+        demand(found, "fp32", EXPORT.parity_cosine.fp32)
 
 
 @pytest.mark.parametrize(
@@ -113,7 +185,7 @@ def test_another_preprocessing_is_found_out(
     description = json.loads((copy / "embedder.json").read_text())
     (copy / "embedder.json").write_text(json.dumps(description | wrong))
     found = parity(TorchEmbedder(student), OnnxEmbedder(copy), items())
-    assert found.minimum < EXPORT.parity_cosine["fp32"]
+    assert found.minimum < EXPORT.parity_cosine.fp32
 
 
 def test_the_stage_writes_its_report(onnx: Path) -> None:
@@ -129,6 +201,6 @@ def test_a_refused_export_leaves_what_was_there(student: Path, data: Path, tmp_p
     output.mkdir()
     (output / "finished").touch()
     with pytest.raises(Refused, match="int8"):
-        run(EXPORT.model_copy(update={"parity_cosine": {"int8": 1.0}}), student, data, output)
+        run(EXPORT.model_copy(update={"parity_cosine": ParityCosine(fp32=0.9999, int8=1.0)}), student, data, output)
     assert [path.name for path in tmp_path.iterdir()] == ["onnx"]
     assert [path.name for path in output.iterdir()] == ["finished"]
