@@ -51,6 +51,16 @@ def safe_path(name: str) -> PurePosixPath:
     return path
 
 
+def inside(folder: Path, name: str) -> Path:
+    """Returns the path of `name` below `folder`; raises `Rejected` for one that leads out of it."""
+    return folder / safe_path(name)
+
+
+def names_in(folder: Path) -> frozenset[str]:
+    """Returns the names of what lies in a folder, none where there is no such folder."""
+    return frozenset(child.name for child in folder.iterdir()) if folder.is_dir() else frozenset()
+
+
 def _read(file: Path, name: str) -> bytes:
     try:
         if not file.is_file():

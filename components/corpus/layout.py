@@ -2,13 +2,17 @@
 
 `train/TASK.parquet` holds pairs, `dev/TASK.parquet` and `eval/TASK.parquet` hold queries, `images/` the pictures;
 `multilingual/LANGUAGE.parquet`, where a source has it, holds queries that are the same in every language. Image paths
-are relative to `images/`, and an empty string means "none".
+are relative to `images/` and stay inside it; an empty string or a null means "none".
+
+The text of an item is what `bare` leaves of its column, for every reader: without MMEB's image token and without white
+space around it. To tell repeated rows, validation also counts white space inside a text as one space.
 """
 
 from __future__ import annotations
 
 import ast
 from collections.abc import Callable, Iterable, Iterator, Sequence
+from contextlib import contextmanager
 from functools import lru_cache
 from pathlib import Path
 from types import TracebackType
@@ -17,8 +21,10 @@ from typing import Any, Literal
 import pyarrow as pa
 import pyarrow.parquet as pq
 
+from components.corpus.images import inside
 from components.corpus.item import Item, Pair, Query
-from components.errors import UsedWrongly
+from components.corpus.quarantine import Rejected
+from components.errors import DataInvalid, UsedWrongly
 
 Split = Literal["train", "dev", "eval", "multilingual"]
 
@@ -46,9 +52,15 @@ EVAL_SCHEMA = pa.schema(
     }
 )
 OPTIONAL_COLUMNS = frozenset({"qry_inst", "pos_inst", "tgt_inst", "label"})
+REQUIRED_COLUMNS = {
+    TRAIN_SCHEMA: ("qry", "qry_image_path", "pos_text", "pos_image_path"),
+    EVAL_SCHEMA: ("qry_text", "qry_img_path", "tgt_text", "tgt_img_path"),
+}
+"""The columns without which rows would be read as something else; MMEB publishes all of them, empty or not."""
 ROWS_PER_GROUP = {TRAIN_SCHEMA: 4096, EVAL_SCHEMA: 64}
 IMAGE_TOKEN = "<|image_1|>"
 REMEMBERED_ITEMS = 16_384
+INGEST_AGAIN = "Build the data set again with `embedline ingest`."
 
 
 def task_names(data: Path, split: Split) -> list[str]:
@@ -59,20 +71,23 @@ def task_names(data: Path, split: Split) -> list[str]:
 def read_pairs(data: Path, task: str | None = None) -> Iterator[Pair]:
     """Yields the training pairs of one task, or of all tasks in the order of their names.
 
-    Raises `UsedWrongly` if `data` has no such task.
+    Raises `UsedWrongly` if `data` has no such task, `DataInvalid` naming file and row if one is broken or names an
+    image outside `images/`.
     """
     item = _items(data)
     for name in task_names(data, "train") if task is None else [task]:
-        for row in _rows(_existing(data, "train", name), ROWS_PER_GROUP[TRAIN_SCHEMA]):
-            instruction = row.get("pos_inst")
-            yield Pair(
-                query=item(row.get("qry_inst"), row["qry"], row["qry_image_path"]),
-                positive=item(instruction, row["pos_text"], row["pos_image_path"]),
-                negatives=tuple(
-                    item(instruction, text, path)
-                    for text, path in negatives(row.get("neg_text"), row.get("neg_image_path"))
-                ),
-            )
+        for place, row in _rows(_existing(data, "train", name), TRAIN_SCHEMA):
+            with _understood(place):
+                instruction = row.get("pos_inst")
+                pair = Pair(
+                    query=item(row.get("qry_inst"), row["qry"], row["qry_image_path"]),
+                    positive=item(instruction, row["pos_text"], row["pos_image_path"]),
+                    negatives=tuple(
+                        item(instruction, text, path)
+                        for text, path in negatives(row.get("neg_text"), row.get("neg_image_path"))
+                    ),
+                )
+            yield pair
 
 
 def read_queries(data: Path, split: Literal["dev", "eval", "multilingual"], task: str) -> Iterator[Query]:
@@ -80,24 +95,54 @@ def read_queries(data: Path, split: Literal["dev", "eval", "multilingual"], task
 
     Rows without `label` follow MMEB's convention: candidate 0 is the truth. Items that repeat are shared, so that
     a thousand queries with the same thousand candidates cost a thousand items. Raises `UsedWrongly` if `data` has
-    no such task.
+    no such task, `DataInvalid` naming file and row if one is broken or names an image outside `images/`.
     """
     item = _items(data)
-    for row in _rows(_existing(data, split, task), ROWS_PER_GROUP[EVAL_SCHEMA]):
-        instruction = row.get("tgt_inst")
-        labels = row.get("label")
-        yield Query(
-            item=item(row.get("qry_inst"), row["qry_text"], row["qry_img_path"]),
-            candidates=tuple(
-                item(instruction, text, path) for text, path in candidates(row["tgt_text"], row["tgt_img_path"])
-            ),
-            relevant=dict.fromkeys([0] if labels is None else labels, 1.0),
-        )
+    for place, row in _rows(_existing(data, split, task), EVAL_SCHEMA):
+        with _understood(place):
+            instruction = row.get("tgt_inst")
+            labels = [0] if row.get("label") is None else row["label"]
+            query = Query(
+                item=item(row.get("qry_inst"), row["qry_text"], row["qry_img_path"]),
+                candidates=tuple(
+                    item(instruction, text, path) for text, path in candidates(row["tgt_text"], row["tgt_img_path"])
+                ),
+                relevant=dict.fromkeys(labels, 1.0),
+            )
+            if wrong := [label for label in labels if label not in range(len(query.candidates))]:
+                raise ValueError(f"label {wrong[0]} of {len(query.candidates)} candidates")
+        yield query
 
 
 def bare(text: str | None) -> str | None:
-    """Returns the text without MMEB's image token, or None where nothing is left."""
-    return (text.replace(IMAGE_TOKEN, "").strip() if text and IMAGE_TOKEN in text else text) or None
+    """Returns the text without MMEB's image token and without white space around it, None where nothing is left."""
+    return (text or "").replace(IMAGE_TOKEN, "").strip() or None
+
+
+def fits(kind: pa.DataType, wanted: pa.DataType) -> bool:
+    """Returns whether a column of a type can be read as the one of a schema: lists, strings and integers of any size,
+    and strings written as a dictionary."""
+    if pa.types.is_list(wanted):
+        return type(kind) in (pa.ListType, pa.LargeListType) and fits(kind.value_type, wanted.value_type)
+    if pa.types.is_dictionary(kind):
+        kind = kind.value_type
+    if pa.types.is_string(wanted):
+        return kind in (pa.string(), pa.large_string())
+    return bool(pa.types.is_integer(kind))
+
+
+def batches(opened: pq.ParquetFile, columns: Sequence[str], rows_at_once: int) -> Iterator[pa.RecordBatch]:
+    """Yields the columns of an open file in memory that does not grow with the file.
+
+    Raises `OSError` that names the row group if one is broken.
+    """
+    for group in range(opened.num_row_groups):  # pyarrow reads ahead through all groups that it is asked for
+        try:
+            for batch in opened.iter_batches(rows_at_once, [group], list(columns)):
+                batch.validate(full=True)
+                yield batch
+        except (pa.ArrowException, OSError) as error:
+            raise OSError(f"row group {group}: {error}") from error
 
 
 def candidates(texts: Sequence[str] | str, paths: Sequence[str] | str) -> list[tuple[str, str]]:
@@ -192,10 +237,29 @@ def _existing(data: Path, split: Split, task: str) -> Path:
     return file
 
 
-def _rows(file: Path, batch_size: int) -> Iterator[dict[str, Any]]:
-    with pq.ParquetFile(file) as parquet:
-        for batch in parquet.iter_batches(batch_size):
-            yield from batch.to_pylist()
+def _rows(file: Path, schema: pa.Schema) -> Iterator[tuple[str, dict[str, Any]]]:
+    """Yields the place of each row, as 'FILE: row 3', and its columns."""
+    number = 0
+    try:
+        with pq.ParquetFile(file) as parquet:
+            names = parquet.schema_arrow.names
+            if missing := [name for name in REQUIRED_COLUMNS[schema] if name not in names]:
+                raise DataInvalid(f"{file}: there is no column {missing[0]!r}, only {', '.join(names)}", INGEST_AGAIN)
+            for batch in batches(parquet, names, ROWS_PER_GROUP[schema]):
+                for row in batch.to_pylist():
+                    yield f"{file}: row {number}", row
+                    number += 1
+    except (pa.ArrowException, OSError, UnicodeDecodeError) as error:
+        raise DataInvalid(f"{file}: row {number}: cannot be read, the file is broken: {error}", INGEST_AGAIN) from error
+
+
+@contextmanager
+def _understood(place: str) -> Iterator[None]:
+    """Turns what a row of unexpected content raises inside into `DataInvalid`."""
+    try:
+        yield
+    except (AttributeError, Rejected, TypeError, ValueError) as error:
+        raise DataInvalid(f"{place}: cannot be used: {error}", INGEST_AGAIN) from error
 
 
 def _items(data: Path) -> Callable[[str | None, str | None, str | None], Item]:
@@ -204,7 +268,7 @@ def _items(data: Path) -> Callable[[str | None, str | None, str | None], Item]:
 
     @lru_cache(REMEMBERED_ITEMS)
     def item(instruction: str | None, text: str | None, path: str | None) -> Item:
-        return Item(bare(text), images / path if path else None, instruction=bare(instruction))
+        return Item(bare(text), inside(images, path) if path else None, instruction=bare(instruction))
 
     return item
 

@@ -7,7 +7,7 @@ import os
 from pathlib import Path
 from typing import Any, Literal
 
-from pydantic import BaseModel, ConfigDict, ValidationError
+from pydantic import BaseModel, ConfigDict, PositiveInt, ValidationError
 
 from components.errors import DataInvalid, UsedWrongly
 
@@ -30,8 +30,8 @@ class Input(Record):
 class EvaluationTask(Record):
     """A set of queries; `candidates` is the largest number of candidates that one of them has."""
 
-    rows: int
-    candidates: int
+    rows: PositiveInt
+    candidates: PositiveInt
     meta_task: MetaTask
     distribution: Distribution
 

@@ -187,7 +187,7 @@ def checked_text(value: Any) -> str:
         raise Rejected("no content", "the row has no text")
     if not isinstance(value, str):
         raise Rejected("wrong type", f"the text is a {type(value).__name__}")
-    if not (text := (bare(value) or "").strip()):
+    if not (text := bare(value)):
         raise Rejected("no content", "the text is empty")
     return encodable(text)
 

@@ -14,7 +14,7 @@ from dataclasses import replace
 from typing import Literal, NamedTuple
 
 from components.corpus import Item
-from components.corpus.layout import IMAGE_TOKEN
+from components.corpus.layout import IMAGE_TOKEN, bare
 from components.errors import DataInvalid, UsedWrongly
 
 IMAGE_TOKENS = {
@@ -50,7 +50,7 @@ class Parser(NamedTuple):
 def plain(item: Item) -> Item:
     """Returns the item for an embedder that takes text and instruction apart: both without image tokens and without
     white space around them, None where nothing is left."""
-    return replace(item, text=_bare(item.text), instruction=_bare(item.instruction))
+    return replace(item, text=bare(item.text), instruction=bare(item.instruction))
 
 
 def render(parser: str, side: Literal["query", "target"], item: Item, backbone: str) -> Item:
@@ -178,10 +178,6 @@ def _caption(item: Item) -> str:
 
 def _without_space_before_newline(text: str) -> str:
     return text.replace(" \n", "\n")
-
-
-def _bare(text: str | None) -> str | None:
-    return (text or "").replace(IMAGE_TOKEN, "").strip() or None
 
 
 def _listed(tokens: dict[str, str]) -> str:

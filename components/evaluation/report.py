@@ -19,7 +19,7 @@ from components.evaluation.scoring import joined, ranks
 from components.evaluation.sets import EvaluationSet, Suite
 from components.evaluation.vectors import AnyEmbedder, Progress, Side, cached_vectors, similarity
 
-SCORER = "2"
+SCORER = "3"
 """Rises with every change that can change a score; scores of different scorers do not compare."""
 BATCHES_PER_CHUNK = 8
 TIE_RATE_SHOWN = 0.005
@@ -38,7 +38,7 @@ class TaskScore:
     """One set: `score` is the mean of `values`, one a query, `interval` its 95 % interval over the queries.
 
     `tie_rate` is the share of queries whose value hangs on the order of tied candidates, `candidates` the largest
-    number that a query has, `metrics` the means of other metrics.
+    number of different ones that a query has, `metrics` the means of other metrics.
     """
 
     modality: str

@@ -1,4 +1,14 @@
-"""The evaluation sets of a benchmark as positions in one list of different items, so that each item is encoded once."""
+"""The evaluation sets of a benchmark as positions in one list of different items, so that each item is encoded once.
+
+A candidate that a row lists twice is one candidate: no model can tell the copies apart, so one that is wrong would push
+the truth down twice, and a truth would lose to its own copy. It is as relevant as its most relevant copy. The published
+code, too, counts a copy of the truth as the truth (VLM2Vec: v1 gives it ties, v2 compares names), so that hit@1, which
+MMEB publishes, is the same number; v2 lets copies of wrong candidates take ranks of their own further down. Copies are
+alike after the prompt: same text, image, video and instruction.
+
+What a task says about the number of candidates is compared with the number as listed, copies and blanks included; a
+score file has the number of different ones, on which the level of chance depends.
+"""
 
 from __future__ import annotations
 
@@ -18,16 +28,19 @@ import pyarrow.parquet as pq
 from numpy.typing import NDArray
 
 from components.corpus import Item, Manifest, Query, task_names
-from components.corpus.layout import EVAL_SCHEMA, ROWS_PER_GROUP
+from components.corpus.images import inside, names_in
+from components.corpus.layout import EVAL_SCHEMA, INGEST_AGAIN, REQUIRED_COLUMNS, ROWS_PER_GROUP, batches, fits
+from components.corpus.quarantine import Rejected
+from components.embedder.runtime import UnreadableImage, load_image
 from components.errors import DataInvalid
 from components.evaluation.aggregate import require_complete
 from components.evaluation.benchmark import Benchmark, Task
-from components.evaluation.loaders.tables import batches
 from components.evaluation.prompts import plain
 from components.evaluation.scoring import Positions
 
-MEND = "Build the data set again with `embedline ingest`."
+MEND = INGEST_AGAIN
 BLANK = -1
+CANDIDATE_COLUMNS = ("tgt_text", "tgt_img_path")
 Prompt = Callable[[Item], Item]
 """Turns an item as a file words it into what the embedder is given."""
 
@@ -36,8 +49,9 @@ Split = Literal["dev", "eval"]
 
 @dataclass(frozen=True)
 class Pool:
-    """Queries that share their candidates: `rows (n,)` of the set, `candidates (m,)` positions of items, sorted,
-    `relevant (r, 2)` pairs of a place in `rows` and a place in `candidates`, and their `grades (r,)`."""
+    """Queries that share their candidates: `rows (n,)` of the set, `candidates (m,)` positions of items, sorted, each
+    once unless the collection keeps copies apart, `relevant (r, 2)` pairs of a place in `rows` and a place in
+    `candidates`, and their `grades (r,)`."""
 
     rows: Positions
     candidates: Positions
@@ -93,6 +107,18 @@ class Suite:
                 return f"{questions.name}: a candidate of row {min(asked)}, {self.items[position]}"
         raise IndexError(f"no set needs item {position}")
 
+    def unreadable(self, positions: Positions) -> DataInvalid | None:
+        """Returns what names set, row and file of the first item with an image that cannot be read, None if all can."""
+        for position in map(int, positions):
+            for image in (self.items[position].image, *self.items[position].video):
+                try:
+                    if image is not None:
+                        load_image(image)
+                except UnreadableImage as error:
+                    file = image if isinstance(image, Path) else "its image"
+                    return DataInvalid(f"{self.place(position)}: {file}: {error}", "Get the image again.")
+        return None
+
     def _named(self, image: object) -> object:
         if isinstance(image, Path):
             return os.path.relpath(image, self.root)
@@ -102,7 +128,8 @@ class Suite:
 def read_suite(data: Path, split: Split = "eval") -> Suite:
     """Returns the sets of a split that the manifest in `data` names.
 
-    Raises `EmbedlineError` if a set is missing or extra, `DataInvalid` if a file is not what its manifest says.
+    Raises `EmbedlineError` if a set is missing or extra, `DataInvalid` naming set, file and row if a file is not what
+    its manifest says, or an image that it names is missing.
     """
     manifest = Manifest.read(data)
     benchmark = manifest_benchmark(manifest, split)
@@ -140,11 +167,15 @@ class Collection:
     """Collects the different items of evaluation sets while these are read.
 
     A candidate with neither text nor image is an error, or, as MMEB's own files have some, left out: `without_blanks`.
+    Candidates of a row that are the same item are one, unless not `merged`: a suite that takes away on purpose what
+    tells candidates apart wants them tied.
     """
 
     mend: str
     without_blanks: bool = False
+    merged: bool = True
     positions: dict[Item, int] = field(default_factory=dict)
+    _folders: dict[Path, frozenset[str]] = field(default_factory=dict)
 
     def suite(
         self, benchmark: Benchmark, digest: str, root: Path, sets: Sequence[EvaluationSet], prompts: str | None = None
@@ -162,100 +193,137 @@ class Collection:
         query: Prompt = plain,
         target: Prompt = plain,
     ) -> EvaluationSet:
-        """Returns a set in MMEB's columns. Raises `DataInvalid` if it is not what its task says."""
+        """Returns a set in MMEB's columns.
+
+        Raises `DataInvalid` naming set, file and row if it is not what its task says, or if an image is missing or not
+        below `images`.
+        """
         queries: list[Positions] = []
-        pools = _Pools(f"{files[0]}", self.mend)
+        pools = _Pools(self.merged)
         ask, answer = (cache(partial(self._position, images, prompt)) for prompt in (query, target))
         for file in files:
+            first = 0
             try:
                 with pq.ParquetFile(file) as parquet:
-                    for batch in batches(parquet, parquet.schema_arrow.names, ROWS_PER_GROUP[EVAL_SCHEMA]):
-                        text, path, instruction = (
-                            _codes(batch, column) for column in ("qry_text", "qry_img_path", "qry_inst")
-                        )
-                        queries.append(_items(ask, text, path, instruction))
-                        for candidates, labels in zip(_candidates(batch, answer), _labels(batch), strict=True):
-                            pools.add(candidates, dict.fromkeys(labels, 1.0))
-            except (pa.ArrowException, KeyError, ValueError) as error:
-                raise DataInvalid(f"{file}: is no evaluation set: {error}", self.mend) from error
-        pools.require(task)
-        asked = np.concatenate(queries)
-        if (asked == BLANK).any():
-            raise DataInvalid(f"{files[0]}: row {np.argmin(asked)}: the query has neither text nor image", self.mend)
-        return EvaluationSet(name, task, asked, pools.frozen())
+                    columns = _columns(parquet.schema_arrow)
+                    for batch in batches(parquet, columns, ROWS_PER_GROUP[EVAL_SCHEMA]):
+                        queries.append(_queries(batch, ask))
+                        self._add(batch, answer, pools)
+                        first += batch.num_rows
+            except _Unfit as error:
+                raise DataInvalid(f"{name}: {file}: row {first + error.row}: {error}", self.mend) from error
+            except (pa.ArrowException, OSError, ValueError) as error:
+                raise DataInvalid(f"{name}: {file}: is no evaluation set: {error}", self.mend) from error
+        pools.require(task, f"{name}: {files[0]}", self.mend)
+        return EvaluationSet(name, task, np.concatenate(queries), pools.frozen())
 
     def from_queries(
         self, name: str, task: Task, queries: Iterable[Query], query: Prompt = plain, target: Prompt = plain
     ) -> EvaluationSet:
         """Returns a set of queries; those with the very same tuple of candidates are looked at once."""
-        found, asked, pools = np.zeros(0, np.int32), [], _Pools(name, self.mend)
+        found, asked, pools = np.zeros(0, np.int32), [], _Pools(self.merged)
         candidates: Sequence[Item] = ()
-        for question in queries:
+        for row, question in enumerate(queries):
             asked.append(self._of(query(question.item)))
             if question.candidates is not candidates:
                 candidates = question.candidates
                 found = np.array([self._of(target(item)) for item in candidates], np.int32)
-            pools.add(found, question.relevant)
-        pools.require(task)
+            try:
+                pools.add(found, question.relevant)
+            except ValueError as error:
+                raise DataInvalid(f"{name}: row {row}: {error}", self.mend) from error
+        pools.require(task, name, self.mend)
         return EvaluationSet(name, task, np.array(asked, np.int32), pools.frozen())
 
+    def _add(self, batch: pa.RecordBatch, answer: Callable[[str, str, str], int], pools: _Pools) -> None:
+        found = zip(_candidates(batch, answer, self.without_blanks), _labels(batch), strict=True)
+        for row, (candidates, labels) in enumerate(found):
+            try:
+                pools.add(candidates, dict.fromkeys(labels, 1.0))
+            except ValueError as error:
+                raise _Unfit(row, str(error)) from error
+
     def _position(self, images: Path, prompt: Prompt, text: str, path: str, instruction: str) -> int:
-        item = prompt(Item(text or None, images / path if path else None, instruction=instruction or None))
-        if item.is_empty and self.without_blanks:
-            return BLANK
-        if item.is_empty:
-            raise ValueError("an item has neither text nor image")
-        return self._of(item)
+        image = self._image(images, path) if path else None
+        item = prompt(Item(text or None, image, instruction=instruction or None))
+        return BLANK if item.is_empty else self._of(item)
+
+    def _image(self, images: Path, path: str) -> Path:
+        """Returns the file of an image. Raises `ValueError` if it is missing or not below `images`."""
+        try:
+            file = inside(images, path)
+        except Rejected as error:
+            raise ValueError(str(error)) from error
+        if file.parent not in self._folders:
+            self._folders[file.parent] = names_in(file.parent)
+        if file.name not in self._folders[file.parent]:
+            raise ValueError(f"missing image: {file}")
+        return file
 
     def _of(self, item: Item) -> int:
         return self.positions.setdefault(item, len(self.positions))
+
+
+class _Unfit(ValueError):
+    """What is wrong with a row of a batch."""
+
+    def __init__(self, row: int, defect: str) -> None:
+        super().__init__(defect)
+        self.row = row
 
 
 @dataclass
 class _Pools:
     """Sorts rows into pools. Lists of the same candidates are one pool, in whatever order the file holds them."""
 
-    origin: str
-    mend: str
+    merged: bool
     row_count: int = 0
     largest: int = 0
     pools: dict[bytes, tuple[Positions, list[int], list[tuple[int, int]], list[float]]] = field(default_factory=dict)
     seen: dict[bytes, tuple[bytes, NDArray[np.intp]]] = field(default_factory=dict)
 
     def add(self, candidates: Positions, grades: Mapping[int, float]) -> None:
+        """Adds a row. Raises `ValueError` that says why it cannot be scored."""
         length = len(candidates)
-        if (blank := candidates == BLANK).any():
-            if lost := [label for label in grades if 0 <= label < length and blank[label]]:
-                raise DataInvalid(f"{self.origin}: row {self.row_count}: label {lost[0]} is blank", self.mend)
-            moved = np.cumsum(~blank) - 1
-            grades = {int(moved[label]) if 0 <= label < length else label: grades[label] for label in grades}
-            candidates = candidates[~blank]
-        wrong = [label for label in grades if not 0 <= label < len(candidates)]
-        graded = {label: grade for label, grade in grades.items() if grade > 0}
-        if wrong or not graded:
-            defect = f"label {wrong[0]} of {length} candidates" if wrong else "no candidate is relevant"
-            raise DataInvalid(f"{self.origin}: row {self.row_count}: {defect}", self.mend)
+        if wrong := [label for label in grades if label not in range(length)]:
+            raise ValueError(f"label {wrong[0]} of {length} candidates")
+        blank = candidates == BLANK
+        if lost := [label for label in grades if blank[label]]:
+            raise ValueError(f"label {lost[0]} is blank")
+        if not any(grade > 0 for grade in grades.values()):
+            raise ValueError("no candidate is relevant")
         written = candidates.tobytes()
         if written not in self.seen:
-            order = np.argsort(candidates, kind="stable")
-            in_order = candidates[order]
+            in_order, places = self._in_order(candidates[~blank])
             self.pools.setdefault(in_order.tobytes(), (in_order, [], [], []))
-            self.seen[written] = in_order.tobytes(), np.argsort(order)
+            self.seen[written] = in_order.tobytes(), places[np.cumsum(~blank) - 1]
         pool, places = self.seen[written]
+        graded: dict[int, float] = {}
+        for label, grade in sorted(grades.items()):
+            if grade > 0:
+                place = int(places[label])
+                graded[place] = max(grade, graded.get(place, grade))
         _, rows, relevant, pool_grades = self.pools[pool]
-        relevant += [(len(rows), int(places[label])) for label in sorted(graded)]
-        pool_grades += [graded[label] for label in sorted(graded)]
+        relevant += [(len(rows), place) for place in graded]
+        pool_grades += graded.values()
         rows.append(self.row_count)
         self.row_count += 1
         self.largest = max(self.largest, length)
 
-    def require(self, task: Task) -> None:
+    def _in_order(self, candidates: Positions) -> tuple[Positions, NDArray[np.intp]]:
+        """Returns the candidates in order, copies as one if they are merged, and where each of them is there now."""
+        if self.merged:
+            return np.unique(candidates, return_inverse=True)
+        order = np.argsort(candidates, kind="stable")
+        return candidates[order], np.argsort(order)
+
+    def require(self, task: Task, origin: str, mend: str) -> None:
         expected = (task.queries, self.largest if task.candidates is None else task.candidates)
         if (self.row_count, self.largest) != expected:
             raise DataInvalid(
-                f"{self.origin}: {self.row_count} rows with up to {self.largest} candidates; "
+                f"{origin}: {self.row_count} rows with up to {self.largest} candidates; "
                 f"there should be {expected[0]} with up to {expected[1]}",
-                self.mend,
+                mend,
             )
 
     def frozen(self) -> tuple[Pool, ...]:
@@ -265,27 +333,57 @@ class _Pools:
         )
 
 
-def _candidates(batch: pa.RecordBatch, position: Callable[[str, str, str], int]) -> Iterator[Positions]:
+def _columns(schema: pa.Schema) -> list[str]:
+    """Returns the names of those columns of a set that a file has. Raises `ValueError` if one is missing or of a type
+    that cannot be read. A side that all candidates of a row lack may be one string; a null is none."""
+    names = schema.names
+    if missing := [name for name in REQUIRED_COLUMNS[EVAL_SCHEMA] if name not in names]:
+        raise ValueError(f"there is no column {missing[0]!r}, only {', '.join(names)}")
+    for wanted in EVAL_SCHEMA:
+        kind = schema.field(wanted.name).type if wanted.name in names else wanted.type
+        one = wanted.name in CANDIDATE_COLUMNS and fits(kind, pa.string())
+        if not (fits(kind, wanted.type) or one or pa.types.is_null(kind)):
+            raise ValueError(f"the column {wanted.name!r} holds {kind}, not {wanted.type}")
+    if not any(_is_list(schema.field(name).type) for name in CANDIDATE_COLUMNS):
+        raise ValueError(f"neither of {', '.join(CANDIDATE_COLUMNS)} holds lists")
+    return [name for name in EVAL_SCHEMA.names if name in names]
+
+
+def _queries(batch: pa.RecordBatch, position: Callable[[str, str, str], int]) -> Positions:
+    """Returns the positions of the queries `(rows,)`."""
+    text, path, instruction = (_codes(batch, name) for name in ("qry_text", "qry_img_path", "qry_inst"))
+    found = _items(position, text, path, instruction, np.arange(batch.num_rows))
+    if (found == BLANK).any():
+        raise _Unfit(int(np.argmin(found)), "the query has neither text nor image")
+    return found
+
+
+def _candidates(batch: pa.RecordBatch, position: Callable[[str, str, str], int], blanks: bool) -> Iterator[Positions]:
     """Yields the positions of each row's candidates; a side that all of them lack may be one string."""
-    names = ("tgt_text", "tgt_img_path")
-    lengths = [_lengths(batch, name) for name in names if _listed(batch, name)]
-    if not lengths or any((others != lengths[0]).any() for others in lengths):
-        raise ValueError("a row has not as many texts as image paths of candidates")
-    counts = lengths[0]
+    listed = [name for name in CANDIDATE_COLUMNS if _is_list(batch.column(name).type)]
+    counts, *others = (_lengths(batch, name) for name in listed)
+    for other in others:
+        if (uneven := other != counts).any():
+            raise _Unfit(int(np.argmax(uneven)), "has not as many texts as image paths of candidates")
+    rows = np.repeat(np.arange(batch.num_rows), counts)
     instructions, values = _codes(batch, "tgt_inst")
     texts, paths = (
-        codes if _listed(batch, name) else (np.repeat(codes[0], counts), codes[1])
-        for name, codes in ((name, _codes(batch, name)) for name in names)
+        codes if name in listed else (codes[0][rows], codes[1])
+        for name, codes in ((name, _codes(batch, name)) for name in CANDIDATE_COLUMNS)
     )
-    found = _items(position, texts, paths, (np.repeat(instructions, counts), values))
+    found = _items(position, texts, paths, (instructions[rows], values), rows)
+    if not blanks and (blank := found == BLANK).any():
+        raise _Unfit(int(rows[np.argmax(blank)]), "a candidate has neither text nor image")
     yield from np.split(found, np.cumsum(counts)[:-1])
 
 
-def _labels(batch: pa.RecordBatch) -> list[list[int]]:
-    """Returns the relevant candidates of each row; where the file says nothing, candidate 0, as in MMEB."""
-    if "label" not in batch.schema.names:
-        return [[0]] * batch.num_rows
-    return [[0] if labels is None else labels for labels in batch.column("label").to_pylist()]
+def _labels(batch: pa.RecordBatch) -> Iterator[list[int]]:
+    """Yields the relevant candidates of each row; where the file says nothing, candidate 0, as in MMEB."""
+    column = batch.column("label").to_pylist() if "label" in batch.schema.names else [None] * batch.num_rows
+    for row, labels in enumerate(column):
+        if labels is not None and None in labels:
+            raise _Unfit(row, "a label is null")
+        yield [0] if labels is None else labels
 
 
 Codes = tuple[NDArray[np.int64], list[str]]
@@ -293,17 +391,17 @@ Codes = tuple[NDArray[np.int64], list[str]]
 
 
 def _codes(batch: pa.RecordBatch, name: str) -> Codes:
-    if name not in batch.schema.names and not name.endswith("text"):
+    if name not in batch.schema.names:
         return np.zeros(batch.num_rows, np.int64), [""]
     column = batch.column(name)
-    if pa.types.is_list(column.type):
+    if _is_list(column.type):
         column = column.flatten()
-    encoded = pc.dictionary_encode(column, null_encoding="encode")
+    encoded = pc.dictionary_encode(column.cast(pa.large_string()), null_encoding="encode")
     return encoded.indices.to_numpy().astype(np.int64), [value or "" for value in encoded.dictionary.to_pylist()]
 
 
-def _listed(batch: pa.RecordBatch, name: str) -> bool:
-    return name in batch.schema.names and pa.types.is_list(batch.column(name).type)
+def _is_list(kind: pa.DataType) -> bool:
+    return isinstance(kind, pa.ListType | pa.LargeListType)
 
 
 def _lengths(batch: pa.RecordBatch, name: str) -> NDArray[np.int64]:
@@ -311,16 +409,24 @@ def _lengths(batch: pa.RecordBatch, name: str) -> NDArray[np.int64]:
     return np.asarray(lengths, np.int64)
 
 
-def _items(position: Callable[[str, str, str], int], texts: Codes, paths: Codes, instructions: Codes) -> Positions:
-    """Returns the position of each item `(n,)`; only the different ones of a batch are looked at one by one."""
+def _items(
+    position: Callable[[str, str, str], int], texts: Codes, paths: Codes, instructions: Codes, rows: Positions
+) -> Positions:
+    """Returns the position of each item `(n,)`; only the different ones of a batch are looked at one by one.
+
+    Raises `_Unfit` with the row, of `rows (n,)`, that needs the first item which has no position.
+    """
     sizes = tuple(len(values) for _, values in (texts, paths, instructions))
     combined = np.ravel_multi_index((texts[0], paths[0], instructions[0]), sizes)
     encoded = pa.array(combined).dictionary_encode()
-    different = [
-        position(texts[1][text], paths[1][path], instructions[1][instruction])
-        for text, path, instruction in np.transpose(np.unravel_index(encoded.dictionary.to_numpy(), sizes))
-    ]
-    found: Positions = np.array(different, np.int32)[np.asarray(encoded.indices)]
+    codes, different = np.asarray(encoded.indices), []
+    for code, parts in enumerate(np.transpose(np.unravel_index(encoded.dictionary.to_numpy(), sizes))):
+        text, path, instruction = parts
+        try:
+            different.append(position(texts[1][text], paths[1][path], instructions[1][instruction]))
+        except (DataInvalid, ValueError) as error:
+            raise _Unfit(int(rows[np.argmax(codes == code)]), str(error)) from error
+    found: Positions = np.array(different, np.int32)[codes]
     return found
 
 

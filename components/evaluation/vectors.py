@@ -86,7 +86,7 @@ def cached_vectors(
     costs the chunk at hand. The speed counts only the embedder's own time, whenever that was.
 
     Raises `EmbedlineError` naming model, set and row if a vector is zero or not finite, or if the embedder answers with
-    another shape than it announced.
+    another shape than it announced, `DataInvalid` naming set, row and file if an image cannot be read.
     """
     folder = cache / vectors_key(embedder, fingerprint)
     folder.mkdir(parents=True, exist_ok=True)
@@ -219,7 +219,12 @@ class _Shelf:
             found |= zip(there.tolist(), source.parts(source.rows(there)), strict=True)
         missing = positions[holders < 0]
         began = time.perf_counter()
-        answers = self._answers(side, missing) if len(missing) else []
+        try:
+            answers = self._answers(side, missing) if len(missing) else []
+        except (EmbedlineError, OSError, ValueError) as error:
+            if unreadable := self.suite.unreadable(missing):
+                raise unreadable from error
+            raise
         seconds = time.perf_counter() - began
         found |= zip(missing.tolist(), answers, strict=True)
         return [found[position] for position in positions.tolist()], len(missing), seconds

@@ -17,7 +17,7 @@ import pyarrow as pa
 import pyarrow.compute as pc
 import pyarrow.parquet as pq
 
-from components.corpus.layout import EVAL_SCHEMA, OPTIONAL_COLUMNS, TRAIN_SCHEMA, Split, negatives, task_names
+from components.corpus.layout import EVAL_SCHEMA, OPTIONAL_COLUMNS, TRAIN_SCHEMA, Split, fits, negatives, task_names
 from components.corpus.manifest import Manifest
 from components.validation.content import CODE_POINTS, Strings, character_counts, combine, is_among, repeated
 from components.validation.images import Pictures
@@ -145,19 +145,9 @@ def _open(path: Path, split: Split) -> tuple[float, str | None]:
     wrong = [
         f"{column.name} is {found.field(column.name).type}"
         for column in wanted
-        if column.name in found.names and not _fits(found.field(column.name).type, column.type)
+        if column.name in found.names and not fits(found.field(column.name).type, column.type)
     ]
     return metadata.num_rows, "; ".join([f"there is no {name}" for name in missing] + wrong) or None
-
-
-def _fits(kind: pa.DataType, wanted: pa.DataType) -> bool:
-    if pa.types.is_list(wanted):
-        return type(kind) in (pa.ListType, pa.LargeListType) and _fits(kind.value_type, wanted.value_type)
-    if pa.types.is_dictionary(kind):
-        kind = kind.value_type
-    if pa.types.is_string(wanted):
-        return kind in (pa.string(), pa.large_string())
-    return bool(pa.types.is_integer(kind))
 
 
 def _read(path: Path, split: Split, pictures: Pictures) -> Task:

@@ -9,7 +9,8 @@ import pytest
 
 from components.corpus import EVAL_SCHEMA, TRAIN_SCHEMA, Item, Pair, read_pairs, read_queries, task_names
 from components.corpus.layout import RowWriter, negatives, write_rows, write_table
-from components.errors import UsedWrongly
+from components.errors import DataInvalid, UsedWrongly
+from components.evaluation.prompts import plain
 
 TRAIN_ROW = {
     "qry_inst": "Find a picture.",
@@ -78,10 +79,20 @@ def test_mmeb_v1_rows_have_no_instruction_one_string_for_all_texts_and_the_truth
     assert query.relevant == {0: 1.0}
 
 
-def test_only_texts_with_the_image_token_are_stripped(tmp_path: Path) -> None:
-    rows = [TRAIN_ROW | {"qry": " kept \n"}, TRAIN_ROW | {"qry": "<|image_1|> ", "qry_image_path": "a.png"}]
-    write_rows(tmp_path / "train" / "t.parquet", TRAIN_SCHEMA, rows)
-    assert [pair.query.text for pair in read_pairs(tmp_path)] == [" kept \n", None]
+@pytest.mark.parametrize(
+    ("written", "text"),
+    [(" cat \n", "cat"), ("<|image_1|>\ncat", "cat"), ("a  cat", "a  cat"), ("<|image_1|> ", None), (" ", None)],
+)
+def test_every_reader_takes_texts_without_image_token_and_outer_white_space(
+    tmp_path: Path, written: str, text: str | None
+) -> None:
+    path = {"qry_image_path": "a.png", "qry_inst": written}
+    write_rows(tmp_path / "train" / "t.parquet", TRAIN_SCHEMA, [TRAIN_ROW | path | {"qry": written}])
+    row = {"qry_inst": written, "qry_text": written, "qry_img_path": "a.png"}
+    write_rows(tmp_path / "eval" / "t.parquet", EVAL_SCHEMA, [EVAL_ROW | row])
+    (pair,), (query,) = read_pairs(tmp_path), read_queries(tmp_path, "eval", "t")
+    item = Item(text, tmp_path / "images" / "a.png", instruction=text)
+    assert pair.query == query.item == plain(Item(written, item.image, instruction=written)) == item
 
 
 @pytest.mark.parametrize(
@@ -131,6 +142,59 @@ def test_an_interrupted_writer_leaves_nothing(tmp_path: Path) -> None:
             writer.add(TRAIN_ROW)
         raise RuntimeError("stop")
     assert list(tmp_path.iterdir()) == []
+
+
+TRAINING = ("train", TRAIN_SCHEMA, TRAIN_ROW)
+EVALUATION = ("eval", EVAL_SCHEMA, EVAL_ROW)
+
+
+@pytest.mark.parametrize(
+    ("kind", "changes", "problem"),
+    [
+        (TRAINING, {"qry_image_path": "/etc/hostname"}, "unsafe path: /etc/hostname"),
+        (TRAINING, {"pos_image_path": "animals/../../b.png"}, "unsafe path"),
+        (TRAINING, {"neg_image_path": "['a.png', '../b.png']"}, "unsafe path: ../b.png"),
+        (TRAINING, {"neg_text": "['a', 'b']", "neg_image_path": "['a.png']"}, "zip"),
+        (EVALUATION, {"qry_img_path": "../b.png"}, "unsafe path: ../b.png"),
+        (EVALUATION, {"tgt_img_path": ["a.png", "/b.png", "c.png"]}, "unsafe path: /b.png"),
+        (EVALUATION, {"tgt_img_path": ["a.png"]}, "zip"),
+        (EVALUATION, {"tgt_text": None}, "NoneType"),
+        (EVALUATION, {"label": [0, None]}, "label None of 3 candidates"),
+        (EVALUATION, {"label": [3]}, "label 3 of 3 candidates"),
+    ],
+)
+def test_a_row_that_cannot_be_used_is_named(
+    tmp_path: Path, kind: tuple[Any, pa.Schema, dict[str, Any]], changes: dict[str, Any], problem: str
+) -> None:
+    split, schema, row = kind
+    write_rows(tmp_path / split / "t.parquet", schema, [row, row, row | changes])
+    reader = read_pairs(tmp_path) if split == "train" else read_queries(tmp_path, "eval", "t")
+    assert next(reader) and next(reader), "the rows before it are good"
+    with pytest.raises(DataInvalid, match=f"t.parquet: row 2: cannot be used: .*{problem}"):
+        next(reader)
+
+
+@pytest.mark.parametrize("column", ["qry_text", "qry_img_path", "tgt_text", "tgt_img_path"])
+def test_a_column_that_is_missing_is_named_beside_those_that_are_there(tmp_path: Path, column: str) -> None:
+    (tmp_path / "eval").mkdir()
+    file = tmp_path / "eval" / "t.parquet"
+    pq.write_table(pa.Table.from_pylist([EVAL_ROW], EVAL_SCHEMA).drop_columns([column]), file)
+    with pytest.raises(DataInvalid, match=f"{file}: there is no column '{column}', only qry_inst, .*label"):
+        next(read_queries(tmp_path, "eval", "t"))
+
+
+def test_a_page_that_is_broken_is_named_with_its_row_group(tmp_path: Path) -> None:
+    file = tmp_path / "eval" / "t.parquet"
+    write_rows(file, EVAL_SCHEMA, [EVAL_ROW] * 70)
+    chunk = pq.read_metadata(file).row_group(1).column(1)
+    content = bytearray(file.read_bytes())
+    start = chunk.dictionary_page_offset
+    content[start : start + chunk.total_compressed_size] = b"\xff" * chunk.total_compressed_size
+    file.write_bytes(content)
+    reader = read_queries(tmp_path, "eval", "t")
+    assert len([next(reader) for _ in range(64)]) == 64
+    with pytest.raises(DataInvalid, match=f"{file}: row 64: cannot be read, the file is broken: row group 1: "):
+        next(reader)
 
 
 def test_no_rows_make_no_file(tmp_path: Path) -> None:

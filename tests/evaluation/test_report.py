@@ -123,10 +123,25 @@ def test_permuted_candidates_give_the_same_hits(score: Score, tmp_path: Path) ->
     assert plain.tasks == other.tasks and sum(plain.tasks["Set"].values) > 0
 
 
-def test_a_duplicated_truth_that_is_not_labelled_halves_the_hit(score: Score, tmp_path: Path) -> None:
-    vectors = {"q": [1, 0], "a": [1, 0], "b": [0, 1]}
-    data = write_data(tmp_path / "data", {"Set": [row("q", ["a", "b", "a"], [0]), row("q", ["a", "b", "a"], [0, 2])]})
-    assert score(data, TableEmbedder(vectors)).tasks["Set"].values == [0.5, 1]
+PERFECT = {"q": [1, 0], "a": [1, 0], "b": [0, 1]}
+
+
+@pytest.mark.parametrize("metric", ["hit@1", "recall@1", "ndcg_linear@5", "ndcg_exponential@5", "mrr@5", "map@5"])
+@pytest.mark.parametrize("label", [[0], [2], [0, 2]])
+def test_a_perfect_model_is_perfect_where_the_truth_is_listed_twice(
+    score: Score, tmp_path: Path, metric: str, label: list[int]
+) -> None:
+    data = write_data(tmp_path / "data", {"Set": [row("q", ["a", "b", "a", "b", "b"], label)]})
+    found = score(data, TableEmbedder(PERFECT)).tasks["Set"]
+    assert found.values == [1.0] and found.metrics[metric] == pytest.approx(1) and found.tie_rate == 0
+    wrong = score(data, TableEmbedder(PERFECT | {"q": [0, 1]}), "wrong").tasks["Set"]
+    assert wrong.values == [0.0] and wrong.metrics["hit@5"] == 1
+
+
+def test_copies_do_not_change_the_level_of_chance(score: Score, tmp_path: Path) -> None:
+    data = write_data(tmp_path / "data", {"Set": [row("q", ["a", "b", "a", "b", "b"], [0])]})
+    found = score(data, ConstantEmbedder()).tasks["Set"]
+    assert (found.score, found.candidates) == (0.5, 2), "the two different candidates tie"
 
 
 def test_the_file_holds_every_number_unrounded_and_is_read_back_as_it_was(

@@ -1,14 +1,14 @@
 from collections.abc import Callable
 from pathlib import Path
 
-import numpy as np
 import pyarrow.parquet as pq
 import pytest
 
-from components.corpus import read_queries
+from components.corpus import Item, Query, read_queries
 from components.errors import DataInvalid, EmbedlineError
 from components.evaluation import read_suite
-from tests.evaluation.conftest import row, write_data
+from components.evaluation.sets import Collection
+from tests.evaluation.conftest import row, task, write_data
 
 
 def test_every_row_is_read_as_the_plain_reader_reads_it(data: Path) -> None:
@@ -40,13 +40,27 @@ def test_rows_with_the_same_candidates_in_any_order_are_one_pool(tmp_path: Path)
     assert truths == [["a", "d", "b"], ["b"]]
 
 
-def test_a_candidate_that_is_listed_twice_counts_twice(tmp_path: Path) -> None:
-    suite = read_suite(write_data(tmp_path, {"Set": [row("q", ["a", "b", "a"], [0, 2, 2])]}))
-    (pool,) = suite.sets[0].pools
-    assert len(pool.candidates) == 3 and sorted(suite.items[position].text or "" for position in pool.candidates) == [
-        "a", "a", "b",
-    ]  # fmt: skip
-    assert len(pool.relevant) == len(np.unique(pool.relevant, axis=0)) == 2, "the truth was labelled twice"
+def test_a_candidate_that_is_listed_twice_is_one_as_relevant_as_its_most_relevant_copy(tmp_path: Path) -> None:
+    rows = [row("q", ["a", "b", "a", " b\n"], labels) for labels in ([0], [0, 2, 2], [2], [3])]
+    (pool,) = (suite := read_suite(write_data(tmp_path, {"Set": rows}))).sets[0].pools
+    assert sorted(suite.items[position].text or "" for position in pool.candidates) == ["a", "b"]
+    truths = [(place, suite.items[pool.candidates[column]].text) for place, column in pool.relevant.tolist()]
+    assert truths == [(0, "a"), (1, "a"), (2, "a"), (3, "b")]
+
+
+def test_the_grade_of_copies_is_the_highest(tmp_path: Path) -> None:
+    items = tuple(Item(text) for text in "aabb")
+    asked = [Query(Item("q"), items, {0: 1.0, 1: 3.0, 2: 2.0, 3: 0.0})]
+    (pool,) = Collection("").from_queries("Set", task("retrieval", None, queries=1, candidates=4), asked).pools
+    assert pool.candidates.tolist() == [1, 2] and pool.relevant.tolist() == [[0, 0], [0, 1]]
+    assert pool.grades.tolist() == [3.0, 2.0]
+
+
+@pytest.mark.parametrize(("merged", "candidates"), [(True, 2), (False, 3)])
+def test_copies_stay_apart_where_a_suite_wants_them_tied(merged: bool, candidates: int) -> None:
+    asked = [Query(Item("q"), tuple(map(Item, "aab")), {0: 1.0})]
+    found = Collection("", merged=merged).from_queries("Set", task("vqa", None, queries=1, candidates=3), asked)
+    assert len(found.pools[0].candidates) == candidates
 
 
 def test_files_without_the_optional_columns_follow_mmebs_convention(tmp_path: Path) -> None:

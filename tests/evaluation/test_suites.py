@@ -109,12 +109,36 @@ def test_the_digest_knows_every_byte_that_a_score_depends_on(mirror: Path, chang
     assert mirrored_suite("small", mirror).digest != before
 
 
-def test_a_side_that_all_candidates_lack_may_be_one_string_or_no_column(mirror: Path) -> None:
+def test_a_side_that_all_candidates_lack_may_be_one_string(mirror: Path) -> None:
     expected = mirrored_suite("small", mirror).items
     write_set(mirror, "Old", old(tgt_img_path=""))
     assert mirrored_suite("small", mirror).items == expected
-    write_set(mirror, "New", [{key: row[key] for key in row if key != "tgt_img_path"} for row in new()])
-    assert mirrored_suite("small", mirror).items == expected
+
+
+@pytest.mark.parametrize("column", ["qry_text", "qry_img_path", "tgt_text", "tgt_img_path"])
+@pytest.mark.parametrize(("name", "rows"), [("Old", old()), ("New", new())])
+def test_a_set_without_one_of_its_columns_is_refused(
+    mirror: Path, name: str, rows: list[dict[str, Any]], column: str
+) -> None:
+    write_set(mirror, name, [{key: row[key] for key in row if key != column} for row in rows])
+    with pytest.raises(DataInvalid, match=rf"{name}/test-.*parquet: there is no column '{column}', only .*(qry|tgt)_"):
+        mirrored_suite("small", mirror)
+
+
+def test_a_row_that_the_prompt_cannot_word_is_named(mirror: Path) -> None:
+    write_set(mirror, "New", [row | {"qry_inst": None} if n == 2 else row for n, row in enumerate(new())])
+    with pytest.raises(DataInvalid, match=r"^New: .*parquet: row 2: .* has no instruction"):
+        mirrored_suite("small", mirror, backbone="qwen2_vl")
+
+
+def test_copies_that_the_prompt_makes_alike_are_one_candidate(mirror: Path) -> None:
+    write_set(mirror, "Old", old(tgt_text=["a lion", "a lion\n", "a bear", "a lion"]))
+    for backbone, candidates in ((None, 2), ("qwen2_vl", 3)):
+        (pool,) = mirrored_suite("small", mirror, ["Old"], backbone).sets[0].pools
+        assert len(pool.candidates) == candidates and len(pool.relevant) == 3
+    write_set(mirror, "Old", old(tgt_text=["a lion", "a lion", "a bear"], tgt_img_path=""))
+    with pytest.raises(DataInvalid, match="3 rows with up to 3 candidates; there should be 3 with up to 4"):
+        mirrored_suite("small", mirror, ["Old"])
 
 
 def test_blank_candidates_are_left_out_and_the_truth_is_still_the_truth(mirror: Path) -> None:

@@ -14,7 +14,8 @@ import pytest
 
 from components.backends.precomputed import write_precomputed
 from components.config import PARAMETERS
-from components.corpus import Item
+from components.corpus import EVAL_SCHEMA, Item
+from components.corpus.layout import write_rows
 from components.evaluation import read_suite
 from tests.evaluation.conftest import HashEmbedder, row, write_data
 
@@ -72,6 +73,18 @@ def test_a_model_is_scored_shown_and_compared(workspace: Path) -> None:
 def test_a_sibling_gives_its_own_numbers(workspace: Path) -> None:
     code, found = embedline(workspace, "evaluate", "vectors:good", "--suite", "geometry")
     assert code == 0 and found["alignment, all"] < 1
+
+
+def test_rows_that_lead_out_of_the_data_end_in_a_message_that_names_set_and_row(
+    workspace: Path, tmp_path: Path
+) -> None:
+    copy = tmp_path / "copy"
+    shutil.copytree(workspace, copy)
+    rows = [row(f"like {word}", WORDS, [place]) for place, word in enumerate(WORDS)]
+    rows[9]["qry_img_path"] = str(REPOSITORY / "LICENSE")
+    write_rows(copy / "data/eval/Names.parquet", EVAL_SCHEMA, rows)
+    code, said = embedline(copy, "evaluate", "vectors:good")
+    assert code == 4 and "Names.parquet: row 9: unsafe path: /" in said["error"] and said["error"].startswith("Names: ")
 
 
 @pytest.mark.parametrize(

@@ -226,7 +226,7 @@ def as_text(values: list[str]) -> str:
 
 
 def require_content(side: str, content: str, path: str) -> None:
-    if not path and not (bare(content) or "").strip():
+    if not path and not bare(content):
         raise Rejected("no content", f"the {side} has neither text nor image")
 
 

@@ -9,6 +9,9 @@ from pathlib import Path
 import pyarrow as pa
 import pyarrow.compute as pc
 
+from components.corpus.images import names_in, safe_path
+from components.corpus.layout import EVAL_SCHEMA, REQUIRED_COLUMNS, batches
+from components.corpus.quarantine import Rejected
 from components.errors import DataInvalid
 from components.evaluation.benchmark import Task
 from components.evaluation.loaders.mirror import (
@@ -21,7 +24,7 @@ from components.evaluation.loaders.mirror import (
     tables,
     unpacked,
 )
-from components.evaluation.loaders.tables import batches, parquet, require_count
+from components.evaluation.loaders.tables import AGAIN, parquet, require_count, rows
 
 IMAGE_LAYOUTS = ("mmeb-eval", "mmeb-instruct")
 """The first publication, with instructions inside the texts, and the second, with them in `qry_inst` and `tgt_inst`."""
@@ -45,8 +48,8 @@ class ImageSet:
 def image_set(name: str, task: Task, mirror: Path) -> ImageSet:
     """Returns where a set lies in the mirror.
 
-    Raises `DataInvalid` if its files are missing, broken, of the other layout or of another number of rows than
-    published, or if an image that they name is missing.
+    Raises `DataInvalid` if its files are missing, broken, of the other layout, without one of MMEB's columns or of
+    another number of rows than published, or if an image that they name is missing or outside the folder of images.
     """
     source = published(name, task)
     if source.configuration is None:
@@ -54,15 +57,16 @@ def image_set(name: str, task: Task, mirror: Path) -> ImageSet:
     files = tables(name, source, mirror, [mirror, *(folder / "image-query" for folder in media_folders(mirror))])
     queries, paths = 0, set[str]()
     for file in files:
-        with parquet(file, ("qry_text", "tgt_text")) as opened:
+        with parquet(file, REQUIRED_COLUMNS[EVAL_SCHEMA]) as opened:
             columns = opened.schema_arrow.names
             if ("qry_inst" in columns) != (task.layout == "mmeb-instruct"):
                 raise DataInvalid(f"{file}: is not in the layout {task.layout}", advice(source, mirror))
             queries += opened.metadata.num_rows
-            for batch in batches(opened, [path for path in PATHS if path in columns], ROWS_AT_ONCE):
+            for batch in batches(opened, PATHS, ROWS_AT_ONCE):
                 paths.update(path for column in batch.columns for path in pc.unique(_flat(column)).to_pylist() if path)
     require_count(f"{name}: queries", queries, task.queries)
-    return ImageSet(files, _image_root(name, paths, [source.repository, IMAGE_REPOSITORY], mirror))
+    _require_inside(name, files, paths)
+    return ImageSet(files, _image_root(name, files, paths, [source.repository, IMAGE_REPOSITORY], mirror))
 
 
 def _flat(column: pa.Array) -> pa.Array:
@@ -70,7 +74,24 @@ def _flat(column: pa.Array) -> pa.Array:
     return pc.list_flatten(column) if is_list else column
 
 
-def _image_root(name: str, paths: set[str], repositories: list[str], mirror: Path) -> Path:
+def _require_inside(name: str, files: list[Path], paths: set[str]) -> None:
+    for path in sorted(paths):
+        try:
+            safe_path(path)
+        except Rejected as error:
+            raise DataInvalid(f"{_place(files, path)}: {name}: {error}", AGAIN) from error
+
+
+def _place(files: list[Path], path: str) -> str:
+    """Returns the first row that names an image, as 'FILE: row 3'."""
+    return next(place for place, row in rows(files, PATHS) if path in (row[PATHS[0]], *_listed(row[PATHS[1]])))
+
+
+def _listed(paths: list[str] | str | None) -> list[str]:
+    return [paths] if isinstance(paths, str) else paths or []
+
+
+def _image_root(name: str, files: list[Path], paths: set[str], repositories: list[str], mirror: Path) -> Path:
     """Returns the folder that holds all paths. Raises `DataInvalid` naming what the fullest one lacks."""
     fullest, fewest = mirror, sorted(paths)
     for root in _image_roots(repositories, mirror):
@@ -81,7 +102,7 @@ def _image_root(name: str, paths: set[str], repositories: list[str], mirror: Pat
             fullest, fewest = root, missing
     named = ", ".join(fewest[:NAMED]) + (", ..." if fewest[NAMED:] else "")
     raise DataInvalid(
-        f"{name}: {len(fewest)} of {len(paths)} images are missing in {fullest}: {named}",
+        f"{_place(files, fewest[0])}: {name}: {len(fewest)} of {len(paths)} images are missing in {fullest}: {named}",
         advice(MEDIA, mirror, [ARCHIVES["image-tasks/MMEB"]]),
     )
 
@@ -101,9 +122,7 @@ def _missing(paths: set[str], images: Path) -> list[str]:
         folder, _, file = path.rpartition("/")
         folders.setdefault(folder, set()).add(file)
     return sorted(
-        f"{folder}/{file}".lstrip("/") for folder, files in folders.items() for file in files - _names(images / folder)
+        f"{folder}/{file}".lstrip("/")
+        for folder, files in folders.items()
+        for file in files - names_in(images / folder)
     )
-
-
-def _names(folder: Path) -> set[str]:
-    return {child.name for child in folder.iterdir()} if folder.is_dir() else set()

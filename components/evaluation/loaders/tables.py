@@ -13,6 +13,8 @@ import pyarrow as pa
 import pyarrow.parquet as pq
 
 from components.corpus import Query
+from components.corpus.layout import batches
+from components.corpus.quarantine import Rejected
 from components.errors import DataInvalid
 from components.evaluation.benchmark import Task
 
@@ -37,14 +39,8 @@ def parquet(file: Path, columns: Sequence[str] = ()) -> Iterator[pq.ParquetFile]
         with pq.ParquetFile(file) as opened:
             _require(columns, opened.schema_arrow.names, str(file))
             yield opened
-    except (pa.ArrowException, OSError) as error:
+    except (pa.ArrowException, OSError, UnicodeDecodeError) as error:
         raise DataInvalid(f"{file} cannot be read, it is broken or cut short: {error}", AGAIN) from error
-
-
-def batches(opened: pq.ParquetFile, columns: Sequence[str], rows_at_once: int) -> Iterator[pa.RecordBatch]:
-    """Yields the columns of an open file in memory that does not grow with the file."""
-    for group in range(opened.num_row_groups):  # pyarrow reads ahead through all groups that it is asked for
-        yield from opened.iter_batches(rows_at_once, [group], list(columns))
 
 
 @contextmanager
@@ -52,7 +48,7 @@ def understood(place: str) -> Iterator[None]:
     """Turns what a row of unexpected content raises inside into `DataInvalid`."""
     try:
         yield
-    except (AttributeError, IndexError, KeyError, TypeError, ValueError) as error:
+    except (AttributeError, IndexError, KeyError, Rejected, TypeError, ValueError) as error:
         raise DataInvalid(f"{place}: is not as published: {error!r}", AGAIN) from error
 
 

@@ -16,6 +16,7 @@ from pathlib import Path
 import yaml
 
 from components.corpus import Item, Query
+from components.corpus.images import inside
 from components.errors import DataInvalid, UsedWrongly
 from components.evaluation.benchmark import Task
 from components.evaluation.loaders.frames import FRAMES, by_number, chosen_frames, frame_root, place_of
@@ -48,7 +49,7 @@ def classification(name: str, task: Task, mirror: Path) -> Iterator[Query]:
     positions = {label: position for position, label in enumerate(_labels(name))}
     for place, row in _rows(name, task, mirror, ("video_id", "pos_text")):
         with understood(place):
-            video, label = root / row["video_id"], row["pos_text"]
+            video, label = inside(root, row["video_id"]), row["pos_text"]
         asked.append((_video(video, place, CLASSES[name]), positions.setdefault(label, len(positions))))
     pool = _texts(list(positions))
     for item, position in asked:
@@ -62,7 +63,7 @@ def multiple_choice(name: str, task: Task, mirror: Path) -> Iterator[Query]:
     for place, row in islice(_rows(name, task, mirror, columns), task.queries):
         with understood(place):
             candidates, truth = _texts(row["neg_text"]), row["pos_text"]
-            query = _video(root / str(row["video_id"]), place, CLASSES[name])
+            query = _video(inside(root, str(row["video_id"])), place, CLASSES[name])
         yield Query(query, candidates, _relevant(candidates, [Item(truth)], place))
 
 
@@ -84,7 +85,7 @@ def questions(spec: Questions, name: str, task: Task, mirror: Path) -> Iterator[
             candidates = _texts(answers)
             if right not in range(len(answers)):
                 raise IndexError(f"the answer is number {right} of {len(answers)}")
-            video = _video(root / spec.folder(row), place, QUESTION, text)
+            video = _video(inside(root, spec.folder(row)), place, QUESTION, text)
         yield Query(video, candidates, _relevant(candidates, [candidates[right]], place))
 
 
@@ -139,7 +140,7 @@ def captions(spec: Captions, name: str, task: Task, mirror: Path) -> Iterator[Qu
             text = caption if isinstance(caption, str) else caption[0]
             asked.append((text, positions.setdefault(video, len(positions))))
             if len(videos) < len(positions):
-                videos.append(_video(root / video, place, VIDEO))
+                videos.append(_video(inside(root, video), place, VIDEO))
     pool = tuple(videos)
     for text, position in asked:
         yield Query(Item(text, instruction=spec.instruction), pool, {position: 1.0})
@@ -150,7 +151,7 @@ def moments(name: str, task: Task, mirror: Path) -> Iterator[Query]:
     root = frame_root(name, mirror)
     for place, row in _rows(name, task, mirror, ("query", "video_path")):
         with understood(place):
-            folder, text = root / Path(row["video_path"]).stem, row["query"]
+            folder, text = inside(root, Path(row["video_path"]).stem), row["query"]
         query = _video(folder / "query", place, MOMENT, text)
         names = [clip.name for clip in folder.iterdir() if clip.is_dir() and clip.name != "query"]
         clips = {clip: _video(folder / clip, place, VIDEO) for clip in sorted(names, key=by_number)}
@@ -263,7 +264,7 @@ def _seeking(text: str, given: str, root: Path, place: str) -> Item:
         return _video(_sampled(root, given), place, SEEK_BY_VIDEO, text, count=None)
     if not given.endswith(".jpg"):
         return Item(text, instruction=SEEK_BY_TEXT)
-    image = root / f"query_{given}"
+    image = inside(root, f"query_{given}")
     if not image.is_file():
         raise DataInvalid(f"{place}: {image} is missing", "Download the set's frames again.")
     return Item(text, image, instruction=SEEK_BY_IMAGE)
@@ -271,7 +272,7 @@ def _seeking(text: str, given: str, root: Path, place: str) -> Item:
 
 def _sampled(root: Path, video: str) -> Path:
     """Returns the folder with the frames of a video of MomentSeeker."""
-    return root / "video_frames" / video.replace("/", "_").split(".mp4")[0]
+    return inside(root / "video_frames", video.replace("/", "_").split(".mp4")[0])
 
 
 def _options(question: str, answers: Sequence[str]) -> tuple[str, list[str]]:

@@ -34,7 +34,7 @@ def build(base: Suite) -> Suite:
     Of a set, the rows are taken whose query has both text and picture; if it has none, those with such a candidate.
     Raises `UsedWrongly` if no set has any.
     """
-    collection, sets = Collection(MEND), []
+    collection, sets = Collection(MEND, merged=False), []
     for questions in base.sets:
         rows = _composed_rows(base, questions)
         for variant, blanked in VARIANTS.items() if len(rows) else ():

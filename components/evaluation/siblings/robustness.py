@@ -68,7 +68,10 @@ def build(base: Suite, pictures: Path) -> Suite:
         sets.append(plain)
         for perturbation in taken:
             for severity in SEVERITIES:
-                items = [perturbed(query.item, perturbation, severity, pictures) for query in asked]
+                try:
+                    items = [perturbed(query.item, perturbation, severity, pictures) for query in asked]
+                except DataInvalid as error:
+                    raise base.unreadable(questions.queries[sample]) or error from error.__cause__
                 sets.append(_asking(plain, items, collection, questions.name, perturbation, severity))
     made = {
         picture

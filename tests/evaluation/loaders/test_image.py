@@ -5,6 +5,7 @@ import zipfile
 from pathlib import Path
 from typing import Any
 
+import pyarrow as pa
 import pytest
 
 from components.errors import DataInvalid, UsedWrongly
@@ -74,10 +75,32 @@ def test_shards_come_in_the_order_of_their_numbers(eval_mirror: Path) -> None:
         image_set("CIRR", v1(queries=22), eval_mirror)
 
 
-def test_a_set_of_texts_needs_no_image_columns(tmp_path: Path) -> None:
-    texts = [{"qry_inst": "", "qry_text": "which?", "tgt_text": ["one", "two"]}] * 2
-    file = write_parquet(tmp_path / "MMEB_Test_Instruct/CIRR/test-00000-of-00001.parquet", texts)
-    assert image_set("CIRR", v2(), tmp_path).files == [file]
+@pytest.mark.parametrize("column", ["qry_text", "qry_img_path", "tgt_text", "tgt_img_path"])
+def test_a_column_that_is_missing_is_named_beside_those_that_are_there(eval_mirror: Path, column: str) -> None:
+    file = eval_mirror / "TIGER-Lab/MMEB-eval/CIRR/test-00000-of-00001.parquet"
+    write_parquet(file, [{key: row[key] for key in row if key != column} for row in rows()])
+    with pytest.raises(DataInvalid, match=f"{file}: there is no column '{column}', only (qry|tgt)_"):
+        image_set("CIRR", v1(), eval_mirror)
+
+
+@pytest.mark.parametrize("path", ["/etc/hostname", "../../CIRR/a.jpg"])
+def test_an_image_outside_the_folder_of_images_is_refused(eval_mirror: Path, path: str) -> None:
+    file = eval_mirror / "TIGER-Lab/MMEB-eval/CIRR/test-00000-of-00001.parquet"
+    write_parquet(file, [rows()[0], rows()[1] | {"tgt_img_path": [PICTURES[1], path]}])
+    with pytest.raises(DataInvalid, match=f"{file}: row 1: CIRR: unsafe path: {path}$"):
+        image_set("CIRR", v1(), eval_mirror)
+
+
+def test_lists_of_any_width_are_read(eval_mirror: Path) -> None:
+    file = eval_mirror / "TIGER-Lab/MMEB-eval/CIRR/test-00000-of-00001.parquet"
+    wide = pa.large_list(pa.large_string())
+    text = pa.dictionary(pa.int32(), pa.string())
+    columns = {"qry_text": text, "qry_img_path": text, "tgt_text": wide, "tgt_img_path": wide}
+    write_parquet(file, rows(), pa.schema(columns))
+    assert image_set("CIRR", v1(), eval_mirror).files == [file]
+    (eval_mirror / "TIGER-Lab/MMEB-eval/eval_images" / PICTURES[2]).unlink()
+    with pytest.raises(DataInvalid, match=f"{file}: row 0: CIRR: 1 of 3 images are missing"):
+        image_set("CIRR", v1(), eval_mirror)
 
 
 def test_candidates_without_images_may_be_one_empty_text(eval_mirror: Path) -> None:

@@ -314,6 +314,18 @@ def test_a_frame_folder_that_is_missing_is_named_with_its_row(msvd: Path) -> Non
         load("MSVD", msvd, 2)
 
 
+@pytest.mark.parametrize("path", ["/etc", "../b", "a/../../b"])
+def test_frames_outside_the_folder_of_the_set_are_refused(tmp_path: Path, msvd: Path, path: str) -> None:
+    row, _ = CAPTIONS["MSVD"]
+    write_lines(msvd / "video-tasks/data/msvd.jsonl", [row("a", "one"), row(path, "two")])
+    with pytest.raises(DataInvalid, match=f"msvd.jsonl: row 1: is not as published: .*unsafe path: {path}"):
+        load("MSVD", msvd, 2)
+    write_rows(tmp_path, "K700", [{"video_id": path, "pos_text": video._labels("K700")[0]}])
+    frame_folder(tmp_path, "K700").mkdir(parents=True)
+    with pytest.raises(DataInvalid, match=f"parquet: row 0: is not as published: .*unsafe path: {path}"):
+        load("K700", tmp_path, 1)
+
+
 def test_an_archive_of_frames_that_is_cut_short_is_named(msvd: Path) -> None:
     cut_short(msvd / "video-tasks/frames/video_ret.tar.gz")
     with pytest.raises(DataInvalid, match=r"video_ret.tar.gz .* is broken or incomplete"):
