@@ -15,9 +15,9 @@ import numpy as np
 import typer
 from numpy.typing import NDArray
 
-from components.config import Promotion
 from components.intervals import Values, difference_interval, mean_interval
 from components.registry import compare
+from components.registry.config import Promotion
 from table import Row, show
 
 MARGIN, CONFIDENCE = 0.01, 0.95

@@ -10,8 +10,9 @@ import yaml
 from pydantic import ValidationError
 
 from components import config as configuration
-from components.config import ParityCosine, Serving, parse, read, schema
+from components.config import parse, read, schema
 from components.errors import UsedWrongly
+from components.export.config import ParityCosine, Serving
 from components.training import losses
 
 ROOT = Path(__file__).parents[1]

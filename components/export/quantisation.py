@@ -81,6 +81,7 @@ def quantise_convolutions(source: Path, target: Path, pictures: Pictures) -> Non
             quant_format=QuantFormat.QDQ,
             op_types_to_quantize=["Conv"],
             per_channel=True,
+            reduce_range=True,  # else 8-bit products overflow 16 bits on processors without VNNI
             activation_type=QuantType.QUInt8,
             weight_type=QuantType.QInt8,
         )

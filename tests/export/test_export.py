@@ -14,12 +14,12 @@ import pytest
 from onnx import helper, numpy_helper
 from PIL import Image
 
-from components.config import ParityCosine
 from components.corpus import Item
 from components.embedder import OnnxEmbedder, TorchEmbedder
 from components.embedder.dual_encoder import save
 from components.embedder.runtime import Runtime
 from components.errors import Refused
+from components.export.config import ParityCosine
 from components.export.parity import MOST_BATCH_DIFFERENCE, Parity, demand, parity
 from components.export.sample import of_each_modality, training_items
 from components.export.stage import run

@@ -157,7 +157,7 @@ def test_a_recipe_is_checked_when_it_is_read() -> None:
 
 def test_a_new_loss_is_one_new_file(tmp_path: Path, monkeypatch: pytest.MonkeyPatch, make_batch: MakeBatch) -> None:
     (tmp_path / "nothing.py").write_text(
-        "from components.config import Section\n"
+        "from components.sections import Section\n"
         "from components.training import losses\n"
         "class Settings(Section):\n"
         "    times: float\n"
