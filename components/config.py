@@ -7,7 +7,7 @@ from pathlib import Path
 from typing import Annotated, Any, Literal, Self, TypeVar, get_args, get_origin
 
 import yaml
-from pydantic import BaseModel, ConfigDict, Field, ValidationError, model_validator
+from pydantic import BaseModel, ConfigDict, Field, ValidationError, ValidationInfo, create_model, model_validator
 
 from components.errors import UsedWrongly
 
@@ -142,7 +142,9 @@ class LossTerm(BaseModel):
         return dict(self.model_extra or {})
 
     @model_validator(mode="after")
-    def _is_a_loss(self) -> Self:
+    def _is_a_loss(self, info: ValidationInfo) -> Self:
+        if info.context and not info.context["losses"]:
+            return self
         from components.training.losses import check  # torch takes seconds, and few commands read the configuration
 
         check(self.name, self.settings)
@@ -346,23 +348,41 @@ def demand(model: Model, holds: bool, otherwise: str) -> Model:
     return model
 
 
-def read(path: Path) -> Config:
-    """Returns the configuration. Raises `UsedWrongly` that names each wrong key, what was found, and a remedy."""
+def read(path: Path, losses: bool = True) -> Config:
+    """Returns the configuration. Raises `UsedWrongly` that names each wrong key, what was found, and a remedy.
+
+    Without `losses` their names and settings are not checked, which imports torch and takes seconds.
+    """
+    return parse(_load(path), path.name, losses)
+
+
+def read_section(path: Path, kind: type[Model]) -> Model:
+    """Returns one section, such as `Serving`, and looks at no other; raises as `read` does."""
+    name = next(name for name, field in Config.model_fields.items() if field.annotation is kind)
+    alone = create_model("Alone", **{name: (kind, ...)})  # type: ignore[call-overload]
+    section: Model = getattr(_validated(alone, _load(path), path.name), name)
+    return section
+
+
+def parse(content: Any, origin: str = PARAMETERS, losses: bool = True) -> Config:
+    """Returns the configuration in a mapping; raises as `read` does."""
+    return _validated(Config, content, origin, losses)
+
+
+def _load(path: Path) -> Any:
     if not path.is_file():
         raise UsedWrongly(
             f"{path}: missing", f"Run in a folder that has a {PARAMETERS}, such as a checkout of this project."
         )
     try:
-        content = yaml.safe_load(path.read_text(encoding="utf-8"))
+        return yaml.safe_load(path.read_text(encoding="utf-8"))
     except (yaml.YAMLError, UnicodeDecodeError) as error:
-        raise UsedWrongly(f"{path}: is not YAML: {error}", "Mend the line that the message names.") from error
-    return parse(content, path.name)
+        raise UsedWrongly(f"{path}: is not YAML: {error}", "Correct the line that the message names.") from error
 
 
-def parse(content: Any, origin: str = PARAMETERS) -> Config:
-    """Returns the configuration in a mapping; raises as `read` does."""
+def _validated(kind: type[Model], content: Any, origin: str, losses: bool = True) -> Model:
     try:
-        return Config.model_validate(content)
+        return kind.model_validate(content, context={"losses": losses})
     except ValidationError as error:
         raise UsedWrongly(
             "\n".join(_explain(origin, fault) for fault in error.errors()),
