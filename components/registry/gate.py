@@ -32,7 +32,7 @@ ROUNDING = 1e-6
 MIN_PAIRED_QUERIES = 30
 """Fewer than this say nothing about a difference of a few points."""
 COSINES = ("parity_cosine", "server_cosine")
-FLAGS = ("loaded", "answered")
+SHARES = ("answered_share",)
 AMOUNTS = ("latency_ms", "size_bytes")
 
 
@@ -107,17 +107,17 @@ def infrastructure(subject: str, checks: Mapping[str, Any], config: Promotion) -
     """Returns the infrastructure verdict on the bundle with fingerprint `subject`.
 
     `checks` holds `parity_cosine` (least, exported against trained), `server_cosine` (least, server against the
-    bundle's expected vectors), `loaded`, `answered` (true), `latency_ms`, `size_bytes`. One that is missing refuses.
+    bundle's expected vectors), `answered_share` (1), `latency_ms`, `size_bytes`. One that is missing refuses.
     """
     reasons = []
-    for name in (*COSINES, *FLAGS, *AMOUNTS):
+    for name in (*COSINES, *SHARES, *AMOUNTS):
         value = checks.get(name)
         if value is None:
             reasons.append(f"{name}: was not measured")
-        elif name in FLAGS:
-            reasons += [] if value is True else [f"{name}: no"]
         elif not _is_finite(value):
             reasons.append(f"{name}: {value!r} is no finite number")
+        elif name in SHARES and value != 1:
+            reasons.append(f"{name}: {value:.3f} is below 1")
         elif name in COSINES and value < config.min_parity_cosine:
             reasons.append(f"{name}: {value:.6f} is below {config.min_parity_cosine}")
     table = tuple({"name": name, "value": str(value)} for name, value in sorted(checks.items()))
