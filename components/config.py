@@ -5,10 +5,10 @@ from __future__ import annotations
 import difflib
 from collections.abc import Mapping
 from pathlib import Path
-from typing import Any, Self, get_args, get_origin
+from typing import Annotated, Any, Self, get_args, get_origin
 
 import yaml
-from pydantic import BaseModel, ValidationError, model_validator
+from pydantic import BaseModel, ValidationError, create_model, model_validator
 
 from components.corpus.config import Corpus
 from components.errors import UsedWrongly
@@ -16,7 +16,7 @@ from components.evaluation.config import Evaluation
 from components.export.config import Export, Serving
 from components.found_by_name import FoundByName
 from components.registry.config import Promotion
-from components.sections import Section, demand
+from components.sections import Model, Section, demand
 from components.training.config import Negatives, Recipe, TeacherEmbeddings, Towers
 from components.validation.config import Validation
 
@@ -49,21 +49,45 @@ class Config(Section):
 
 def read(path: Path) -> Config:
     """Returns the configuration. Raises `UsedWrongly` that names each wrong key, what was found, and a remedy."""
+    return parse(_load(path), path.name)
+
+
+def read_section(path: Path, kind: type[Model]) -> Model:
+    """Returns one section, such as `Serving`, and looks at no other; raises as `read` does."""
+    (name,) = (name for name, field in Config.model_fields.items() if field.annotation is kind)
+    alone = create_model("Alone", **{name: (kind, ...)})  # type: ignore[call-overload]
+    section: Model = getattr(_validated(alone, _load(path), path.name), name)
+    return section
+
+
+def check_without_torch(path: Path) -> None:
+    """Raises as `read` does, for every section but the recipes, whose towers and losses import torch."""
+    fields: dict[str, Any] = {
+        name: (Any if field.annotation is Recipe else Annotated[field.annotation, *field.metadata, ...], ...)
+        for name, field in Config.model_fields.items()
+    }
+    _validated(create_model("WithoutRecipes", __base__=Section, **fields), _load(path), path.name)
+
+
+def parse(content: Any, origin: str = PARAMETERS) -> Config:
+    """Returns the configuration in a mapping; raises as `read` does."""
+    return _validated(Config, content, origin)
+
+
+def _load(path: Path) -> Any:
     if not path.is_file():
         raise UsedWrongly(
             f"{path}: missing", f"Run in a folder that has a {PARAMETERS}, such as a checkout of this project."
         )
     try:
-        content = yaml.safe_load(path.read_text(encoding="utf-8"))
+        return yaml.safe_load(path.read_text(encoding="utf-8"))
     except (yaml.YAMLError, UnicodeDecodeError) as error:
         raise UsedWrongly(f"{path}: is not YAML: {error}", "Correct the line that the message names.") from error
-    return parse(content, path.name)
 
 
-def parse(content: Any, origin: str = PARAMETERS) -> Config:
-    """Returns the configuration in a mapping; raises as `read` does."""
+def _validated(kind: type[Model], content: Any, origin: str) -> Model:
     try:
-        return Config.model_validate(content)
+        return kind.model_validate(content)
     except ValidationError as error:
         raise UsedWrongly(
             "\n".join(_explain(origin, fault, content) for fault in error.errors()),

@@ -4,6 +4,7 @@ from __future__ import annotations
 
 import errno
 import json
+import signal
 import sys
 import time
 import traceback
@@ -219,13 +220,15 @@ def compare(
 
 @app.command()
 def serve() -> None:
-    """Start Triton on the champion and the previous version, until Ctrl-C.
+    """Start Triton on the champion and the previous version, until Ctrl-C or SIGTERM.
 
     Example: `embedline serve`
     """
     from flows.serve import serve_roles
 
-    settings = configuration.read(Path(configuration.PARAMETERS)).serving
+    for request in (signal.SIGTERM, signal.SIGHUP):
+        signal.signal(request, lambda *_: sys.exit(0))  # on its way out it stops the server, as Ctrl-C does
+    settings = configuration.read_section(Path(configuration.PARAMETERS), configuration.Serving)
     with serve_roles(HOME, settings) as (server, versions):
         screen.print(
             f"Triton answers on http://{server.url} with version {versions[0]} (of {versions}); "
@@ -258,7 +261,7 @@ def search(
         raise UsedWrongly("nothing to search for", 'Give a text or a picture: embedline search "a sad cat"')
     if image is not None and not image.is_file():
         raise UsedWrongly(f"{image}: no such file", "Name a PNG, JPEG, WebP or GIF file.")
-    settings = configuration.read(Path(configuration.PARAMETERS)).serving
+    settings = configuration.read_section(Path(configuration.PARAMETERS), configuration.Serving)
     found = search_served(HOME, settings, text, image, instruction, top)
     if page:
         write_page(
@@ -303,9 +306,7 @@ def doctor(machine: Machine = False) -> None:
     """
     from monitoring.doctor import diagnose
 
-    parameters = Path(configuration.PARAMETERS)
-    settings = configuration.read(parameters).serving
-    findings = diagnose(Path(), (settings.http_port, settings.grpc_port, settings.metrics_port))
+    findings = diagnose(Path())
     if machine:
         say([finding.__dict__ for finding in findings])
     else:

@@ -1,4 +1,4 @@
-"""The round: ingest, the stages of `dvc.yaml`, then register, compare, deploy, promote."""
+"""The round: ingest, the stages of `dvc.yaml`, then register, compare, try on Triton, promote."""
 
 from __future__ import annotations
 
@@ -26,11 +26,11 @@ from components.registry.tracking import Run, Tracking
 from components.stages import STAGES
 from components.workspace import ARTIFACTS, BUNDLE, DATA, ONNX, SCORES, VECTORS
 from flows.ingest import ingest_data
-from flows.serve import serve_versions
-from serving import TritonServer, repository
-from serving.release import release, running_server
+from flows.serve import follow_roles
+from serving.evidence import measure
 
 HOME = Path(".embedline")
+TRIAL = HOME / "trial"
 
 
 @dataclass(frozen=True)
@@ -124,18 +124,18 @@ def register(round_: Run, config: Config, tags: Mapping[str, str]) -> str:
 
 
 def bless(config: Config, tracked: Tracking, round_: Run, version: str) -> Mapping[str, str | None]:
-    """Compares, deploys and promotes a challenger; only sees to it that a champion is deployed."""
+    """Compares, tries and promotes a challenger; a running server follows the promotion and nothing before it."""
     champion = models.role(tracked, "champion")
+    if champion:
+        follow_roles(HOME, tracked)  # the round that promoted it may have been killed before a server followed
     if champion == version:
-        if int(version) not in repository.versions(HOME / "model_repository"):
-            deploy(config, version)
         return models.roles(tracked)
     quality = compare_with_champion(config, tracked, champion)
     publish(config, quality)
     quality.require()
-    checks = deploy(config, version)
+    checks = try_on_triton(config)
     blessing = infrastructure(str(read_json(BUNDLE / "bundle.json")["fingerprint"]), checks, config.promotion)
-    round_.log_metrics({name: float(value) for name, value in checks.items()})
+    round_.log_metrics(checks)
     return promote(config, tracked, version, quality, blessing)
 
 
@@ -160,28 +160,29 @@ def compare_with_champion(config: Config, tracked: Tracking, champion: str | Non
 
 
 @task(
-    name="deploy to Triton",
+    name="try on Triton",
     retries=1,
     retry_delay_seconds=5,
     retry_condition_fn=_may_pass,
     cache_policy=NO_CACHE,
     persist_result=False,
 )
-def deploy(config: Config, version: str) -> dict[str, Any]:
-    """Serves the bundle beside the present versions and returns what was measured there."""
-    with running_server(HOME, config.serving) as server:
-        checks = release(server, BUNDLE, int(version))
-    return {**checks, "parity_cosine": read_json(ONNX / "parity.json")[config.serving.variant]["minimum"]}
+def try_on_triton(config: Config) -> dict[str, float]:
+    """Returns what was measured of the bundle on a server of its own, so that no user is answered by it yet."""
+    measured = measure(TRIAL, BUNDLE, config.serving.startup_seconds)
+    return {**measured, "parity_cosine": float(read_json(ONNX / "parity.json")[config.serving.variant]["minimum"])}
 
 
 @task(name="promote", cache_policy=NO_CACHE, persist_result=False)
 def promote(
     config: Config, tracked: Tracking, version: str, quality: Verdict, blessing: Verdict
 ) -> Mapping[str, str | None]:
-    """Moves the aliases; from then on a running server answers with the new champion and keeps the previous one."""
+    """Moves the aliases; from then on a running server answers with the new champion and keeps the previous one.
+
+    Raises `Refused`, and changes nothing, unless both verdicts passed.
+    """
     roles = promotion.promote(tracked, version, quality, blessing)
-    if server := TritonServer.find(HOME):
-        serve_versions(server, tracked)
+    follow_roles(HOME, tracked)
     return roles
 
 

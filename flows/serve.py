@@ -17,7 +17,7 @@ from components.registry import models, promotion, tracking
 from components.registry.tracking import Tracking
 from components.workspace import DATA
 from serving import TritonEmbedder, TritonServer, repository
-from serving.release import running_server
+from serving.control import loaded
 from serving.search import Hit, named_pictures, open_index
 from serving.search import search as nearest
 
@@ -36,11 +36,14 @@ class Found:
 def served_versions(roles: Mapping[str, str | None]) -> list[int]:
     """Returns the versions that a server holds ready: the champion first, then the one to go back to.
 
-    Raises `UsedWrongly` before the first promotion.
+    Triton answers clients that name no version by the highest one that it has loaded, which must be the champion:
+    a previous version of a higher number is loaded only when it is gone back to. Raises `UsedWrongly` before the first
+    promotion.
     """
     if not roles["champion"]:
         raise UsedWrongly("there is no champion yet", "Make one with `embedline run`.")
-    return [int(version) for name in ("champion", "previous") if (version := roles[name])]
+    champion, previous = int(roles["champion"]), int(roles["previous"] or 0)
+    return [champion, previous] if 0 < previous < champion else [champion]
 
 
 def serve_versions(server: TritonServer, tracked: Tracking) -> list[int]:
@@ -51,6 +54,14 @@ def serve_versions(server: TritonServer, tracked: Tracking) -> list[int]:
             serving.deploy(server, models.download(tracked, str(version), Path(server.home) / "fetched"), version)
     serving.serve(server, versions)
     return versions
+
+
+def follow_roles(home: Path, tracked: Tracking) -> None:
+    """Brings a running server to the roles if it serves other versions: after a promotion, or after a round that was
+    killed between its promotion and this."""
+    server = TritonServer.find(home)
+    if server and loaded(server) != sorted(served_versions(models.roles(tracked))):
+        serve_versions(server, tracked)
 
 
 @contextmanager
@@ -100,6 +111,6 @@ def served(home: Path, config: Serving, tracked: Tracking) -> Iterator[TritonSer
     if server := TritonServer.find(home):
         yield server
         return
-    with running_server(home, config) as server:
+    with TritonServer.start(home, 0, 0, 0, config.startup_seconds) as server:
         serve_versions(server, tracked)
         yield server

@@ -1,6 +1,7 @@
 """What `embedline doctor` looks at on this machine, and how each thing that is wrong can be mended.
 
-It must also speak where an installation is broken, so it imports nothing but the standard library and `packaging`.
+It must also speak where an installation is broken, so it imports nothing but the standard library and `packaging`,
+and pydantic where it looks at params.yaml.
 """
 
 from __future__ import annotations
@@ -21,6 +22,7 @@ from pathlib import Path
 
 from packaging.requirements import Requirement
 
+from components.errors import UsedWrongly
 from components.quiet import OFFLINE_BY_DEFAULT, TELEMETRY_OFF
 
 OLDEST_PYTHON = (3, 11)
@@ -51,17 +53,20 @@ class Finding:
 
 
 def diagnose(
-    root: Path, ports: Sequence[int] = PORTS, system_files: Mapping[Path, str] = SYSTEM_FILES
+    root: Path, ports: Sequence[int] | None = None, system_files: Mapping[Path, str] = SYSTEM_FILES
 ) -> list[Finding]:
     """Returns a finding for everything that the line needs, of the checkout `root`; changes nothing.
 
-    `ports` are those of the Triton server, `system_files` map a file to the Debian package that holds it.
+    `ports` are those of the Triton server (None: as params.yaml says), `system_files` map a file to the Debian package
+    that holds it.
     """
     root = root.resolve()
-    state = root / ".embedline"
+    state, params = root / ".embedline", root / "params.yaml"
+    ports = serving_ports(params) if ports is None else ports
     return [
         python(),
         packages("embedline"),
+        parameters(params),
         *(system_file(path, package) for path, package in system_files.items()),
         *(port(number, state / "triton.json") for number in ports),
         tracking_database(state / "mlflow.db"),
@@ -90,6 +95,30 @@ def packages(name: str) -> Finding:
     wanted = [each for each in declared if each.marker is None or each.marker.evaluate({"extra": ""})]
     faults = [fault for requirement in wanted if (fault := _package_fault(requirement))]
     return _finding("packages", faults, f"{len(wanted)} within their ranges", INSTALL)
+
+
+def parameters(path: Path) -> Finding:
+    """Whether the file makes a configuration, apart from the recipes: to check these imports torch."""
+    try:
+        from components import config  # imports packages that a broken installation may lack
+
+        config.check_without_torch(path)
+    except UsedWrongly as error:
+        return Finding(path.name, False, error.problem, error.remedy)
+    except ImportError as error:
+        return Finding(path.name, False, f"cannot be checked: {error}", INSTALL)
+    return Finding(path.name, True, f"{path}; its recipes, teacher and distillation, are checked by `embedline run`")
+
+
+def serving_ports(path: Path) -> Sequence[int]:
+    """Returns the ports in the section `serving`, or the usual ones if it cannot be read, which `parameters` tells."""
+    try:
+        from components.config import Serving, read_section
+
+        serving = read_section(path, Serving)
+    except (UsedWrongly, ImportError):
+        return PORTS
+    return serving.http_port, serving.grpc_port, serving.metrics_port
 
 
 def system_file(path: Path, package: str) -> Finding:

@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 import io
+import re
 from collections.abc import Iterable, Iterator, Sequence
 from contextlib import contextmanager
 from functools import cached_property
@@ -23,6 +24,12 @@ from components.errors import EmbedlineError, UsedWrongly
 
 MAX_BATCH_BYTES = 32_000_000
 INPUTS = ("TEXT", "IMAGE", "INSTRUCTION")
+BAD_REQUEST = "400"
+DEAD_PROCESS = "is not healthy"
+"""What Triton's python backend says of a model version whose process has ended."""
+POSITION = re.compile(r"item (\d+): (.*)", re.DOTALL)
+"""How `triton_model.py` names the item of a request that it refuses, counted from 0."""
+SHOWN_CHARACTERS = 40
 
 Row = tuple[bytes, bytes, bytes]
 
@@ -63,21 +70,20 @@ class TritonEmbedder:
             return np.empty((0, self.dimension), np.float32)
         rows = (as_row(position, item) for position, item in enumerate(items))
         with connect(self.url, self.timeout_seconds) as client:
-            return np.concatenate([self._infer(client, *batch) for batch in batches(rows, self.max_batch_size)])
+            parts = []
+            for start, batch in batches(rows, self.max_batch_size):
+                try:
+                    parts.append(self._infer(client, batch))
+                except InferenceServerException as error:
+                    raise self._explain(error, items, start, len(batch)) from error
+            return np.concatenate(parts)
 
-    def _infer(self, client: InferenceServerClient, start: int, batch: Sequence[Row]) -> np.ndarray:
+    def _infer(self, client: InferenceServerClient, batch: Sequence[Row]) -> np.ndarray:
         inputs = [InferInput(name, [len(batch), 1], "BYTES") for name in INPUTS]
         for tensor, column in zip(inputs, zip(*batch, strict=True), strict=True):
             tensor.set_data_from_numpy(np.array(column, object).reshape(-1, 1), binary_data=True)
         output = InferRequestedOutput("EMBEDDING", binary_data=True)
-        version = str(self.version or "")
-        try:
-            answer = client.infer(self.model, inputs, version, outputs=[output])
-        except InferenceServerException as error:
-            raise EmbedlineError(
-                f"{self.name} refused the items {start} to {start + len(batch) - 1}: {error.message()}",
-                "positions in the message count from the first of these items; mend or leave out the item it names",
-            ) from error
+        answer = client.infer(self.model, inputs, str(self.version or ""), outputs=[output])
         vectors = answer.as_numpy("EMBEDDING")
         if vectors.shape[0] != len(batch) or not np.isfinite(vectors).all():
             raise EmbedlineError(
@@ -85,6 +91,29 @@ class TritonEmbedder:
                 "load the version again, or go back to the previous one",
             )
         return normalise(vectors)
+
+    def _explain(
+        self, error: InferenceServerException, items: Sequence[Item], start: int, count: int
+    ) -> EmbedlineError:
+        """Returns the error that tells a bad item (it is named) from a model or server that cannot answer any."""
+        message, status = str(error.message()), str(error.status())
+        if DEAD_PROCESS in message:
+            return EmbedlineError(
+                f"the model process of {self.name} has died on the server at {self.url}",
+                "stop the server and start it again: `embedline serve`; its log may say why the process died",
+            )
+        if status != BAD_REQUEST:
+            return EmbedlineError(
+                f"Triton at {self.url} cannot answer by {self.name}: {message}", "see the server's log"
+            )
+        if found := POSITION.match(message):
+            position = start + int(found[1])
+            blamed, message = named(position, items[position]), found[2]
+        elif count == 1:
+            blamed = named(start, items[start])
+        else:
+            blamed = f"one of the items {start + 1} to {start + count}"
+        return EmbedlineError(f"{self.name} refused {blamed}: {message}", "replace that item or leave it out")
 
 
 def open_triton(address: str) -> tuple[TritonEmbedder, str]:
@@ -141,7 +170,7 @@ def as_row(position: int, item: Item) -> Row:
     """Returns the item's text, encoded image and instruction as they travel; what is missing is empty."""
     if item.video or item.is_empty:
         problem = "is a video, which the served model does not take" if item.video else "has neither text nor image"
-        raise UsedWrongly(f"item {position} {problem}", "send text, an image, or both")
+        raise UsedWrongly(f"{named(position, item)} {problem}", "send text, an image, or both")
     return (item.text or "").encode(), image_bytes(position, item), (item.instruction or "").encode()
 
 
@@ -158,7 +187,16 @@ def image_bytes(position: int, item: Item) -> bytes:
                 return path.read_bytes()
             except OSError as error:
                 raise UsedWrongly(
-                    f"item {position}: {path} cannot be read: {error.strerror}", "name an image"
+                    f"{named(position, item)} cannot be read: {error.strerror}", "name an image"
                 ) from error
         case data:
             return data
+
+
+def named(position: int, item: Item) -> str:
+    """Returns how a message names an item: its place, counted from 1, and its image file or the start of its text."""
+    if isinstance(item.image, Path):
+        return f"item {position + 1} ({item.image})"
+    if item.text:
+        return f"item {position + 1} ({item.text[:SHOWN_CHARACTERS]!r})"
+    return f"item {position + 1}"

@@ -6,6 +6,7 @@ from collections.abc import Sequence
 from contextlib import suppress
 from pathlib import Path
 
+import numpy as np
 from tritonclient.utils import InferenceServerException
 
 from components.errors import EmbedlineError, UsedWrongly
@@ -76,6 +77,15 @@ def load(server: TritonServer) -> None:
             raise EmbedlineError(f"Triton cannot load it: {error.message()}", f"see its log: {server.log}") from error
 
 
+def loaded(server: TritonServer) -> list[int]:
+    """Returns the versions that the server says it answers by, in ascending order."""
+    with connect(server.url, LOAD_SECONDS) as client:
+        index = client.get_model_repository_index(headers=server.admin_headers)
+    return sorted(
+        int(entry["version"]) for entry in index if (entry["name"], entry.get("state")) == (repository.MODEL, "READY")
+    )
+
+
 def probe(url: str, bundle: Path, version: int) -> float:
     """Returns the smallest cosine between the bundle's expected vectors and the answers of the served version.
 
@@ -85,10 +95,16 @@ def probe(url: str, bundle: Path, version: int) -> float:
     answers = TritonEmbedder(url, repository.MODEL, version).encode(examples)
     if answers.shape != expected.shape:
         raise EmbedlineError(f"version {version} answers {answers.shape}, not {expected.shape}", "package it again")
-    cosine = float((answers * expected).sum(axis=1).min())
+    cosine = least_cosine(answers, expected)
     if not cosine >= MINIMUM_COSINE:
         raise EmbedlineError(
             f"version {version} answers other vectors than its bundle expects: cosine {cosine:.4f} < {MINIMUM_COSINE}",
             "the served runtime differs from the one that was scored: package the model again",
         )
     return cosine
+
+
+def least_cosine(answers: np.ndarray, expected: np.ndarray) -> float:
+    """Returns the smallest cosine between corresponding rows of two arrays, `(n, dimension)` each, n at least 1."""
+    lengths = np.linalg.norm(answers, axis=1) * np.linalg.norm(expected, axis=1)
+    return float(((answers * expected).sum(axis=1) / lengths).min())

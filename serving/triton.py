@@ -25,9 +25,11 @@ from tritonclient.utils import InferenceServerException, np_to_triton_dtype
 from components.errors import EmbedlineError
 from serving.client import connect
 from serving.environment import Environment, prepare
+from serving.tether import clear_leftovers
 
 HOST = "127.0.0.1"
 EXIT_SECONDS = 5
+TETHER = Path(__file__).with_name("tether.py")
 SELF_TEST = Path(__file__).with_name("self_test_repository")
 ADMIN_HEADER = "embedline-key"
 ADMIN_INTERFACES = ("model-repository", "shared-memory", "trace", "logging")
@@ -36,6 +38,8 @@ ADMIN_INTERFACES = ("model-repository", "shared-memory", "trace", "logging")
 @dataclass(frozen=True)
 class TritonServer:
     """A Triton process and its addresses. As a context manager it stops the process at the end.
+
+    It ends with the process that started it, even if that one is killed (`tether.py`).
 
     It listens on the loopback only, and its administrative interfaces want `admin_headers`, so that no web page that
     is open on this machine can load a model of its own.
@@ -146,12 +150,14 @@ class TritonServer:
     def _launch(cls, home: Path, environment: Environment, http_port: int, grpc_port: int, metrics_port: int) -> Self:
         now = datetime.now(UTC).isoformat("T", "seconds")
         server = cls(str(home), 0, 0, http_port, grpc_port, metrics_port, now, admin_key=secrets.token_hex(16))
+        region = f"{memory_prefix(home)}{secrets.token_hex(4)}_"
         command = [
+            *(str(environment.python), "-I", "-S", str(TETHER), region),
             str(environment.server),
             f"--model-repository={server.repository}",
             f"--model-repository={SELF_TEST}",
             f"--backend-directory={environment.backends}",
-            f"--backend-config=python,shm-region-prefix-name={memory_prefix(home)}",
+            f"--backend-config=python,shm-region-prefix-name={region}",
             "--model-control-mode=explicit",
             "--load-model=self_test",
             f"--http-address={HOST}",
@@ -167,15 +173,17 @@ class TritonServer:
         ]
         if server.log.exists():
             server.log.replace(server.log.with_suffix(".previous.log"))
+        reading, _ = os.pipe()  # its other end is never closed: it closes when this process ends
         with server.log.open("wb") as log:
             process = subprocess.Popen(
                 command,
                 env=environment.variables(),
-                stdin=subprocess.DEVNULL,
+                stdin=reading,
                 stdout=log,
                 stderr=log,
                 start_new_session=True,  # Ctrl-C in the terminal is for the command, which then stops the server
             )
+        os.close(reading)
         process.returncode = 0  # it outlives this object, and `stop` waits for it by its number
         server = replace(server, pid=process.pid, born=process_birth(process.pid) or 0)
         server._write_state()
@@ -269,21 +277,9 @@ def read_state(home: Path) -> TritonServer | None:
         ) from error
     if server.is_running:
         return server
-    clear_leftovers(home)
+    clear_leftovers(memory_prefix(home))
     path.unlink(missing_ok=True)
     return None
-
-
-def clear_leftovers(home: Path) -> None:
-    """Ends the model processes of a server that was killed, and frees their shared memory, which Triton leaves both."""
-    region = memory_prefix(home)
-    for process in Path("/proc").glob("[0-9]*"):
-        with suppress(OSError):
-            command = (process / "cmdline").read_text(encoding="utf-8", errors="replace").split("\0")
-            if command[0].endswith("triton_python_backend_stub") and command[2].startswith(region):
-                os.kill(int(process.name), signal.SIGKILL)
-    for memory in Path("/dev/shm").glob(f"{region}*"):
-        memory.unlink(missing_ok=True)
 
 
 def memory_prefix(home: Path) -> str:

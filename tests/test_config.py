@@ -251,3 +251,49 @@ def test_the_checked_in_schema_is_that_of_the_code_and_fits_the_file(changed: Ch
     for wrong in (changed("teacher.schedule.steps", 0), changed("servng", 1), changed("teacher.backbone.dimension")):
         with pytest.raises(jsonschema.ValidationError):
             jsonschema.validate(wrong, written)
+
+
+def test_one_section_is_read_whatever_the_others_say(tmp_path: Path, changed: Change) -> None:
+    path = tmp_path / "params.yaml"
+    path.write_text(yaml.safe_dump(changed("teacher.phases", "nonsense")), encoding="utf-8")
+    assert configuration.read_section(path, configuration.Serving) == read(PARAMS).serving
+    assert configuration.read_section(path, configuration.Evaluation) == read(PARAMS).evaluation
+
+
+@pytest.mark.parametrize(
+    ("key", "value", "said"),
+    [
+        ("serving.http_prt", 1, "params.yaml: serving.http_prt: unknown key; did you mean 'http_port'?"),
+        ("serving.threads", 0, "params.yaml: serving.threads: should be greater than 0, got 0"),
+        ("serving.grpc_port", 8000, "params.yaml: serving: two ports are the same; 0 takes any free one"),
+    ],
+)
+def test_a_wrong_section_is_refused_as_in_the_whole_file(
+    key: str, value: object, said: str, tmp_path: Path, changed: Change
+) -> None:
+    path = tmp_path / "params.yaml"
+    content = changed(key, value)
+    path.write_text(yaml.safe_dump(content), encoding="utf-8")
+    assert refusal(content) == said
+    with pytest.raises(UsedWrongly) as raised:
+        configuration.read_section(path, configuration.Serving)
+    assert raised.value.problem == said
+
+
+@pytest.mark.parametrize("text", ["", "serving:", "[1]", "corpus: {}"])
+def test_a_section_that_is_not_there_is_refused(text: str, tmp_path: Path) -> None:
+    path = tmp_path / "params.yaml"
+    path.write_text(text, encoding="utf-8")
+    with pytest.raises(UsedWrongly, match=r"^params\.yaml: "):
+        configuration.read_section(path, configuration.Serving)
+
+
+def test_the_recipes_can_be_left_unchecked_and_nothing_else(changed: Change, tmp_path: Path) -> None:
+    path = tmp_path / "params.yaml"
+    path.write_text(yaml.safe_dump(changed("teacher.phases.0.losses.0.name", "contrast")), encoding="utf-8")
+    configuration.check_without_torch(path)
+    with pytest.raises(UsedWrongly, match="did you mean 'contrastive'"):
+        read(path)
+    path.write_text(yaml.safe_dump(changed("negatives.depth", -1)), encoding="utf-8")
+    with pytest.raises(UsedWrongly, match=r"negatives\.depth: should be greater than 0"):
+        configuration.check_without_torch(path)

@@ -5,6 +5,7 @@ from __future__ import annotations
 import json
 import os
 import platform
+import shutil
 import socket
 import sqlite3
 import subprocess
@@ -14,12 +15,15 @@ from collections.abc import Iterator
 from pathlib import Path
 
 import pytest
+import yaml
 
 from components.corpus.sources.emoji.characters import CLDR, EMOJI_TEST
 from components.corpus.sources.emoji.pictures import COLOUR_FONT, LINE_ART_FONT
 from components.quiet import TELEMETRY_OFF
 from monitoring import doctor
 from monitoring.doctor import Finding, diagnose
+
+ROOT = Path(__file__).parents[2]
 
 
 @pytest.fixture
@@ -171,3 +175,66 @@ def test_machines_without_triton_are_found(
     finding = doctor.triton_platform()
     assert finding.ok is ok
     assert bool(finding.remedy) is not ok
+
+
+@pytest.mark.parametrize(
+    ("text", "detail"),
+    [
+        (None, "params.yaml: missing"),
+        ("serving: {http_port: [", "is not YAML"),
+        ("serving: {http_port: 8000}", "params.yaml: corpus: is missing"),
+        ("servng: {}", "did you mean 'serving'?"),
+    ],
+)
+def test_broken_parameters_are_a_finding_and_the_usual_ports_are_looked_at(
+    text: str | None, detail: str, tmp_path: Path
+) -> None:
+    if text is not None:
+        (tmp_path / "params.yaml").write_text(text)
+    findings = by_name(diagnose(tmp_path))
+    assert not findings["params.yaml"].ok
+    assert detail in findings["params.yaml"].detail
+    assert {f"port {number}" for number in doctor.PORTS} <= findings.keys()
+
+
+def test_the_ports_are_those_of_the_section_even_where_another_is_wrong(tmp_path: Path) -> None:
+    content = yaml.safe_load((ROOT / "params.yaml").read_text())
+    content["serving"] |= {"http_port": 18000, "grpc_port": 18001, "metrics_port": 18002}
+    content["export"]["opset"] = 3
+    (tmp_path / "params.yaml").write_text(yaml.safe_dump(content))
+    findings = by_name(diagnose(tmp_path))
+    assert "export.opset" in findings["params.yaml"].detail
+    assert {"port 18000", "port 18001", "port 18002"} <= findings.keys()
+
+
+def test_the_shipped_parameters_are_sound() -> None:
+    finding = doctor.parameters(ROOT / "params.yaml")
+    assert finding.ok
+    assert "embedline run" in finding.detail
+
+
+def run_embedline(folder: Path, *arguments: str) -> tuple[int, str, bool]:
+    """Returns the exit code of a command, what it said, and whether it imported torch."""
+    code = "import atexit, sys; atexit.register(lambda: print('torch' in sys.modules))\n"
+    code += f"sys.argv = ['embedline', *{arguments!r}]\nfrom flows.command_line import main; main()"
+    environment = os.environ | {"PYTHONPATH": str(ROOT), "COLUMNS": "300"}
+    done = subprocess.run([sys.executable, "-c", code], cwd=folder, env=environment, capture_output=True, text=True)
+    assert "Traceback" not in done.stderr, done.stderr
+    said, _, imported = done.stdout.strip().rpartition("\n")
+    return done.returncode, said + done.stderr, imported == "True"
+
+
+def test_the_command_speaks_in_an_empty_folder(tmp_path: Path) -> None:
+    code, said, torch = run_embedline(tmp_path, "doctor")
+    assert code == 1
+    assert "params.yaml: missing" in said
+    assert not torch
+
+
+@pytest.mark.parametrize("arguments", [["doctor"], ["search", "a sad cat"], ["serve"]])
+def test_no_command_that_serves_or_diagnoses_imports_torch(arguments: list[str], tmp_path: Path) -> None:
+    shutil.copy(ROOT / "params.yaml", tmp_path)
+    code, said, torch = run_embedline(tmp_path, *arguments)
+    assert code in (0, 1, 2)
+    assert arguments[0] == "doctor" or "embedline: " in said
+    assert not torch

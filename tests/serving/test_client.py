@@ -135,8 +135,19 @@ def test_a_broken_image_is_named_by_its_position(server: TritonServer, png: Png)
     embedder = TritonEmbedder(server.url, version=1)
     embedder.max_batch_size = 4
     items = [Item(image=png("red"))] * 5 + [Item(image=b"\x89PNG\r\n cut off")]
-    with pytest.raises(EmbedlineError, match=r"items 4 to 5: item 1: the image cannot be decoded"):
+    with pytest.raises(EmbedlineError, match=r"refused item 6: the image cannot be decoded"):
         embedder.encode(items)
+
+
+def test_a_broken_image_of_a_file_is_named_by_its_file(server: TritonServer, tmp_path: Path) -> None:
+    (tmp_path / "cut.png").write_bytes(b"\x89PNG\r\n cut off")
+    with pytest.raises(EmbedlineError, match=r"refused item 2 \(.*cut\.png\): the image cannot be decoded"):
+        TritonEmbedder(server.url, version=1).encode([Item(text="cat"), Item(image=tmp_path / "cut.png")])
+
+
+def test_a_version_that_is_not_served_is_no_fault_of_an_item(server: TritonServer) -> None:
+    with pytest.raises(EmbedlineError, match=r"cannot answer by embedder/99: .*version 99 is not found"):
+        TritonEmbedder(server.url, version=99).encode([Item(text="cat")])
 
 
 def test_an_image_of_too_many_pixels_is_refused_before_it_is_decoded(server: TritonServer, png: Png) -> None:
@@ -147,10 +158,10 @@ def test_an_image_of_too_many_pixels_is_refused_before_it_is_decoded(server: Tri
 @pytest.mark.parametrize(
     ("item", "problem"),
     [
-        (Item(), "item 1 has neither text nor image"),
-        (Item(instruction="find"), "item 1 has neither text nor image"),
-        (Item(text="cat", video=(b"frame",)), "item 1 is a video"),
-        (Item(image=Path("missing.png")), "item 1: missing.png cannot be read"),
+        (Item(), "item 2 has neither text nor image"),
+        (Item(instruction="find"), "item 2 has neither text nor image"),
+        (Item(text="cat", video=(b"frame",)), r"item 2 \('cat'\) is a video"),
+        (Item(image=Path("missing.png")), r"item 2 \(missing.png\) cannot be read"),
     ],
 )
 def test_an_item_that_cannot_be_sent_is_named(server: TritonServer, item: Item, problem: str) -> None:

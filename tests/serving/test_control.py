@@ -93,7 +93,7 @@ def test_a_version_with_shorter_vectors_is_served_beside_the_others(server: Trit
 def test_a_version_whose_process_was_killed_is_healed(server: TritonServer, bundles: tuple[Path, Path]) -> None:
     for process in version_processes(server):
         os.kill(process, signal.SIGKILL)
-    with pytest.raises(EmbedlineError):
+    with pytest.raises(EmbedlineError, match=f"model process of embedder/1 has died on the server at {server.url}"):
         probe(server.url, bundles[0], 1)
     serve(server, [1, 2])
     assert all(probe(server.url, bundle, version) > 0.999 for version, bundle in enumerate(bundles, start=1))

@@ -85,7 +85,7 @@ def test_a_saved_index_answers_as_the_built_one(server: TritonServer, entries: l
 def test_a_missing_picture_fails_the_index_and_leaves_no_file(
     server: TritonServer, entries: list[Entry], tmp_path: Path
 ) -> None:
-    with pytest.raises(EmbedlineError, match=r"item 6: .*missing.png cannot be read"):
+    with pytest.raises(EmbedlineError, match=r"item 7 \(.*missing.png\) cannot be read"):
         broken = [*entries, Entry("gone", "missing.png")]
         open_index(tmp_path / "index", TritonEmbedder(server.url), lambda: broken, "model", "data")
     assert not (tmp_path / "index").exists()

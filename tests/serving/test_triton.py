@@ -6,6 +6,8 @@ import os
 import shutil
 import signal
 import socket
+import subprocess
+import sys
 import time
 import urllib.request
 import venv
@@ -20,6 +22,8 @@ from components.errors import EmbedlineError
 from serving import TritonEmbedder, TritonServer, deploy, triton
 from serving.environment import Environment
 from serving.triton import choose_ports
+
+ROOT = Path(__file__).parents[2]
 
 
 def leftovers(home: Path) -> list[str]:
@@ -100,6 +104,30 @@ def test_a_killed_server_is_noticed_and_the_next_start_is_clean(tmp_path: Path, 
         assert TritonServer.find(tmp_path) == second, "who stops a dead server must not touch a later one"
     assert not second.is_running
     assert TritonServer.find(tmp_path) is None
+
+
+STARTER = """
+import sys, time
+from pathlib import Path
+from serving import TritonServer, deploy
+
+with TritonServer.start(Path(sys.argv[1]), 0, 0, 0) as server:
+    deploy(server, Path(sys.argv[2]), 1)
+    print("deployed", flush=True)
+    time.sleep(600)
+"""
+
+
+def test_a_server_ends_with_the_process_that_started_it(tmp_path: Path, bundles: tuple[Path, Path]) -> None:
+    command = [sys.executable, "-c", STARTER, str(tmp_path), str(bundles[0])]
+    with subprocess.Popen(command, stdout=subprocess.PIPE, text=True, cwd=ROOT) as starter:
+        assert starter.stdout and starter.stdout.readline() == "deployed\n"
+        server = TritonServer.find(tmp_path)
+        time.sleep(1)
+        assert server and server.is_running and len(leftovers(tmp_path)) >= 2, "while its starter lives, it stays"
+        starter.kill()
+    assert is_cleared(tmp_path), "its model process and shared memory go too"
+    assert not server.is_running
 
 
 def test_a_number_that_went_to_another_process_is_not_taken_for_the_server(server: TritonServer) -> None:
