@@ -102,7 +102,10 @@ def _evaluate(config: Config, run: Run) -> None:
     from components.evaluation import run as score
 
     models = {"teacher": TEACHER, "student": STUDENT, "onnx-fp32": ONNX / "fp32", "onnx-int8": ONNX / "int8"}
-    scores = score(config, DATA, models, SCORES, VECTORS, lambda name, done, total: _tell(f"{name}: {done} of {total}"))
+    scores, speeds = score(
+        config, DATA, models, SCORES, VECTORS, lambda name, done, total: _tell(f"{name}: {done} of {total}")
+    )
+    run.log_metrics({f"items_per_second/{name}": speed for name, speed in speeds.items()})
     summary = {name: dict(score.aggregates) for name, score in scores.items()}
     for name, aggregates in summary.items():
         run.log_metrics({f"mmeb/{name}/{aggregate}": value for aggregate, value in aggregates.items()})

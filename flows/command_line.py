@@ -147,20 +147,23 @@ def evaluate(
     from flows.evaluate import MTEB, SIMILARITY, Questions, evaluate_elsewhere, evaluate_model
 
     settings = configuration.read(Path(configuration.PARAMETERS)).evaluation
+    questions = Questions(suite, mirror, task or (), backbone)
     if suite.startswith((MTEB, SIMILARITY)):
-        numbers = evaluate_elsewhere(model, suite, settings, errors)
+        numbers = evaluate_elsewhere(model, questions, settings, errors)
         if machine:
             say(numbers)
         else:
             screen.print(spell(numbers))
         return
-    found = evaluate_model(model, Questions(suite, mirror, task or (), backbone), settings, errors)
+    found = evaluate_model(model, questions, settings, errors)
     if vlm2vec:
         write_report(found.scores, vlm2vec)
     if page:
         webbrowser.open(found.page.resolve().as_uri())
     if machine:
-        say({**found.scores.aggregates, **found.measured, "missing": found.scores.missing, "scores": str(found.file)})
+        by_set = {name: task.score for name, task in found.scores.tasks.items()}
+        rest = {"missing": found.scores.missing, "scores": str(found.file), "items_per_second": found.items_per_second}
+        say({**found.scores.aggregates, **found.measured, "tasks": by_set, **rest})
         return
     if found.measured:
         measured = Table(suite, found.scores.model.name)
@@ -170,7 +173,8 @@ def evaluate(
     else:
         screen.print(table({found.scores.model.name: found.scores}))
     if found.scores.missing:
-        screen.print(f"No overall score: {len(found.scores.missing)} sets were left out.")
+        screen.print(f"No overall score, without {', '.join(found.scores.missing)}.")
+    screen.print(f"{found.items_per_second:,.0f} items a second were encoded.")
     screen.print(f"The scores are in {found.file}, their page is {found.page}.")
 
 
@@ -191,11 +195,16 @@ def compare(
     from flows.evaluate import COMPARISON_SAMPLES, read_scores
 
     one, other = read_scores(ours), read_scores(theirs)
-    found = paired(asdict(one), asdict(other), COMPARISON_SAMPLES, 0.95)
+    found = paired(asdict(one), asdict(other), COMPARISON_SAMPLES, 0.95, same_prompts=False)
+    note = (
+        None if one.prompts == other.prompts else "The prompts differ: each model was asked in its own family's words."
+    )
     if machine:
-        say({"verdict": found.words(one.model.name, other.model.name), **asdict(found)})
-    else:
-        screen.print(comparison_table(found, (one.model.name, other.model.name)))
+        say({"verdict": found.words(one.model.name, other.model.name), "note": note, **asdict(found)})
+        return
+    screen.print(comparison_table(found, (one.model.name, other.model.name)))
+    if note:
+        screen.print(note)
 
 
 @app.command()

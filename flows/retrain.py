@@ -149,7 +149,7 @@ def compare_with_champion(config: Config, tracked: Tracking, champion: str | Non
     identity = models.facts(tracked, champion)["model_fingerprint"]
     embedder = OnnxEmbedder(bundle / "version", config.evaluation.batch_size)
     model = Model(f"champion {champion}", identity, embedder.dimension, None)
-    scores = evaluate(embedder, model, read_suite(DATA), config.evaluation, VECTORS, lambda _: None)
+    scores = evaluate(embedder, model, read_suite(DATA, cache=VECTORS), config.evaluation, VECTORS, lambda _: None)
     return compare(challenger, dataclasses.asdict(scores), config.promotion, sets)
 
 

@@ -4,6 +4,7 @@ from __future__ import annotations
 
 import json
 import os
+from dataclasses import dataclass
 from pathlib import Path
 from typing import TYPE_CHECKING, Any
 
@@ -19,16 +20,33 @@ GRAPH, MODULES, CONFIGURATION = "text.onnx", "modules.json", "config_sentence_tr
 MULTI_VECTOR_TYPES = ("MultiVectorEncoder", "ColBERT")  # the latter is what PyLate writes
 
 
+@dataclass(frozen=True)
+class Unopened:
+    """A model whose kind is known from its files. Opening it takes seconds, and its vectors may be known already."""
+
+    name: str
+    kind: type[Embedder | MultiVectorEmbedder]
+    arguments: tuple[Any, ...]
+
+    def open(self) -> Embedder | MultiVectorEmbedder:
+        return self.kind(*self.arguments)
+
+
 def open_directory(model: str, batch_size: int) -> Embedder | MultiVectorEmbedder:
     """Returns the embedder of a directory, or of what the hub has under that name where `HF_HUB_OFFLINE=0`.
 
     Raises `UsedWrongly` if it is no model directory, `EmbedlineError` if it cannot be fetched.
     """
+    return unopened_directory(model, batch_size).open()
+
+
+def unopened_directory(model: str, batch_size: int) -> Unopened:
+    """Returns what `open_directory` opens. Raises as it does, for what the files' names and settings show."""
     directory = find_directory(model)
     if (directory / GRAPH).is_file():
-        return OnnxEmbedder(directory, batch_size)
+        return Unopened(directory.name, OnnxEmbedder, (directory, batch_size))
     if (directory / DESCRIPTION).is_file():
-        return TorchEmbedder(directory, batch_size)
+        return Unopened(directory.name, TorchEmbedder, (directory, batch_size))
     if not (directory / MODULES).is_file():
         raise UsedWrongly(
             f"{directory}: no model directory: it has neither {GRAPH} nor {DESCRIPTION} nor {MODULES}",
@@ -40,12 +58,12 @@ def open_directory(model: str, batch_size: int) -> Embedder | MultiVectorEmbedde
     if kind in MULTI_VECTOR_TYPES or "query_prefix" in configuration:
         from components.backends.multi_vector import MultiVectorEmbedder
 
-        return MultiVectorEmbedder(directory, batch_size, name)
+        return Unopened(name, MultiVectorEmbedder, (directory, batch_size, name))
     if kind != "SentenceTransformer":
         raise UsedWrongly(f"{directory}: is a {kind}", "Name a SentenceTransformer or a MultiVectorEncoder.")
     from components.backends.sentence_transformer import SentenceTransformerEmbedder
 
-    return SentenceTransformerEmbedder(directory, batch_size, name)
+    return Unopened(name, SentenceTransformerEmbedder, (directory, batch_size, name))
 
 
 def find_directory(model: str) -> Path:
