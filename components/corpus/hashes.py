@@ -10,7 +10,6 @@ import json
 import os
 import time
 from collections.abc import Callable, Sequence
-from concurrent.futures import ThreadPoolExecutor
 from pathlib import Path
 
 from components.corpus.manifest import MANIFEST, Manifest, data_digest, file_sha256
@@ -31,8 +30,7 @@ class FileHashes:
     def of(self, files: Sequence[Path]) -> dict[Path, str]:
         """Returns the hash of each file. Raises `DataInvalid` naming one that cannot be read."""
         try:
-            with ThreadPoolExecutor() as threads:
-                return dict(zip(files, threads.map(self._hash, files), strict=True))
+            return {file: self._hash(file) for file in files}
         except OSError as error:
             raise DataInvalid(f"{error.filename} cannot be read: {error.strerror}", "Get the data again.") from error
 
@@ -45,7 +43,7 @@ class FileHashes:
             partial.replace(self.memory)
 
     def _hash(self, file: Path) -> str:
-        name, began, found = os.path.relpath(file, self.root), time.time_ns(), file.stat()
+        name, began, found = str(file).removeprefix(f"{self.root}{os.sep}"), time.time_ns(), file.stat()
         stamp = [found.st_size, found.st_ino, found.st_mtime_ns, found.st_ctime_ns]
         if name in self.known and self.known[name][0] == stamp:
             return self.known[name][1]
@@ -63,13 +61,14 @@ def verified_digest(data: Path, cache: Path | None, described: Callable[[Path], 
     """
     manifest = Manifest.read(data)
     hashes = FileHashes(data, cache and cache / f"{manifest.digest}.json")
-    before = {data / name: sha256 for name, (_, sha256) in hashes.known.items()}
+    remembered = dict(hashes.known)
     files = [Path(folder, name) for folder, _, names in os.walk(data) for name in names]
     found = hashes.of([file for file in files if file != data / MANIFEST])
     if (digest := data_digest(data, found.__getitem__)) == manifest.digest:
         hashes.keep()
         return digest
-    if before:
+    if remembered:
+        before = {data / name: sha256 for name, (_, sha256) in remembered.items()}
         differ = [file for file in {**before, **found} if before.get(file) != found.get(file)]
     else:
         written = (data / MANIFEST).stat().st_mtime_ns

@@ -102,10 +102,9 @@ def _content(benchmark: Benchmark, sets: Sequence[EvaluationSet], collection: Co
             for part in (pool.rows, pool.candidates, pool.relevant, pool.grades):
                 digest.update(part.tobytes())
     images = {image: None for item in collection.positions for image in _images(item)}
-    found: dict[Path | bytes, str] = {
-        **{image: hashlib.sha256(image).hexdigest() for image in images if isinstance(image, bytes)},
-        **hashes.of([image for image in images if isinstance(image, Path)]),
-    }
+    found: dict[Path | bytes, str] = {}
+    found.update((image, hashlib.sha256(image).hexdigest()) for image in images if isinstance(image, bytes))
+    found.update(hashes.of([image for image in images if isinstance(image, Path)]).items())
     for item in collection.positions:
         digest.update(repr((item.text, item.instruction, [found[image] for image in _images(item)])).encode())
     return digest.hexdigest()
