@@ -2,10 +2,13 @@
 
 from __future__ import annotations
 
+import errno
 import shutil
 from collections.abc import Iterator
-from contextlib import contextmanager
+from contextlib import contextmanager, suppress
 from pathlib import Path
+
+from components.errors import UsedWrongly
 
 
 @contextmanager
@@ -24,3 +27,23 @@ def whole(output: Path) -> Iterator[Path]:
         output.rename(old)
     partial.rename(output)
     shutil.rmtree(old, ignore_errors=True)
+
+
+def write_text(path: Path, text: str) -> None:
+    """Writes a text file in UTF-8, whole or not at all; characters that UTF-8 has not become `?`.
+
+    Raises `UsedWrongly` where nothing can be written, `OSError` if the disk is full.
+    """
+    partial = path.with_name(f".{path.name}.partial")
+    try:
+        path.parent.mkdir(parents=True, exist_ok=True)
+        partial.write_text(text, encoding="utf-8", errors="replace")
+        partial.replace(path)
+    except OSError as error:
+        with suppress(OSError):
+            partial.unlink(missing_ok=True)
+        if error.errno == errno.ENOSPC:
+            raise
+        raise UsedWrongly(
+            f"{path} cannot be written: {error.strerror}", "Name a file in a folder that can be written to."
+        ) from error

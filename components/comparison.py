@@ -90,14 +90,15 @@ class Comparison:
         return sentence
 
 
-def compare(ours: Content, theirs: Content, samples: int, confidence: float) -> Comparison:
+def compare(ours: Content, theirs: Content, samples: int, confidence: float, same_prompts: bool = True) -> Comparison:
     """Returns how the first of two score files on the same queries differs from the second.
 
     `samples` random signs are drawn for the p-values, the same ones each time. `confidence` (0 to 1) is that of the
     intervals; what it leaves is the level of the verdicts. Raises `UsedWrongly` that says why if the files do not
     compare, or if with so few samples Holm's correction would let no p-value pass, however large the difference.
+    `same_prompts` is that of `unlike`.
     """
-    if reasons := unlike(ours, theirs):
+    if reasons := unlike(ours, theirs, same_prompts):
         remedy = "Score both models on the same data with the same version of this program."
         raise UsedWrongly("the scores do not compare: " + "\n".join(reasons), remedy)
     names = sorted(ours["tasks"])
@@ -119,13 +120,16 @@ def compare(ours: Content, theirs: Content, samples: int, confidence: float) -> 
     )
 
 
-def unlike(ours: Content, theirs: Content) -> list[str]:
-    """Returns why two score files do not compare: they do if the same scorer asked both models the same questions."""
+def unlike(ours: Content, theirs: Content, same_prompts: bool = True) -> list[str]:
+    """Returns why two score files do not compare: they do if the same scorer asked both models the same questions.
+
+    Without `same_prompts` each model may have been asked in the words of its own family.
+    """
     reasons = []
     for key, differs in IDENTITY:
         if not (ours.get(key) and theirs.get(key)):
             reasons.append(f"{key} is missing")
-        elif ours[key] != theirs[key]:
+        elif ours[key] != theirs[key] and (same_prompts or key != "prompts"):
             reasons.append(f"{differs}: {ours[key]} and {theirs[key]}")
     our_tasks, their_tasks = ours.get("tasks", {}), theirs.get("tasks", {})
     reasons += [] if our_tasks or their_tasks else ["no set was scored"]

@@ -19,6 +19,7 @@ from rich.table import Table
 import components  # noqa: F401  (first: it switches telemetry off)
 from components import config as configuration
 from components.errors import EmbedlineError, UsedWrongly
+from components.export.config import Serving
 
 HOME = Path(".embedline")
 TRACEBACKS = HOME / "logs" / "traceback.log"
@@ -167,20 +168,23 @@ def evaluate(
     from flows.evaluate import MTEB, SIMILARITY, Questions, evaluate_elsewhere, evaluate_model
 
     settings = configuration.read(Path(configuration.PARAMETERS)).evaluation
+    questions = Questions(suite, mirror, task or (), backbone)
     if suite.startswith((MTEB, SIMILARITY)):
-        numbers = evaluate_elsewhere(model, suite, settings, errors)
+        numbers = evaluate_elsewhere(model, questions, settings, errors)
         if machine:
             say(numbers)
         else:
             screen.print(spell(numbers))
         return
-    found = evaluate_model(model, Questions(suite, mirror, task or (), backbone), settings, errors)
+    found = evaluate_model(model, questions, settings, errors)
     if vlm2vec:
         write_report(found.scores, vlm2vec)
     if page:
         webbrowser.open(found.page.resolve().as_uri())
     if machine:
-        say({**found.scores.aggregates, **found.measured, "missing": found.scores.missing, "scores": str(found.file)})
+        by_set = {name: task.score for name, task in found.scores.tasks.items()}
+        rest = {"missing": found.scores.missing, "scores": str(found.file), "items_per_second": found.items_per_second}
+        say({**found.scores.aggregates, **found.measured, "tasks": by_set, **rest})
         return
     if found.measured:
         measured = Table(suite, found.scores.model.name)
@@ -190,7 +194,8 @@ def evaluate(
     else:
         screen.print(table({found.scores.model.name: found.scores}))
     if found.scores.missing:
-        screen.print(f"No overall score: {len(found.scores.missing)} sets were left out.")
+        screen.print(f"No overall score, without {', '.join(found.scores.missing)}.")
+    screen.print(f"{found.items_per_second:,.0f} items a second were encoded.")
     screen.print(f"The scores are in {found.file}, their page is {found.page}.")
 
 
@@ -211,11 +216,16 @@ def compare(
     from flows.evaluate import COMPARISON_SAMPLES, read_scores
 
     one, other = read_scores(ours), read_scores(theirs)
-    found = paired(asdict(one), asdict(other), COMPARISON_SAMPLES, 0.95)
+    found = paired(asdict(one), asdict(other), COMPARISON_SAMPLES, 0.95, same_prompts=False)
+    note = (
+        None if one.prompts == other.prompts else "The prompts differ: each model was asked in its own family's words."
+    )
     if machine:
-        say({"verdict": found.words(one.model.name, other.model.name), **asdict(found)})
-    else:
-        screen.print(comparison_table(found, (one.model.name, other.model.name)))
+        say({"verdict": found.words(one.model.name, other.model.name), "note": note, **asdict(found)})
+        return
+    screen.print(comparison_table(found, (one.model.name, other.model.name)))
+    if note:
+        screen.print(note)
 
 
 @app.command()
@@ -228,7 +238,7 @@ def serve() -> None:
 
     for request in (signal.SIGTERM, signal.SIGHUP):
         signal.signal(request, lambda *_: sys.exit(0))  # on its way out it stops the server, as Ctrl-C does
-    settings = configuration.read_section(Path(configuration.PARAMETERS), configuration.Serving)
+    settings = configuration.read_section(Path(configuration.PARAMETERS), Serving)
     with serve_roles(HOME, settings) as (server, versions):
         screen.print(
             f"Triton answers on http://{server.url} with version {versions[0]} (of {versions}); "
@@ -261,7 +271,7 @@ def search(
         raise UsedWrongly("nothing to search for", 'Give a text or a picture: embedline search "a sad cat"')
     if image is not None and not image.is_file():
         raise UsedWrongly(f"{image}: no such file", "Name a PNG, JPEG, WebP or GIF file.")
-    settings = configuration.read_section(Path(configuration.PARAMETERS), configuration.Serving)
+    settings = configuration.read_section(Path(configuration.PARAMETERS), Serving)
     found = search_served(HOME, settings, text, image, instruction, top)
     if page:
         write_page(

@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import hashlib
 from collections.abc import Callable, Iterator, Sequence
 from contextlib import contextmanager
 from dataclasses import dataclass
@@ -10,7 +11,9 @@ from pathlib import Path
 from rich.console import Console
 from rich.progress import BarColumn, MofNCompleteColumn, Progress, TextColumn, TimeRemainingColumn
 
-from components.backends.open import open_embedder
+from components.backends.directory import Unopened
+from components.backends.open import find_embedder as find_other_embedder
+from components.backends.open import opened
 from components.embedder import Embedder
 from components.errors import UsedWrongly
 from components.evaluation import (
@@ -21,16 +24,18 @@ from components.evaluation import (
     Scores,
     Suite,
     cached_vectors,
+    dimension,
     known_benchmarks,
     parameters,
     read_suite,
     score,
 )
 from components.evaluation.config import Evaluation
+from components.evaluation.prompts import require_backbone
 from components.evaluation.reports import published, report_page, worst, write_page
 from components.evaluation.siblings import SIBLINGS
 from components.evaluation.siblings.similarity import regression
-from components.evaluation.suites import mirrored_suite
+from components.evaluation.suites import chosen, mirrored_suite
 from components.workspace import DATA, SCORES, VECTORS
 
 EVALUATIONS = Path(".embedline") / "evaluations"
@@ -41,10 +46,12 @@ MTEB, SIMILARITY = "mteb:", "sts:"
 
 @dataclass(frozen=True)
 class Evaluated:
-    """What an evaluation leaves: the scores, a sibling's own numbers, and where the scores and their page lie."""
+    """What an evaluation leaves: the scores, a sibling's own numbers if all its sets were scored, how many items a
+    second the model encoded, and where the scores and their page lie."""
 
     scores: Scores
     measured: dict[str, float]
+    items_per_second: float
     file: Path
     page: Path
 
@@ -60,33 +67,42 @@ class Questions:
 
 
 def evaluate_model(model: str, questions: Questions, config: Evaluation, screen: Console) -> Evaluated:
-    """Scores a model, keeps the scores under `.embedline/evaluations/SUITE/` and writes the page beside them."""
+    """Scores a model, keeps the scores under `.embedline/evaluations/SUITE/` and writes the page beside them.
+
+    Another model of the same name, other sets, another backbone or other data have a file of their own.
+    """
     suite = find_suite(questions)
     embedder, fingerprint = find_embedder(model, config.batch_size, suite.root)
-    described = Model(embedder.name, fingerprint, embedder.dimension, _parameters(model))
     chunk = config.batch_size * BATCHES_PER_CHUNK
     with _bars(screen) as progress:
         sides, speed = cached_vectors(embedder, embedder.name, fingerprint, suite, chunk, VECTORS, progress)
-    scores = score(described, suite, sides, speed)
+    described = Model(embedder.name, fingerprint, dimension(sides), _parameters(model))
+    scores = score(described, suite, sides)
     sibling = SIBLINGS.get(questions.suite)
-    measured = sibling.measure(suite, scores, sides) if sibling else {}
-    file = EVALUATIONS / questions.suite / f"{embedder.name.replace('/', '-')}.json"
+    measured = sibling.measure(suite, scores, sides) if sibling and not suite.missing else {}
+    file = EVALUATIONS / questions.suite / f"{_file_name(scores, questions)}.json"
     scores.write(file)
     beside = published() if questions.suite == "mmeb-v1" else {}
     page = report_page({embedder.name: scores}, beside, worst(suite, sides, MISSES_SHOWN))
     write_page(file.with_suffix(".html"), page)
-    return Evaluated(scores, measured, file, file.with_suffix(".html"))
+    return Evaluated(scores, measured, speed, file, file.with_suffix(".html"))
 
 
-def evaluate_elsewhere(model: str, suite: str, config: Evaluation, screen: Console) -> dict[str, float]:
+def evaluate_elsewhere(model: str, questions: Questions, config: Evaluation, screen: Console) -> dict[str, float]:
     """Returns the numbers of a suite that is no set of questions of ours: `mteb:TASK`, or `sts:FILE` of rated pairs."""
-    embedder, fingerprint = find_embedder(model, config.batch_size, DATA)
+    suite = questions.suite
+    _require_fitting(questions)
+    if questions.tasks:
+        raise UsedWrongly(f"{suite} is scored as a whole", "Leave --task out.")
+    found, fingerprint = find_embedder(model, config.batch_size, DATA)
+    embedder = opened(found)
     if not isinstance(embedder, Embedder):
         raise UsedWrongly(f"{model} gives an item several vectors", f"{suite} takes models that give one.")
     if suite.startswith(SIMILARITY):
-        found = regression(embedder, embedder.name, Path(suite.removeprefix(SIMILARITY)), config.batch_size)
-        low, high = found.interval
-        return {"spearman": found.spearman, "from": low, "to": high, "pearson": found.pearson, "pairs": found.pairs}
+        measured = regression(embedder, embedder.name, Path(suite.removeprefix(SIMILARITY)), config.batch_size)
+        low, high = measured.interval
+        numbers = {"spearman": measured.spearman, "from": low, "to": high}
+        return numbers | {"pearson": measured.pearson, "pairs": measured.pairs}
     from components.evaluation.mteb_model import evaluate_with_mteb
 
     with _bars(screen) as progress:
@@ -97,23 +113,25 @@ def evaluate_elsewhere(model: str, suite: str, config: Evaluation, screen: Conso
 
 
 def find_suite(questions: Questions) -> Suite:
-    """Returns the suite of that name. Raises `UsedWrongly` that names the known ones."""
-    name = questions.suite
+    """Returns the suite of that name, or the chosen sets of it. Raises `UsedWrongly` that names the known ones."""
+    name, tasks = questions.suite, questions.tasks
+    _require_fitting(questions)
     if name in known_benchmarks():
         if questions.mirror is None:
             raise UsedWrongly(f"{name} needs its files", "Name the folder that holds them with --mirror.")
-        return mirrored_suite(name, questions.mirror, questions.tasks, questions.backbone)
-    suite = read_suite(DATA)
+        return mirrored_suite(name, questions.mirror, tasks, questions.backbone, VECTORS)
+    suite = read_suite(DATA, cache=VECTORS)
     if name in SIBLINGS:
-        return SIBLINGS[name].build(suite, EVALUATIONS / name / "images")
+        return chosen(SIBLINGS[name].build(suite, EVALUATIONS / name / "images"), tasks)
     if name not in (suite.benchmark.name, "data"):
         known = ", ".join((suite.benchmark.name, *known_benchmarks(), *SIBLINGS))
         raise UsedWrongly(f"{name}: there is no such suite", f"Name one of {known}, {MTEB}TASK or {SIMILARITY}FILE.")
-    return suite
+    return chosen(suite, tasks)
 
 
-def find_embedder(model: str, batch_size: int, root: Path) -> tuple[AnyEmbedder, str]:
-    """Returns the embedder and its fingerprint: `triton://HOST:PORT/MODEL/VERSION`, or what `open_embedder` takes.
+def find_embedder(model: str, batch_size: int, root: Path) -> tuple[AnyEmbedder | Unopened, str]:
+    """Returns the embedder, opened or not, and its fingerprint: `triton://HOST:PORT/MODEL/VERSION`, or what
+    `open_embedder` takes.
 
     Image paths of precomputed vectors are relative to `root`.
     """
@@ -121,7 +139,7 @@ def find_embedder(model: str, batch_size: int, root: Path) -> tuple[AnyEmbedder,
         from serving.client import open_triton
 
         return open_triton(model)
-    return open_embedder(model, batch_size, root, remember_images=True)
+    return find_other_embedder(model, batch_size, root, remember_images=True)
 
 
 def read_scores(name: str) -> Scores:
@@ -131,6 +149,25 @@ def read_scores(name: str) -> Scores:
             return Scores.read(file)
     known = ", ".join(file.stem for file in sorted(SCORES.glob("*.json"))) or "none yet"
     raise UsedWrongly(f"{name}: no score file", f"Name a file below {EVALUATIONS}, or one of {SCORES}: {known}.")
+
+
+def _require_fitting(questions: Questions) -> None:
+    """Raises `UsedWrongly` for what a suite does not take, and for an unknown backbone."""
+    if questions.backbone is not None:
+        require_backbone(questions.backbone)
+    if questions.suite not in known_benchmarks():
+        for option, value in (("--backbone", questions.backbone), ("--mirror", questions.mirror)):
+            if value is not None:
+                raise UsedWrongly(
+                    f"{questions.suite} takes no {option}", f"{option} is for {', '.join(known_benchmarks())}."
+                )
+
+
+def _file_name(scores: Scores, questions: Questions) -> str:
+    """Returns the model's name, and eight digits of what else tells its evaluations on a suite apart."""
+    inputs = scores.model.fingerprint, sorted(set(questions.tasks)), questions.backbone, scores.dataset_digest
+    digest = hashlib.sha256(repr(inputs).encode()).hexdigest()
+    return f"{scores.model.name.replace('/', '-')}-{digest[:8]}"
 
 
 def _parameters(model: str) -> int | None:

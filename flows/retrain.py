@@ -154,7 +154,8 @@ def compare_with_champion(config: Config, tracked: Tracking, champion: str | Non
     identity = models.facts(tracked, champion)["model_fingerprint"]
     embedder = OnnxEmbedder(bundle / "version", config.evaluation.batch_size)
     served = Model(f"champion {champion}", fingerprint(bundle / "version"), embedder.dimension, None)
-    scores = evaluate(embedder, served, read_suite(DATA), config.evaluation, VECTORS, lambda _: None)
+    suite = read_suite(DATA, cache=VECTORS)
+    scores = evaluate(embedder, served, suite, config.evaluation, VECTORS, lambda _: None)
     known = dataclasses.replace(scores, model=dataclasses.replace(served, fingerprint=identity))
     return compare(challenger, dataclasses.asdict(known), config.promotion, sets)
 

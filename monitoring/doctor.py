@@ -113,7 +113,8 @@ def parameters(path: Path) -> Finding:
 def serving_ports(path: Path) -> Sequence[int]:
     """Returns the ports in the section `serving`, or the usual ones if it cannot be read, which `parameters` tells."""
     try:
-        from components.config import Serving, read_section
+        from components.config import read_section
+        from components.export.config import Serving
 
         serving = read_section(path, Serving)
     except (UsedWrongly, ImportError):

@@ -256,7 +256,7 @@ def test_the_checked_in_schema_is_that_of_the_code_and_fits_the_file(changed: Ch
 def test_one_section_is_read_whatever_the_others_say(tmp_path: Path, changed: Change) -> None:
     path = tmp_path / "params.yaml"
     path.write_text(yaml.safe_dump(changed("teacher.phases", "nonsense")), encoding="utf-8")
-    assert configuration.read_section(path, configuration.Serving) == read(PARAMS).serving
+    assert configuration.read_section(path, Serving) == read(PARAMS).serving
     assert configuration.read_section(path, configuration.Evaluation) == read(PARAMS).evaluation
 
 
@@ -276,7 +276,7 @@ def test_a_wrong_section_is_refused_as_in_the_whole_file(
     path.write_text(yaml.safe_dump(content), encoding="utf-8")
     assert refusal(content) == said
     with pytest.raises(UsedWrongly) as raised:
-        configuration.read_section(path, configuration.Serving)
+        configuration.read_section(path, Serving)
     assert raised.value.problem == said
 
 
@@ -285,7 +285,7 @@ def test_a_section_that_is_not_there_is_refused(text: str, tmp_path: Path) -> No
     path = tmp_path / "params.yaml"
     path.write_text(text, encoding="utf-8")
     with pytest.raises(UsedWrongly, match=r"^params\.yaml: "):
-        configuration.read_section(path, configuration.Serving)
+        configuration.read_section(path, Serving)
 
 
 def test_the_recipes_can_be_left_unchecked_and_nothing_else(changed: Change, tmp_path: Path) -> None:

@@ -4,6 +4,7 @@ from __future__ import annotations
 
 import json
 import os
+from dataclasses import dataclass
 from pathlib import Path
 from typing import TYPE_CHECKING, Any
 
@@ -20,12 +21,31 @@ GRAPH, MODULES, CONFIGURATION = "text.onnx", "modules.json", "config_sentence_tr
 MULTI_VECTOR_TYPES = ("MultiVectorEncoder", "ColBERT")  # the latter is what PyLate writes
 
 
+@dataclass(frozen=True)
+class Unopened:
+    """A model whose kind is known from its files. Opening it takes seconds, and its vectors may be known already."""
+
+    name: str
+    kind: type[Embedder | MultiVectorEmbedder]
+    arguments: tuple[Any, ...]
+    remember_images: bool | None = None
+
+    def open(self) -> Embedder | MultiVectorEmbedder:
+        known: Any = {} if self.remember_images is None else {"remember_images": self.remember_images}
+        return self.kind(*self.arguments, **known)
+
+
 def open_directory(model: str, batch_size: int, remember_images: bool = False) -> Embedder | MultiVectorEmbedder:
     """Returns the embedder of a directory, or of what the hub has under that name where `HF_HUB_OFFLINE=0`.
 
     With `remember_images`, one of ours encodes each image file once. Raises `UsedWrongly` if it is no model directory,
     or one of the hub's with a `runtime.py`, which would run here, and `EmbedlineError` if it cannot be fetched.
     """
+    return unopened_directory(model, batch_size, remember_images).open()
+
+
+def unopened_directory(model: str, batch_size: int, remember_images: bool = False) -> Unopened:
+    """Returns what `open_directory` opens. Raises as it does, for what the files' names and settings show."""
     directory = find_directory(model)
     if (directory / GRAPH).is_file():
         if (directory / RUNTIME).is_file() and not Path(model).is_dir():
@@ -33,9 +53,9 @@ def open_directory(model: str, batch_size: int, remember_images: bool = False) -
                 f"{model}: brings code of its own, {RUNTIME}, which would run here",
                 f"Read {directory / RUNTIME}, and name that folder if you trust it.",
             )
-        return OnnxEmbedder(directory, batch_size, remember_images=remember_images)
+        return Unopened(directory.name, OnnxEmbedder, (directory, batch_size), remember_images)
     if (directory / DESCRIPTION).is_file():
-        return TorchEmbedder(directory, batch_size, remember_images=remember_images)
+        return Unopened(directory.name, TorchEmbedder, (directory, batch_size), remember_images)
     if not (directory / MODULES).is_file():
         raise UsedWrongly(
             f"{directory}: no model directory: it has neither {GRAPH} nor {DESCRIPTION} nor {MODULES}",
@@ -47,12 +67,12 @@ def open_directory(model: str, batch_size: int, remember_images: bool = False) -
     if kind in MULTI_VECTOR_TYPES or "query_prefix" in configuration:
         from components.backends.multi_vector import MultiVectorEmbedder
 
-        return MultiVectorEmbedder(directory, batch_size, name)
+        return Unopened(name, MultiVectorEmbedder, (directory, batch_size, name))
     if kind != "SentenceTransformer":
         raise UsedWrongly(f"{directory}: is a {kind}", "Name a SentenceTransformer or a MultiVectorEncoder.")
     from components.backends.sentence_transformer import SentenceTransformerEmbedder
 
-    return SentenceTransformerEmbedder(directory, batch_size, name)
+    return Unopened(name, SentenceTransformerEmbedder, (directory, batch_size, name))
 
 
 def find_directory(model: str) -> Path:

@@ -7,7 +7,7 @@ import json
 from pathlib import Path
 from typing import TYPE_CHECKING
 
-from components.backends.directory import find_directory, open_directory
+from components.backends.directory import Unopened, find_directory, unopened_directory
 from components.embedder import Embedder, Vectors, fingerprint
 
 if TYPE_CHECKING:
@@ -19,7 +19,20 @@ VECTORS_PREFIX = "vectors:"
 def open_embedder(
     model: str, batch_size: int, root: Path = Path(), remember_images: bool = False
 ) -> tuple[Embedder | MultiVectorEmbedder, str]:
-    """Returns the embedder and its fingerprint; with `remember_images`, one of ours encodes each image file once.
+    """Returns the embedder and its fingerprint. Raises as `find_embedder` does, or as the model does when it opens."""
+    embedder, identity = find_embedder(model, batch_size, root, remember_images)
+    return opened(embedder), identity
+
+
+def opened(embedder: Embedder | MultiVectorEmbedder | Unopened) -> Embedder | MultiVectorEmbedder:
+    return embedder.open() if isinstance(embedder, Unopened) else embedder
+
+
+def find_embedder(
+    model: str, batch_size: int, root: Path = Path(), remember_images: bool = False
+) -> tuple[Embedder | MultiVectorEmbedder | Unopened, str]:
+    """Returns the embedder, unopened where opening it would load weights, and its fingerprint; with `remember_images`,
+    one of ours encodes each image file once.
 
     `model` is one of: a directory of ours, exported or not, or of sentence-transformers, single- or multi-vector; a
     name on the model hub where `HF_HUB_OFFLINE=0`; `https://HOST/v1#MODEL`, an endpoint, where `?takes=` and
@@ -38,7 +51,7 @@ def open_embedder(
 
         folder = Path(model.removeprefix(VECTORS_PREFIX))
         return PrecomputedEmbedder(folder, root), fingerprint(folder)
-    return open_directory(model, batch_size, remember_images), fingerprint(find_directory(model))
+    return unopened_directory(model, batch_size, remember_images), fingerprint(find_directory(model))
 
 
 def probed_fingerprint(probe: Vectors, *address: str) -> str:

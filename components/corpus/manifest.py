@@ -4,6 +4,7 @@ from __future__ import annotations
 
 import hashlib
 import os
+from collections.abc import Callable
 from pathlib import Path
 from typing import Any, Literal
 
@@ -91,7 +92,9 @@ def file_sha256(file: Path) -> str:
         return hashlib.file_digest(stream, "sha256").hexdigest()
 
 
-def folder_sha256(folder: Path, leave_out: frozenset[str] = frozenset()) -> str:
+def folder_sha256(
+    folder: Path, leave_out: frozenset[str] = frozenset(), sha256: Callable[[Path], str] = file_sha256
+) -> str:
     """Returns one SHA-256 over the relative paths and contents of all files under `folder`, sorted by path."""
     digest = hashlib.sha256()
     for directory, subdirectories, names in os.walk(folder):
@@ -100,10 +103,10 @@ def folder_sha256(folder: Path, leave_out: frozenset[str] = frozenset()) -> str:
             file = Path(directory, name)
             path = file.relative_to(folder).as_posix()
             if path not in leave_out:
-                digest.update(f"{path}\0{file_sha256(file)}\n".encode())
+                digest.update(f"{path}\0{sha256(file)}\n".encode())
     return digest.hexdigest()
 
 
-def data_digest(data: Path) -> str:
+def data_digest(data: Path, sha256: Callable[[Path], str] = file_sha256) -> str:
     """Returns the digest that identifies a data set: `folder_sha256` of everything but its manifest."""
-    return folder_sha256(data, frozenset({MANIFEST}))
+    return folder_sha256(data, frozenset({MANIFEST}), sha256)

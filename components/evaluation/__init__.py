@@ -12,7 +12,7 @@ from components.evaluation.report import BATCHES_PER_CHUNK, SCORER, Model, Score
 from components.evaluation.scoring import Cosine, ranks
 from components.evaluation.sets import EvaluationSet, Pool, Suite, read_suite
 from components.evaluation.stage import parameters, run
-from components.evaluation.vectors import AnyEmbedder, Done, Progress, Side, cached_vectors
+from components.evaluation.vectors import AnyEmbedder, Done, Progress, Side, cached_vectors, dimension
 
 __all__ = [
     "BATCHES_PER_CHUNK",
@@ -34,6 +34,7 @@ __all__ = [
     "TaskScore",
     "aggregates",
     "cached_vectors",
+    "dimension",
     "evaluate",
     "known_benchmarks",
     "overall_interval",

@@ -94,7 +94,7 @@ class MtebModel:
         from mteb.models.model_meta import ScoringFunction
 
         self.embedder, self.name, self.report = embedder, name, report
-        identity = f"{vectors_key(embedder, fingerprint)} {name} {mteb.__version__}".encode()
+        identity = f"{vectors_key(type(embedder), fingerprint)} {name} {mteb.__version__}".encode()
         self.key = hashlib.sha256(identity + Path(__file__).read_bytes()).hexdigest()
         self.mteb_model_meta = ModelMeta(
             loader=None,

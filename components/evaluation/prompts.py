@@ -61,13 +61,18 @@ def render(parser: str, side: Literal["query", "target"], item: Item, backbone: 
     """
     if parser not in PARSERS:
         raise UsedWrongly(f"{parser}: there is no such parser of prompts", f"Known are {', '.join(PARSERS)}.")
+    require_backbone(backbone)
+    rules = PARSERS[parser]
+    rule = rules.query if side == "query" else rules.target
+    return replace(item, text=rule(item, backbone) or None, instruction=None)
+
+
+def require_backbone(backbone: str) -> None:
+    """Raises `UsedWrongly` that names the known backbones if it is none of them."""
     if backbone not in IMAGE_TOKENS:
         raise UsedWrongly(
             f"{backbone}: the prompts of this backbone are not known", f"Known are {_listed(IMAGE_TOKENS)}."
         )
-    rules = PARSERS[parser]
-    rule = rules.query if side == "query" else rules.target
-    return replace(item, text=rule(item, backbone) or None, instruction=None)
 
 
 def _kept(item: Item, backbone: str) -> str:

@@ -3,14 +3,17 @@
 from __future__ import annotations
 
 import json
+import math
 from collections.abc import Mapping
 from dataclasses import asdict, dataclass
 from pathlib import Path
-from typing import Any
+from typing import Annotated, Any, ClassVar
 
 import numpy as np
+from pydantic import ConfigDict, Field, NonNegativeInt, PositiveInt, TypeAdapter, ValidationError
 from rich.table import Table
 
+from components.artifact import write_text
 from components.errors import UsedWrongly
 from components.evaluation.aggregate import aggregates, overall_interval
 from components.evaluation.config import Evaluation
@@ -23,14 +26,20 @@ SCORER = "3"
 """Rises with every change that can change a score; scores of different scorers do not compare."""
 BATCHES_PER_CHUNK = 8
 TIE_RATE_SHOWN = 0.005
+ROUNDING = 1e-9
+Share = Annotated[float, Field(ge=0, le=1 + ROUNDING, allow_inf_nan=False)]
+"""From 0 to 1, or as far above it as the order of addition can bring a mean."""
+EXACTLY = ConfigDict(strict=True, extra="forbid")
 
 
 @dataclass(frozen=True)
 class Model:
+    __pydantic_config__: ClassVar[ConfigDict] = EXACTLY
+
     name: str
     fingerprint: str
-    dimension: int
-    parameters: int | None
+    dimension: PositiveInt
+    parameters: NonNegativeInt | None
 
 
 @dataclass(frozen=True)
@@ -41,17 +50,19 @@ class TaskScore:
     number of different ones that a query has, `metrics` the means of other metrics.
     """
 
+    __pydantic_config__: ClassVar[ConfigDict] = EXACTLY
+
     modality: str
     meta_task: str
     distribution: str | None
     metric: str
-    score: float
-    interval: tuple[float, float]
-    queries: int
-    candidates: int
-    tie_rate: float
-    values: list[float]
-    metrics: dict[str, float]
+    score: Share
+    interval: tuple[Share, Share]
+    queries: PositiveInt
+    candidates: PositiveInt
+    tie_rate: Share
+    values: list[Share]
+    metrics: dict[str, Share]
 
 
 @dataclass(frozen=True)
@@ -62,6 +73,8 @@ class Scores:
     overall.
     """
 
+    __pydantic_config__: ClassVar[ConfigDict] = EXACTLY
+
     model: Model
     benchmark: str
     dataset_digest: str
@@ -70,36 +83,36 @@ class Scores:
     tasks: dict[str, TaskScore]
     missing: list[str]
     extra: list[str]
-    aggregates: dict[str, float]
-    confidence: dict[str, tuple[float, float]]
-    items_per_second: float
+    aggregates: dict[str, Share]
+    confidence: dict[str, tuple[Share, Share]]
 
     def write(self, path: Path) -> None:
-        path.parent.mkdir(parents=True, exist_ok=True)
-        partial = path.with_name(f".{path.name}.partial")
-        partial.write_text(json.dumps(asdict(self), allow_nan=False) + "\n", encoding="utf-8")
-        partial.replace(path)
+        """Raises `UsedWrongly` where nothing can be written."""
+        write_text(path, json.dumps(asdict(self), allow_nan=False) + "\n")
 
     @classmethod
     def read(cls, path: Path) -> Scores:
-        """Raises `UsedWrongly` if the file is no score file of this scorer."""
+        """Raises `UsedWrongly` naming file, set and what is wrong if it is no score file of this scorer."""
+        again = "Score the model again with `embedline evaluate`."
         try:
-            content: dict[str, Any] = json.loads(path.read_text(encoding="utf-8"))
+            text = path.read_text(encoding="utf-8")
+            content: dict[str, Any] = json.loads(text)
             scorer = content["scorer"]
-        except (ValueError, TypeError, KeyError) as error:
+        except (OSError, ValueError, TypeError, KeyError) as error:
             raise UsedWrongly(f"{path}: is no score file", "Name one that `embedline evaluate` has written.") from error
         if scorer != SCORER:
-            raise UsedWrongly(
-                f"{path}: was written by scorer {scorer}, this is scorer {SCORER}", "Score the model again."
-            )
-        return cls(**content | {
-            "model": Model(**content["model"]),
-            "tasks": {
-                name: TaskScore(**task | {"interval": tuple(task["interval"])})
-                for name, task in content["tasks"].items()
-            },
-            "confidence": {name: tuple(interval) for name, interval in content["confidence"].items()},
-        })  # fmt: skip
+            raise UsedWrongly(f"{path}: was written by scorer {scorer}, this is scorer {SCORER}", again)
+        try:
+            scores = TypeAdapter(cls).validate_json(text)
+        except ValidationError as error:
+            defects = [f"{'.'.join(map(str, defect['loc']))}: {defect['msg']}" for defect in error.errors()]
+            raise UsedWrongly(f"{path}: is no score file of this version: {'; '.join(defects[:3])}", again) from error
+        for name, task in scores.tasks.items():
+            if len(task.values) != task.queries:
+                raise UsedWrongly(f"{path}: {name}: {len(task.values)} values for {task.queries} queries", again)
+            if not math.isclose(task.score, np.mean(task.values), abs_tol=ROUNDING):
+                raise UsedWrongly(f"{path}: {name}: the score {task.score} is not the mean of its values", again)
+        return scores
 
 
 def evaluate(
@@ -111,19 +124,18 @@ def evaluate(
     are no scores of a broken vector.
     """
     chunk = config.batch_size * BATCHES_PER_CHUNK
-    sides, speed = cached_vectors(embedder, model.name, model.fingerprint, suite, chunk, cache, progress)
-    return score(model, suite, sides, speed)
+    sides, _ = cached_vectors(embedder, model.name, model.fingerprint, suite, chunk, cache, progress)
+    return score(model, suite, sides)
 
 
-def score(model: Model, suite: Suite, sides: Mapping[str, tuple[Side, Side]], speed: float) -> Scores:
-    """Returns the scores of a model whose vectors are there: `sides` by set, encoded at `speed` items a second."""
+def score(model: Model, suite: Suite, sides: Mapping[str, tuple[Side, Side]]) -> Scores:
+    """Returns the scores of a model whose vectors are there: `sides` by set."""
     tasks = {questions.name: _score(questions, *sides[questions.name]) for questions in suite.sets}
     means = aggregates({name: task.score for name, task in tasks.items()}, suite.benchmark.tasks)
     per_query = {name: np.array(task.values) for name, task in tasks.items()}
     intervals = {"overall": overall_interval(per_query)} if "overall" in means else {}
     return Scores(
-        model, suite.benchmark.name, suite.digest, SCORER, suite.prompts, tasks, suite.missing, [], means, intervals,
-        speed,
+        model, suite.benchmark.name, suite.digest, SCORER, suite.prompts, tasks, suite.missing, [], means, intervals
     )  # fmt: skip
 
 
@@ -143,7 +155,6 @@ def table(scores: Mapping[str, Scores]) -> Table:
     for task in sorted({task for model in models for task in model.tasks}):
         grid.add_row(task, *(_task_cell(model.tasks.get(task)) for model in models))
     grid.add_section()
-    grid.add_row("items a second", *(f"{model.items_per_second:,.0f}" for model in models))
     grid.add_row("parameters", *(f"{model.model.parameters:,}" if model.model.parameters else "-" for model in models))
     return grid
 

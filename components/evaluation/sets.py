@@ -37,6 +37,7 @@ from components.evaluation.aggregate import require_complete
 from components.evaluation.benchmark import Benchmark, Task
 from components.evaluation.prompts import plain
 from components.evaluation.scoring import Positions
+from components.evaluation.verified import verified
 
 MEND = INGEST_AGAIN
 BLANK = -1
@@ -125,8 +126,9 @@ class Suite:
         return hashlib.sha256(image).hexdigest() if isinstance(image, bytes) else image
 
 
-def read_suite(data: Path, split: Split = "eval") -> Suite:
-    """Returns the sets of a split that the manifest in `data` names.
+def read_suite(data: Path, split: Split = "eval", cache: Path | None = None) -> Suite:
+    """Returns the sets of a split that the manifest in `data` names; of `eval`, whose scores are kept, the digest is
+    verified, for which `cache` remembers the hashes of unchanged files.
 
     Raises `EmbedlineError` if a set is missing or extra, `DataInvalid` naming set, file and row if a file is not what
     its manifest says, or an image that it names is missing.
@@ -139,7 +141,8 @@ def read_suite(data: Path, split: Split = "eval") -> Suite:
         collection.from_parquet(name, task, [data / split / f"{name}.parquet"], data / "images")
         for name, task in sorted(benchmark.tasks.items())
     ]
-    return collection.suite(benchmark, manifest.digest, data, sets)
+    suite = collection.suite(benchmark, manifest.digest, data, sets)
+    return verified(suite, cache) if split == "eval" else suite
 
 
 def manifest_benchmark(manifest: Manifest, split: Split = "eval") -> Benchmark:

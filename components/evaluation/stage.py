@@ -11,12 +11,12 @@ from typing import TYPE_CHECKING
 from safetensors import safe_open
 
 from components.artifact import whole
-from components.backends.directory import open_directory
+from components.backends.directory import unopened_directory
 from components.embedder import fingerprint
 from components.errors import EmbedlineError
-from components.evaluation.report import Model, Scores, evaluate
+from components.evaluation.report import BATCHES_PER_CHUNK, Model, Scores, score
 from components.evaluation.sets import read_suite
-from components.evaluation.vectors import Done
+from components.evaluation.vectors import Done, cached_vectors, dimension
 
 if TYPE_CHECKING:
     from components.config import Config
@@ -28,23 +28,28 @@ Report = Callable[[str, int, int], None]
 
 def run(
     config: Config, data: Path, models: Mapping[str, Path], output: Path, cache: Path, report: Report
-) -> dict[str, Scores]:
-    """Scores each model directory under its name and writes `output/NAME.json`; returns the scores by name.
+) -> tuple[dict[str, Scores], dict[str, float]]:
+    """Scores each model directory under its name and writes `output/NAME.json`; returns the scores by name, and how
+    many items a second each model encoded.
 
     `teacher` and `student` are computed by torch, every other directory is an export of the student, computed by ONNX
     Runtime. `output` appears when all are scored. Raises as `evaluate` does.
     """
-    scores = {}
-    suite = read_suite(data)
+    scores, speeds = {}, {}
+    settings = config.evaluation
+    suite = read_suite(data, cache=cache)
     with whole(output) as partial:
         for name, directory in models.items():
-            embedder = open_directory(str(directory), config.evaluation.batch_size, remember_images=True)
-            weights = directory if name in TRAINED else models[STUDENT]
-            model = Model(name, fingerprint(directory), embedder.dimension, parameters(weights))
+            embedder = unopened_directory(str(directory), settings.batch_size, remember_images=True)
+            identity = fingerprint(directory)
             told = functools.partial(_tell, report, name)
-            scores[name] = evaluate(embedder, model, suite, config.evaluation, cache, told)
+            chunk = settings.batch_size * BATCHES_PER_CHUNK
+            sides, speeds[name] = cached_vectors(embedder, name, identity, suite, chunk, cache, told)
+            weights = directory if name in TRAINED else models[STUDENT]
+            model = Model(name, identity, dimension(sides), parameters(weights))
+            scores[name] = score(model, suite, sides)
             scores[name].write(partial / f"{name}.json")
-    return scores
+    return scores, speeds
 
 
 def parameters(directory: Path) -> int:

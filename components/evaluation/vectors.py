@@ -2,7 +2,8 @@
 
 A killed evaluation goes on where it was. Sets with the same candidates share their file, and items that several sets
 share are encoded once: a file takes what the files before it hold. Two processes that evaluate the same model share the
-work, since each file is locked by who fills it.
+work, since each file is locked by who fills it. What a file holds is believed only if its record names the same key and
+the same checksum; otherwise it is computed again.
 """
 
 from __future__ import annotations
@@ -10,25 +11,30 @@ from __future__ import annotations
 import hashlib
 import json
 import os
+import re
+import sys
 import time
-from collections.abc import Callable, Iterator, Sequence
-from dataclasses import asdict, dataclass, field
+from collections.abc import Callable, Iterator, Mapping, Sequence
+from dataclasses import dataclass, field
+from functools import cached_property
 from pathlib import Path
-from typing import BinaryIO, Literal
 
 import numpy as np
 from filelock import FileLock, Timeout
 from numpy.typing import NDArray
 
+import components.backends
 import components.embedder
+from components.backends.directory import Unopened
 from components.backends.multi_vector import MultiVectorEmbedder
+from components.backends.open import opened
 from components.backends.sentence_transformer import SentenceTransformerEmbedder
 from components.embedder import Embedder, Vectors
 from components.errors import EmbedlineError
 from components.evaluation.scoring import Cosine, MaxSim, Positions, Similarity, normalised
 from components.evaluation.sets import Suite
+from components.evaluation.vector_files import FileRecord, SideName, VectorFile, begun, complete, header, sums
 
-SideName = Literal["query", "document"]
 SIDES: tuple[SideName, SideName] = ("query", "document")
 AnyEmbedder = Embedder | MultiVectorEmbedder
 Sided = MultiVectorEmbedder | SentenceTransformerEmbedder
@@ -78,136 +84,143 @@ def similarity(queries: Side, candidates: Side) -> Similarity:
 
 
 def cached_vectors(
-    embedder: AnyEmbedder, name: str, fingerprint: str, suite: Suite, chunk: int, cache: Path, progress: Progress
+    embedder: AnyEmbedder | Unopened,
+    name: str,
+    fingerprint: str,
+    suite: Suite,
+    chunk: int,
+    cache: Path,
+    progress: Progress,
 ) -> tuple[dict[str, tuple[Side, Side]], float]:
     """Returns, by set, the vectors of its queries and of its candidates, and how many items a second were encoded.
 
     Items that no earlier session encoded are encoded now, `chunk` at a time, those of like length together; a kill
-    costs the chunk at hand. The speed counts only the embedder's own time, whenever that was.
+    costs the chunk at hand. If there are none, an unopened embedder stays unopened. The speed counts only the
+    embedder's own time, whenever that was. A file that is not what its record says is named in a warning.
 
     Raises `EmbedlineError` naming model, set and row if a vector is zero or not finite, or if the embedder answers with
     another shape than it announced, `DataInvalid` naming set, row and file if an image cannot be read.
     """
-    folder = cache / vectors_key(embedder, fingerprint)
+    key = vectors_key(embedder.kind if isinstance(embedder, Unopened) else type(embedder), fingerprint)
+    folder = cache / key
     folder.mkdir(parents=True, exist_ok=True)
-    files = list(_files(suite, folder))
-    shelf = _Shelf(embedder, name, suite, chunk, progress)
-    busy = [file for file in files if not shelf.fill(file, patient=False)]
+    files = list(_files(suite, folder, key))
+    filled = _Filled(embedder, name, suite, chunk, progress, files)
+    busy = [file for file in files if not filled.add(file, patient=False)]
     for file in busy:
-        shelf.fill(file, patient=True)
-    sides = [_side(file, embedder) for file in files]
-    encoded = [_recorded(file) for file in {file.path: file for file in files}.values()]
-    speed = sum(part.items for part in encoded) / sum(part.seconds for part in encoded)
+        filled.add(file, patient=True)
+    sides = [filled.sides[file.path] for file in files]
+    items = sum(record.items for record in filled.records.values())
+    seconds = sum(record.seconds for record in filled.records.values())
     by_set = zip((questions.name for questions in suite.sets), zip(sides[::2], sides[1::2], strict=True), strict=True)
-    return dict(by_set), speed
+    return dict(by_set), items / seconds if seconds else 0.0
 
 
-def vectors_key(embedder: AnyEmbedder, fingerprint: str) -> str:
+def dimension(sides: Mapping[str, tuple[Side, Side]]) -> int:
+    """Returns the length of a model's vectors."""
+    return next(int(side.vectors.shape[1]) for both in sides.values() for side in both)
+
+
+def vectors_key(kind: type[AnyEmbedder], fingerprint: str) -> str:
     """Returns the SHA-256 of what all vectors of a model depend on: its weights, backend, dtype and code."""
-    backend = type(embedder)
     return _digest(
         {
             "fingerprint": fingerprint,
-            "backend": f"{backend.__module__}.{backend.__qualname__}",
-            "vector": ["float32", embedder.dimension],
-            "code": _code_digest(),
+            "backend": f"{kind.__module__}.{kind.__qualname__}",
+            "vector": "float32",
+            "code": _code_digest(kind),
         }
     )
 
 
-@dataclass
-class _File:
-    """The file of one set and side: which items it holds, in the order in which they are encoded."""
+class _Filled:
+    """The files that are complete, and which of them holds the vectors of which item."""
 
-    task: str
-    side: SideName
-    positions: Positions
-    path: Path
-
-    @property
-    def partial(self) -> Path:
-        return self.path.with_name(f".{self.path.name}.partial")
-
-    @property
-    def counts(self) -> Path:
-        """How many vectors each item has, int32, of a multi-vector model."""
-        return self.path.with_suffix(".counts")
-
-    @property
-    def record(self) -> Path:
-        return self.path.with_suffix(".json")
-
-
-@dataclass(frozen=True)
-class _Encoded:
-    """How many items of a file have their vectors and how many these are; how many of the items were encoded for it,
-    and how long the embedder took, over all sessions."""
-
-    done: int = 0
-    rows: int = 0
-    items: int = 0
-    seconds: float = 0.0
-
-
-class _Shelf:
-    """Fills files, and remembers which file holds the vectors of which item."""
-
-    def __init__(self, embedder: AnyEmbedder, name: str, suite: Suite, chunk: int, progress: Progress) -> None:
-        self.embedder, self.name, self.suite, self.chunk, self.progress = embedder, name, suite, chunk, progress
+    def __init__(
+        self,
+        embedder: AnyEmbedder | Unopened,
+        name: str,
+        suite: Suite,
+        chunk: int,
+        progress: Progress,
+        files: Sequence[VectorFile],
+    ) -> None:
+        self.source, self.name, self.suite, self.chunk, self.progress = embedder, name, suite, chunk, progress
+        kind = embedder.kind if isinstance(embedder, Unopened) else type(embedder)
+        self.is_multi_vector = issubclass(kind, MultiVectorEmbedder)
+        self.needed = np.zeros(len(suite.items), bool)
+        for file in files:
+            self.needed[file.positions] = True
+        self.sides: dict[Path, Side] = {}
+        self.records: dict[Path, FileRecord] = {}
         self.sources: list[Side] = []
         self.holders = {side: np.full(len(suite.items), -1, np.int32) for side in SIDES}
-        if not isinstance(embedder, Sided):
+        if not issubclass(kind, Sided):
             self.holders = dict.fromkeys(SIDES, self.holders["query"])  # the same vector, whatever the item's role
 
-    def fill(self, file: _File, patient: bool) -> bool:
+    @cached_property
+    def embedder(self) -> AnyEmbedder:
+        return opened(self.source)
+
+    def add(self, file: VectorFile, patient: bool) -> bool:
         """Completes a file; returns False, unless `patient`, if another process is at it."""
-        if not file.path.is_file():
+        if file.path not in self.sides:
             try:
                 with FileLock(f"{file.path}.lock", timeout=-1 if patient else 0):
-                    if not file.path.is_file():
-                        self._encode(file)
+                    record = complete(file) or self._encode(file)
             except Timeout:
                 return False
-        self.holders[file.side][file.positions] = len(self.sources)
-        self.sources.append(_side(file, self.embedder))
+            self.records[file.path] = record
+            self.sides[file.path] = _side(file, self.is_multi_vector)
+            self.holders[file.side][file.positions] = len(self.sources)
+            self.sources.append(self.sides[file.path])
         self._tell(file, len(file.positions))
         return True
 
-    def _tell(self, file: _File, done: int) -> None:
+    def _tell(self, file: VectorFile, done: int) -> None:
         known = np.zeros(len(self.suite.items), bool)
         known[file.positions[:done]] = True
         for holder in self.holders.values():
             known |= holder >= 0
-        self.progress(Done(file.task, done, len(file.positions), int(known.sum()), len(known)))
+        self.progress(Done(file.task, done, len(file.positions), int(known.sum()), int(self.needed.sum())))
 
-    def _encode(self, file: _File) -> None:
+    def _encode(self, file: VectorFile) -> FileRecord:
         """Appends to the partial file; on a full disk that is an error, where a memory map would crash."""
-        encoded = _recorded(file) if file.partial.is_file() else _Encoded()
-        count, width = len(file.positions), self.embedder.dimension * 4
+        dimension, count = self.embedder.dimension, len(file.positions)
+        record = begun(file, dimension)
         missing = np.cumsum(self.holders[file.side][file.positions] < 0)
-        with file.partial.open("r+b" if encoded.done else "wb") as stream, file.counts.open("ab") as counts:
-            start = _header(stream, encoded.rows, self.embedder.dimension)
-            stream.truncate(start + encoded.rows * width)
-            stream.seek(0, os.SEEK_END)
-            counts.truncate(encoded.done * 4)
-            while encoded.done < count:
-                before = missing[encoded.done - 1] if encoded.done else 0
+        ends = len(header(record)) + record.rows * dimension * 4, record.done * 4
+        mode = "r+b" if record.done else "wb"
+        with file.partial.open(mode) as stream, file.counts.open(mode) as counts:
+            for output, end in zip((stream, counts), ends, strict=True):
+                output.truncate(end)
+                output.seek(end)
+            running = sums(file.partial, file.counts, record)
+            while record.done < count:
+                before = missing[record.done - 1] if record.done else 0
                 stop = int(np.searchsorted(missing, before + self.chunk, side="right"))
-                positions = file.positions[encoded.done : max(stop, encoded.done + 1)]
+                positions = file.positions[record.done : max(stop, record.done + 1)]
                 vectors, encoded_now, seconds = self._vectors(file.side, positions)
-                stream.write(np.concatenate(vectors).astype("<f4", copy=False).tobytes())
-                counts.write(np.array([len(part) for part in vectors], "<i4").tobytes())
-                for written in (stream, counts):
-                    written.flush()
-                    os.fsync(written.fileno())
-                encoded = _Encoded(
-                    encoded.done + len(positions), encoded.rows + sum(map(len, vectors)),
-                    encoded.items + encoded_now, encoded.seconds + seconds,
+                written = (
+                    np.concatenate(vectors).astype("<f4", copy=False).tobytes(),
+                    np.array([len(part) for part in vectors], "<i4").tobytes(),
+                )
+                for part, output, content in zip(running, (stream, counts), written, strict=True):
+                    part.update(content)
+                    output.write(content)
+                    output.flush()
+                    os.fsync(output.fileno())
+                record = FileRecord(
+                    key=file.key, dimension=dimension, done=record.done + len(positions),
+                    rows=record.rows + sum(map(len, vectors)), checksum="".join(part.hexdigest() for part in running),
+                    items=record.items + encoded_now, seconds=record.seconds + seconds,
                 )  # fmt: skip
-                _record(file, encoded)
-                self._tell(file, encoded.done)
-            _header(stream, encoded.rows, self.embedder.dimension)
+                record.write(file)
+                self._tell(file, record.done)
+            stream.seek(0)
+            stream.write(header(record))
         file.partial.replace(file.path)
+        return record
 
     def _vectors(self, side: SideName, positions: Positions) -> tuple[list[Vectors], int, float]:
         """Returns the vectors of each item, `(1 or tokens, dimension)`, how many were encoded now, and the seconds."""
@@ -252,47 +265,47 @@ class _Shelf:
         return list(normalised(vectors, place)[:, None])
 
 
-def _files(suite: Suite, folder: Path) -> Iterator[_File]:
+def _files(suite: Suite, folder: Path, key: str) -> Iterator[VectorFile]:
     for questions in suite.sets:
         pooled = np.concatenate([pool.candidates for pool in questions.pools])
         for side, positions in zip(SIDES, (questions.queries, pooled), strict=True):
             in_order = np.array(sorted(np.unique(positions), key=suite.size), np.int32)
             digest = _digest([suite.digest, [suite.identity(position) for position in in_order]])
-            yield _File(questions.name, side, in_order, folder / f"{side}-{digest[:32]}.npy")
+            path = folder / f"{side}-{digest[:32]}.npy"
+            yield VectorFile(questions.name, side, in_order, path, _digest([key, side, digest]))
 
 
-def _side(file: _File, embedder: AnyEmbedder) -> Side:
+def _side(file: VectorFile, is_multi_vector: bool) -> Side:
     vectors, bounds = np.load(file.path, mmap_mode="r"), None
-    if isinstance(embedder, MultiVectorEmbedder):
+    if is_multi_vector:
         bounds = np.concatenate([[0], np.cumsum(np.fromfile(file.counts, "<i4"), dtype=np.int64)])
     return Side(file.positions, vectors, bounds, np.argsort(file.positions))
-
-
-def _header(stream: BinaryIO, rows: int, dimension: int) -> int:
-    """Writes what a NumPy file begins with and returns its length, which is the same for any number of rows."""
-    stream.seek(0)
-    header = {"descr": "<f4", "fortran_order": False, "shape": (rows, dimension)}
-    np.lib.format.write_array_header_1_0(stream, header)
-    return stream.tell()
-
-
-def _recorded(file: _File) -> _Encoded:
-    return _Encoded(**json.loads(file.record.read_text(encoding="utf-8"))) if file.record.is_file() else _Encoded()
-
-
-def _record(file: _File, encoded: _Encoded) -> None:
-    unfinished = file.record.with_name(f".{file.record.name}.partial")
-    unfinished.write_text(json.dumps(asdict(encoded)), encoding="utf-8")
-    unfinished.replace(file.record)
 
 
 def _digest(content: object) -> str:
     return hashlib.sha256(json.dumps(content, sort_keys=True).encode()).hexdigest()
 
 
-def _code_digest() -> str:
-    """Returns the SHA-256 of the embedder component's source: the same weights under other code give other vectors."""
+def _code_digest(kind: type[AnyEmbedder]) -> str:
+    """Returns the SHA-256 of the source that a model's vectors come from: the same weights under other code give other
+    vectors. It is that of the embedder component, of the module that has this kind of model, and of the modules of
+    `components.backends` that it imports."""
+    files = sorted(Path(components.embedder.__path__[0]).glob("*.py"))
+    if not kind.__module__.startswith(f"{components.embedder.__name__}."):
+        own = getattr(sys.modules.get(kind.__module__), "__file__", None)
+        files += _with_backends(Path(own)) if own else []
     digest = hashlib.sha256()
-    for file in sorted(Path(components.embedder.__path__[0]).glob("*.py")):
+    for file in files:
         digest.update(hashlib.sha256(file.read_bytes()).digest())
     return digest.hexdigest()
+
+
+def _with_backends(module: Path) -> list[Path]:
+    """Returns a module and those of `components.backends` that it imports, directly or not."""
+    found = [module]
+    for file in found:
+        for name in re.findall(r"\bcomponents\.backends(?:\.| import )(\w+)", file.read_text(encoding="utf-8")):
+            imported = Path(components.backends.__path__[0], f"{name}.py")
+            if imported.is_file() and imported not in found:
+                found.append(imported)
+    return found

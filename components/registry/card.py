@@ -87,7 +87,6 @@ def _score_table(scores: Mapping[str, Mapping[str, Any]]) -> str:
         values = [scores[model]["aggregates"].get(group) for model in models]
         rows.append((group, *("-" if value is None else f"{100 * value:.1f}" for value in values)))
     rows.append(("parameters", *(f"{scores[model]['model']['parameters']:,}" for model in models)))
-    rows.append(("items a second", *(f"{scores[model]['items_per_second']:,.0f}" for model in models)))
     return "\n".join(f"| {' | '.join(row)} |" for row in rows)
 
 

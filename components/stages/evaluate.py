@@ -19,7 +19,10 @@ SECTIONS = ("evaluation",)
 
 def run(config: Config, run: Run) -> None:
     models = {"teacher": TEACHER, "student": STUDENT, "onnx-fp32": ONNX / "fp32", "onnx-int8": ONNX / "int8"}
-    scores = score(config, DATA, models, SCORES, VECTORS, lambda name, done, total: say(f"{name}: {done} of {total}"))
+    scores, speeds = score(
+        config, DATA, models, SCORES, VECTORS, lambda name, done, total: say(f"{name}: {done} of {total}")
+    )
+    run.log_metrics({f"items_per_second/{name}": speed for name, speed in speeds.items()})
     summary = {name: dict(score.aggregates) for name, score in scores.items()}
     for name, aggregates in summary.items():
         run.log_metrics({f"mmeb/{name}/{aggregate}": value for aggregate, value in aggregates.items()})

@@ -216,5 +216,66 @@ def test_the_table_shows_models_beside_each_other_and_marks_ties(score: Score, d
     rows = [[cell.strip() for cell in line.split("│")[1:-1]] for line in capture.get().splitlines() if "│" in line]
     sets = ["Groups", "Keywords", "Names", "Own"]
     groups = ["overall", "IND", "OOD", "classification", "retrieval", "vqa"]
-    assert [cells[0] for cells in rows] == [*groups, *sets, "items a second", "parameters"]
+    assert [cells[0] for cells in rows] == [*groups, *sets, "parameters"]
     assert rows[6][2] == "14.3 (ties 100%)" and "ties" not in rows[6][1] and " to " in rows[0][1]
+
+
+@pytest.mark.parametrize(
+    ("changes", "problem"),
+    [
+        ({"tasks.Own.values.3": 7.0}, "tasks.Own.values.3: .* less than or equal"),
+        ({"tasks.Own.values.3": -0.1}, "tasks.Own.values.3: .* greater than or equal"),
+        ({"tasks.Own.values.3": float("nan")}, "tasks.Own.values.3: .* finite"),
+        ({"tasks.Own.values.3": "1"}, "tasks.Own.values.3: .* valid number"),
+        ({"tasks.Own.values": [1.0]}, "Own: 1 values for 40 queries"),
+        ({"tasks.Own.score": 0.9}, "Own: the score 0.9 is not the mean of its values"),
+        ({"tasks.Own.queries": 0}, "tasks.Own.queries: "),
+        ({"tasks.Own.interval": [0.1]}, "tasks.Own.interval.1: "),
+        ({"tasks": []}, "tasks: "),
+        ({"aggregates.overall": 60.2}, "aggregates.overall: "),
+        ({"model.dimension": None}, "model.dimension: "),
+        ({"prompts": ...}, "prompts: Field required"),
+        ({"tasks.Own.metric": ...}, "tasks.Own.metric: Field required"),
+        ({"surplus": 1}, "surplus: Unexpected"),
+        ({"items_per_second": 100.0}, "items_per_second: Unexpected"),
+    ],
+)
+def test_a_malformed_score_file_is_refused_by_file_set_and_defect(
+    score: Score, data: Path, tmp_path: Path, changes: dict[str, Any], problem: str
+) -> None:
+    file = tmp_path / "scores.json"
+    score(data, HashEmbedder()).write(file)
+    content = json.loads(file.read_text())
+    assert Scores.read(file).tasks.keys() == content["tasks"].keys(), "a negative control"
+    for place, value in changes.items():
+        *parents, last = (int(step) if step.isdecimal() else step for step in place.split("."))
+        inner = content
+        for parent in parents:
+            inner = inner[parent]
+        if value is ...:
+            del inner[last]
+        else:
+            inner[last] = value
+    file.write_text(json.dumps(content))
+    with pytest.raises(UsedWrongly, match=rf"scores\.json: .*{problem}") as caught:
+        Scores.read(file)
+    assert "again" in caught.value.remedy
+
+
+@pytest.mark.parametrize("content", ["", "[]", "3", "null", '{"scorer": null}', "\udcff"])
+def test_a_file_of_something_else_is_no_score_file(tmp_path: Path, content: str) -> None:
+    (tmp_path / "x.json").write_bytes(content.encode("utf-8", "surrogateescape"))
+    with pytest.raises(UsedWrongly, match=r"x\.json: "):
+        Scores.read(tmp_path / "x.json")
+    with pytest.raises(UsedWrongly, match="no score file"):
+        Scores.read(tmp_path)
+
+
+def test_scores_that_cannot_be_written_are_said_to_be(score: Score, data: Path, tmp_path: Path) -> None:
+    (tmp_path / "file").write_text("in the way")
+    with pytest.raises(UsedWrongly, match=r"file/scores\.json cannot be written"):
+        score(data, HashEmbedder()).write(tmp_path / "file" / "scores.json")
+    (tmp_path / "folder.json").mkdir()
+    with pytest.raises(UsedWrongly, match=r"folder\.json cannot be written"):
+        score(data, HashEmbedder()).write(tmp_path / "folder.json")
+    assert not list(tmp_path.glob(".*.partial"))

@@ -8,7 +8,7 @@ from components.corpus import Item, Query, read_queries
 from components.errors import DataInvalid, EmbedlineError
 from components.evaluation import read_suite
 from components.evaluation.sets import Collection
-from tests.evaluation.conftest import row, task, write_data
+from tests.evaluation.conftest import row, task, vouch, write_data
 
 
 def test_every_row_is_read_as_the_plain_reader_reads_it(data: Path) -> None:
@@ -67,6 +67,7 @@ def test_files_without_the_optional_columns_follow_mmebs_convention(tmp_path: Pa
     data = write_data(tmp_path, {"Set": [row("q", ["a", "b"], [1])]})
     file = data / "eval" / "Set.parquet"
     pq.write_table(pq.read_table(file).drop_columns(["label", "qry_inst", "tgt_inst"]), file)
+    vouch(data)
     suite = read_suite(data)
     (pool,) = suite.sets[0].pools
     assert [suite.items[pool.candidates[column]].text for _, column in pool.relevant] == ["a"]

@@ -45,7 +45,7 @@ def test_every_model_is_scored_by_the_backend_that_ships_it(
     models: dict[str, Path], data: Path, tmp_path: Path, whole_config: Config
 ) -> None:
     output, calls = tmp_path / "artifacts" / "scores", set()
-    scores = run(whole_config, data, models, output, tmp_path / "cache", lambda *call: calls.add(call))
+    scores, speeds = run(whole_config, data, models, output, tmp_path / "cache", lambda *call: calls.add(call))
     assert sorted(file.stem for file in output.iterdir()) == sorted(NAMES)
     assert [folder.name for folder in output.parent.iterdir()] == ["scores"]
     assert {name: Scores.read(output / f"{name}.json") for name in NAMES} == scores
@@ -59,7 +59,8 @@ def test_every_model_is_scored_by_the_backend_that_ships_it(
     for task, score in student.tasks.items():
         assert exported.tasks[task].score == pytest.approx(score.score, abs=0.05), "the same weights"
     again = run(whole_config, data, models, output, tmp_path / "cache", lambda *_: None)
-    assert again == scores, "nothing is encoded twice, and the speeds are those of the first time"
+    assert again == (scores, speeds), "nothing is encoded twice, and the speeds are those of the first time"
+    assert speeds.keys() == scores.keys() and all(speed > 0 for speed in speeds.values())
 
 
 def test_every_model_encodes_each_image_once(

@@ -2,15 +2,17 @@
 
 from __future__ import annotations
 
+from dataclasses import asdict
 from pathlib import Path
 from typing import Any
 
 import pytest
 import yaml
 
+from components.comparison import compare
 from components.errors import DataInvalid, UsedWrongly
 from components.evaluation import benchmark, evaluate, read_benchmark
-from components.evaluation.suites import mirrored_suite
+from components.evaluation.suites import chosen, mirrored_suite
 from tests.evaluation.conftest import CONFIG, MODEL, HashEmbedder
 from tests.evaluation.loaders.conftest import write_parquet, write_picture
 
@@ -87,7 +89,45 @@ def test_text_and_instruction_stay_apart_or_become_the_prompt_of_a_backbone(mirr
 
 def test_models_asked_in_their_own_words_are_asked_the_same(mirror: Path) -> None:
     plain, worded = mirrored_suite("small", mirror), mirrored_suite("small", mirror, backbone="qwen2_vl")
-    assert plain.prompts == worded.prompts and plain.digest != worded.digest
+    assert plain.digest == worded.digest and plain.prompts != worded.prompts
+
+
+def test_two_families_compare_on_the_same_rows_and_a_gate_can_still_refuse(mirror: Path, tmp_path: Path) -> None:
+    def scored(backbone: str) -> dict[str, Any]:
+        suite = mirrored_suite("small", mirror, backbone=backbone, cache=tmp_path / "cache")
+        return asdict(evaluate(HashEmbedder(), MODEL, suite, CONFIG, tmp_path / "cache", lambda _: None))
+
+    qwen, llava = scored("qwen2_vl"), scored("llava_next")
+    assert compare(qwen, llava, 1000, 0.95, same_prompts=False).overall.queries == 6
+    with pytest.raises(UsedWrongly, match="the prompts differ"):
+        compare(qwen, llava, 1000, 0.95)
+    write_set(mirror, "New", new(tgt_text=["a lion", "a tiger", "a bear", "a fox"]))
+    with pytest.raises(UsedWrongly, match="the data set differs"):
+        compare(qwen, scored("llava_next"), 1000, 0.95, same_prompts=False)
+
+
+def test_words_that_one_family_merges_are_the_same_rows(mirror: Path) -> None:
+    """Without a backbone white space around a text is dropped, so that two candidates become one item."""
+    write_set(mirror, "Old", old(tgt_text=["a lion", "a lion ", "a bear", ""]))
+    plain, worded = (mirrored_suite("small", mirror, backbone=backbone) for backbone in (None, "qwen2_vl"))
+    assert len(plain.items) != len(worded.items) and plain.digest == worded.digest
+    write_set(mirror, "Old", old(tgt_text=["a lion", "a lion", "a bear", ""]))
+    assert mirrored_suite("small", mirror).digest != plain.digest, "the files differ, if not for this family"
+
+
+def test_an_image_that_was_replaced_in_a_mirror_is_noticed_by_a_warm_memory(mirror: Path, tmp_path: Path) -> None:
+    before = mirrored_suite("small", mirror, cache=tmp_path).digest
+    assert mirrored_suite("small", mirror, cache=tmp_path).digest == before
+    write_picture(mirror / "owner/eval/images/set/1.png", 41)
+    assert mirrored_suite("small", mirror, cache=tmp_path).digest != before
+
+
+def test_sets_are_chosen_by_name(mirror: Path) -> None:
+    suite = mirrored_suite("small", mirror)
+    assert chosen(suite, []) == suite and chosen(suite, ["New"]).missing == ["Old"]
+    with pytest.raises(UsedWrongly, match="small has no set Ancient") as caught:
+        chosen(suite, ["New", "Ancient"])
+    assert "New, Old" in caught.value.remedy
 
 
 def test_a_part_of_the_sets_says_what_is_missing(mirror: Path) -> None:

@@ -11,13 +11,17 @@ from typing import Any
 
 import numpy as np
 import pytest
+from rich.console import Console
 
 from components.backends.precomputed import write_precomputed
 from components.config import PARAMETERS
 from components.corpus import EVAL_SCHEMA, Item
 from components.corpus.layout import write_rows
+from components.errors import UsedWrongly
 from components.evaluation import read_suite
-from tests.evaluation.conftest import HashEmbedder, row, write_data
+from components.evaluation.config import Evaluation
+from flows.evaluate import Evaluated, Questions, evaluate_elsewhere, evaluate_model, read_scores
+from tests.evaluation.conftest import CONFIG, HashEmbedder, row, write_data
 
 REPOSITORY = Path(__file__).parents[2]
 WORDS = [f"word {number}" for number in range(40)]
@@ -67,7 +71,15 @@ def test_a_model_is_scored_shown_and_compared(workspace: Path) -> None:
     code, compared = embedline(workspace, "compare", *files)
     assert code == 0 and compared["overall"]["verdict"] == "better" and compared["overall"]["lower"] > 0.5
     code, same = embedline(workspace, "compare", files[0], files[0])
-    assert code == 0 and same["overall"]["verdict"] == "no difference shown"
+    assert code == 0 and same["overall"]["verdict"] == "no difference shown" and same["note"] is None
+    content = json.loads((workspace / files[1]).read_text())
+    (workspace / "asked otherwise.json").write_text(json.dumps(content | {"prompts": "of another family"}))
+    code, compared = embedline(workspace, "compare", files[0], "asked otherwise.json")
+    assert code == 0 and "prompts differ" in compared["note"]
+    content["tasks"]["Names"]["values"][0] = 7.0
+    (workspace / "broken.json").write_text(json.dumps(content))
+    code, said = embedline(workspace, "compare", files[0], "broken.json")
+    assert code == 2 and "broken.json" in said["error"] and "tasks.Names.values.0" in said["error"]
 
 
 def test_a_sibling_gives_its_own_numbers(workspace: Path) -> None:
@@ -98,6 +110,9 @@ def test_rows_that_lead_out_of_the_data_end_in_a_message_that_names_set_and_row(
         (["evaluate", "triton://"], 2, "is no address"),
         (["compare", "champion", "challenger"], 2, "champion: no score file"),
         (["evaluate", "vectors:good", "--suite", "sts:nothing.csv"], 2, "nothing.csv"),
+        (["evaluate", "vectors:good", "--vlm2vec", "params.yaml/x.json"], 2, "params.yaml/x.json cannot be written"),
+        (["evaluate", "vectors:good", "--task", "nope"], 2, "small has no set nope"),
+        (["evaluate", "vectors:good", "--backbone", "nope"], 2, "nope: the prompts of this backbone are not known"),
     ],
 )
 def test_wrong_use_ends_in_a_message_and_its_exit_code(
@@ -105,3 +120,74 @@ def test_wrong_use_ends_in_a_message_and_its_exit_code(
 ) -> None:
     found, said = embedline(workspace, *arguments)
     assert found == code and problem in said["error"]
+
+
+@pytest.fixture
+def inside(workspace: Path, monkeypatch: pytest.MonkeyPatch) -> Path:
+    monkeypatch.chdir(workspace)
+    return workspace
+
+
+def evaluated(model: str, suite: str = "data", config: Evaluation = CONFIG, **questions: Any) -> Evaluated:
+    return evaluate_model(model, Questions(suite, **questions), config, Console(quiet=True))
+
+
+def test_evaluations_of_other_models_or_other_sets_do_not_overwrite_each_other(inside: Path) -> None:
+    for name, model in (("a", "good"), ("b", "poor")):
+        shutil.copytree(inside / model, inside / name / "model", dirs_exist_ok=True)
+    found = [
+        evaluated("vectors:a/model"), evaluated("vectors:b/model"), evaluated("vectors:a/model", tasks=["Names"]),
+        evaluated("vectors:a/model", tasks=["Others"]),
+    ]  # fmt: skip
+    assert len({each.file for each in found}) == len({each.page for each in found}) == 4
+    assert all(each.file.name.startswith("model-") and each.page.is_file() for each in found)
+    assert [read_scores(str(each.file)) for each in found] == [each.scores for each in found]
+    assert evaluated("vectors:a/model").file == found[0].file, "the same inputs overwrite themselves"
+    assert evaluated("vectors:a/model", tasks=["Names", "Names"]).file == found[2].file
+
+
+def test_a_part_of_the_sets_is_scored_and_the_others_are_named(inside: Path) -> None:
+    whole, part = evaluated("vectors:good"), evaluated("vectors:good", tasks=["Names"])
+    assert part.scores.tasks == {"Names": whole.scores.tasks["Names"]} and part.scores.missing == ["Others"]
+    assert "overall" in whole.scores.aggregates and "overall" not in part.scores.aggregates
+    name, *others = sorted(evaluated("vectors:good", "geometry").scores.tasks)
+    sibling = evaluated("vectors:good", "geometry", tasks=[name])
+    assert list(sibling.scores.tasks) == [name] and sibling.scores.missing == others
+    assert bool(sibling.measured) == (not others), "a sibling's numbers are over all its sets"
+    with pytest.raises(UsedWrongly, match="has no set nope") as caught:
+        evaluated("vectors:good", "geometry", tasks=["nope"])
+    assert name in caught.value.remedy
+
+
+def test_json_has_the_score_of_every_set(workspace: Path) -> None:
+    code, said = embedline(workspace, "evaluate", "vectors:good", "--task", "Names")
+    assert code == 0 and said["tasks"].keys() == {"Names"} and said["tasks"]["Names"] > 0.9
+    assert said["missing"] == ["Others"] and "overall" not in said
+
+
+@pytest.mark.parametrize("suite", ["data", "geometry", "sts:pairs.csv", "mteb:Task"])
+def test_what_a_suite_does_not_take_is_refused(inside: Path, suite: str) -> None:
+    def evaluate(**options: Any) -> None:
+        evaluate_one = evaluate_elsewhere if ":" in suite else evaluate_model
+        evaluate_one("vectors:good", Questions(suite, **options), CONFIG, Console(quiet=True))
+
+    with pytest.raises(UsedWrongly, match=f"{suite} takes no --backbone") as caught:
+        evaluate(backbone="qwen2_vl")
+    assert "mmeb-v1, mmeb-v2" in caught.value.remedy
+    with pytest.raises(UsedWrongly, match="nope: the prompts of this backbone are not known"):
+        evaluate(backbone="nope")
+    with pytest.raises(UsedWrongly, match=f"{suite} takes no --mirror"):
+        evaluate(mirror=Path("mirror"))
+    if ":" in suite:
+        with pytest.raises(UsedWrongly, match="is scored as a whole"):
+            evaluate(tasks=["Names"])
+
+
+def test_a_folder_that_cannot_be_written_is_said_to_be(inside: Path) -> None:
+    shutil.rmtree(inside / ".embedline", ignore_errors=True)
+    (inside / ".embedline").write_text("in the way")
+    try:
+        with pytest.raises(UsedWrongly, match=r"good-\w+\.json cannot be written"):
+            evaluated("vectors:good")
+    finally:
+        (inside / ".embedline").unlink()

@@ -105,7 +105,6 @@ def make_scores() -> MakeScores:
             "prompts": "prompts-1",
             "tasks": tasks,
             "aggregates": aggregates(tasks),
-            "items_per_second": 100.0,
         }
 
     return make

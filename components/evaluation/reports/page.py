@@ -10,6 +10,7 @@ from collections.abc import Mapping, Sequence
 from html import escape
 from pathlib import Path
 
+from components.artifact import write_text
 from components.corpus import Item
 from components.corpus.item import ImageSource
 from components.evaluation.prompts import plain
@@ -64,11 +65,8 @@ def report_page(
 
 
 def write_page(path: Path, page: str) -> None:
-    """Writes the page, whole or not at all."""
-    path.parent.mkdir(parents=True, exist_ok=True)
-    partial = path.with_name(f".{path.name}.partial")
-    partial.write_text(page, encoding="utf-8", errors="replace")
-    partial.replace(path)
+    """Writes the page, whole or not at all. Raises `UsedWrongly` where nothing can be written."""
+    write_text(path, page)
 
 
 def _model(name: str, standings: Standings) -> str:
@@ -76,7 +74,6 @@ def _model(name: str, standings: Standings) -> str:
     facts = [
         *([f"{count(model.model.parameters)} parameters"] if model.model.parameters else []),
         f"{model.model.dimension:,} dimensions",
-        f"{model.items_per_second:,.0f} items a second",
     ]
     kinds = Counter(kind for task in model.tasks for kind in flags(task, model))
     marks = "".join(_flag(f"{kind}: {number} {'set' if number == 1 else 'sets'}") for kind, number in kinds.items())

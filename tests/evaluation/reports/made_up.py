@@ -31,6 +31,6 @@ def scores(name: str, tasks: Mapping[str, TaskScore], **changes: Any) -> Scores:
     fields: dict[str, Any] = {
         "model": Model(name, f"fingerprint of {name}", 16, 5_200_000), "benchmark": "small", "dataset_digest": "d" * 64,
         "scorer": "2", "prompts": "p" * 64, "missing": [], "extra": [], "aggregates": means,
-        "confidence": {"overall": (means["overall"] - 0.01, means["overall"] + 0.01)}, "items_per_second": 100.0,
+        "confidence": {"overall": (means["overall"] - 0.01, means["overall"] + 0.01)},
     }  # fmt: skip
     return Scores(tasks=dict(tasks), **fields | changes)

@@ -130,6 +130,15 @@ def test_another_list_of_sets_has_no_overall_and_says_why(
     assert read_report(write(), BENCHMARK).overall == 0.5, "the whole list has one"
 
 
+def test_what_reports_hold_beside_the_benchmark_takes_no_overall(write: Write) -> None:
+    """The reports v2.0.1 hold all 78 sets, and the earlier queries of MomentSeeker too."""
+    older = {"hit@1": 0.9, "num_pred": 1800, "num_data": 1800}
+    read = read_report(write(MomentSeeker_1k8=older, ViDoRe_esg_reports_v2=older), BENCHMARK)
+    assert read.extra == [] and read.overall == 0.5 and "MomentSeeker_1k8" not in read.scores
+    assert read.metrics["MomentSeeker_1k8"] == {"hit@1": 0.9}, "it is shown"
+    assert read_report(write(MomentSeeker_1k9=older), BENCHMARK).overall is None, "a negative control"
+
+
 def test_the_corrected_labels_of_a_set_go_by_its_name(write: Write) -> None:
     corrected = {"hit@1": 0.25, "num_pred": 10}
     read = read_report(write(**{"Own": "FILE_N/A", "Own-fixed": corrected}), BENCHMARK)

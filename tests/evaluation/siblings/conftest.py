@@ -106,7 +106,7 @@ def measured(tmp_path: Path) -> Measured:
     """Evaluates an embedder on a suite that a sibling built, and returns the sibling's numbers."""
 
     def measure(sibling: str, suite: Suite, embedder: Embedder) -> dict[str, float]:
-        scores, sides = scored(suite, embedder, tmp_path / f"cache of {id(embedder)}")
+        scores, sides = scored(suite, embedder, tmp_path / f"cache {len(list(tmp_path.iterdir()))}")
         return SIBLINGS[sibling].measure(suite, scores, sides)
 
     return measure

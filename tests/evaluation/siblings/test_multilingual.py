@@ -16,7 +16,7 @@ from components.evaluation import Scores, Suite, evaluate, read_suite
 from components.evaluation.config import Evaluation
 from components.evaluation.report import Model
 from components.evaluation.siblings.multilingual import build, measure, xtd_suite
-from tests.evaluation.conftest import ConstantEmbedder, HashEmbedder, row, write_data
+from tests.evaluation.conftest import ConstantEmbedder, HashEmbedder, row, vouch, write_data
 
 PICTURES = 12
 Measured = Callable[[Suite, Embedder], tuple[dict[str, float], Scores]]
@@ -116,6 +116,7 @@ def test_the_pictures_are_encoded_once_for_all_languages(data: Path, measured: M
 
 def test_a_data_set_without_multilingual_sets_is_told_apart(data: Path) -> None:
     shutil.rmtree(data / "multilingual")
+    vouch(data)
     with pytest.raises(UsedWrongly, match="no multilingual sets") as caught:
         build(read_suite(data))
     assert "embedline ingest" in caught.value.remedy
@@ -130,6 +131,7 @@ def test_without_english_there_is_no_gap(data: Path) -> None:
 
 def test_a_missing_language_is_named(data: Path) -> None:
     (data / "multilingual" / "ja.parquet").unlink()
+    vouch(data)
     with pytest.raises(EmbedlineError, match="ja: is missing"):
         build(read_suite(data))
 
@@ -138,6 +140,7 @@ def test_a_language_that_asks_for_other_pictures_is_no_comparison(data: Path) ->
     rows = questions([f"数 {number}" for number in range(PICTURES)])
     rows[0]["label"], rows[1]["label"] = rows[1]["label"], rows[0]["label"]
     write_rows(data / "multilingual" / "ja.parquet", EVAL_SCHEMA, rows)
+    vouch(data)
     with pytest.raises(DataInvalid, match="ja: asks for other pictures than en"):
         build(read_suite(data))
 
