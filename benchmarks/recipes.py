@@ -268,7 +268,7 @@ class Laboratory:
                 folder / "checkpoints",
                 *((self.teacher, self.embeddings(config)) if section == "distillation" else ()),
             )
-            train_model(recipe, places, lambda step, metrics: None, DevScorer(config.evaluation, self.data))
+            train_model(recipe, places, lambda step, metrics: None, DevScorer(self.data))
             embedder: Embedder = TorchEmbedder(places.output, config.evaluation.batch_size, recipe.schedule.precision)
             embedder = Prefix(embedder, dimension) if dimension else embedder
             model = Model(section, "of a benchmark", embedder.dimension, None)

@@ -17,7 +17,7 @@ from pathlib import Path
 ROOT = Path(__file__).resolve().parents[1]
 PACKAGE = "components"
 WITHOUT_EFFECT = frozenset(
-    f"components/{name}.py" for name in ("__init__", "errors", "quiet", "source", "stages", "workspace")
+    f"components/{name}.py" for name in ("__init__", "errors", "progress", "quiet", "source", "stages", "workspace")
 )
 """Files that cannot change what a stage makes: messages, switches, the list of stages, where things lie."""
 
@@ -44,6 +44,18 @@ def code_digest(*modules: str) -> str:
     for path in closure(*modules):
         digest.update(f"{path}\0{hashlib.sha256((ROOT / path).read_bytes()).hexdigest()}\n".encode())
     return digest.hexdigest()
+
+
+def modules_of(package: str) -> list[str]:
+    """Returns the names of all modules below a package of the project, sorted."""
+    folder = ROOT.joinpath(*package.split("."))
+    files = (file for file in folder.rglob("*.py") if file.name != "__init__.py")
+    return sorted(".".join(file.relative_to(ROOT).with_suffix("").parts) for file in files)
+
+
+def is_module(name: str) -> bool:
+    """Returns whether the project has a module of that name."""
+    return _module_file(name) is not None
 
 
 @cache

@@ -11,9 +11,8 @@ from pathlib import Path
 from rich.console import Console
 from rich.progress import BarColumn, MofNCompleteColumn, Progress, TextColumn, TimeRemainingColumn
 
-from components.backends.directory import Unopened
+from components.backends.directory import Unopened, opened
 from components.backends.open import find_embedder as find_other_embedder
-from components.backends.open import opened
 from components.embedder import Embedder
 from components.errors import UsedWrongly
 from components.evaluation import (

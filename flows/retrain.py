@@ -24,6 +24,7 @@ from components.evaluation import Model, evaluate, read_suite
 from components.registry import Verdict, compare, infrastructure, models, promotion, tracking
 from components.registry.tracking import Run, Tracking
 from components.stages import STAGES
+from components.stages.inputs import declare
 from components.workspace import ARTIFACTS, BUNDLE, DATA, ONNX, SCORES, VECTORS
 from flows.ingest import ingest_data
 from flows.serve import follow_roles
@@ -69,7 +70,7 @@ def retrain(parameters: Path = Path(configuration.PARAMETERS)) -> Outcome:
         succeeded = False
         try:
             round_.log_dataset(data_hash, "round")
-            repeated = run_stages(round_)
+            repeated = run_stages(config, round_)
             version = register(round_, config, tags)
             roles = bless(config, tracked, round_, version)
             write_lineage(config, round_, version)
@@ -79,8 +80,10 @@ def retrain(parameters: Path = Path(configuration.PARAMETERS)) -> Outcome:
         return Outcome(version, roles, repeated)
 
 
-def run_stages(round_: Run) -> tuple[str, ...]:
+def run_stages(config: Config, round_: Run) -> tuple[str, ...]:
     """Runs what DVC finds changed, and everything after it; returns the names of the stages that ran."""
+    for name, paths in declare(Path(), config).items():
+        get_run_logger().info("dvc.yaml: %s now depends on %s too", name, ", ".join(paths))
     changed = lineage.changed_stages(Path())
     repeated: list[str] = []
     for name in STAGES:
