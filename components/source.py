@@ -70,7 +70,7 @@ def _imported(tree: ast.AST) -> Iterator[Path]:
     for node in _executed(tree):
         if isinstance(node, ast.Import):
             names = [alias.name for alias in node.names]
-            yield from (_file(name) for name in names if _is_ours(name) and not _is_bare_package(name))
+            yield from (_file(name) for name in names if _is_ours(name))
         elif isinstance(node, ast.ImportFrom) and node.module and _is_ours(node.module):
             yield from (_definition(node.module, alias.name) for alias in node.names)
 
@@ -108,11 +108,6 @@ def _definition(module: str, name: str) -> Path:
 
 def _is_ours(module: str) -> bool:
     return module.split(".")[0] == PACKAGE
-
-
-def _is_bare_package(module: str) -> bool:
-    """Whether an import only names a package, as `import components` does to set switches: it defines nothing used."""
-    return module == PACKAGE
 
 
 def _file(module: str) -> Path:

@@ -25,13 +25,12 @@ from components.registry import Verdict, compare, infrastructure, models, promot
 from components.registry.tracking import Run, Tracking
 from components.stages import STAGES
 from components.stages.inputs import declare
-from components.workspace import ARTIFACTS, BUNDLE, DATA, ONNX, SCORES, VECTORS
+from components.workspace import ARTIFACTS, BUNDLE, DATA, ONNX, SCORES, STATE, VECTORS
 from flows.ingest import ingest_data
-from flows.serve import follow_roles
 from serving.evidence import measure
+from serving.roles import follow_roles
 
-HOME = Path(".embedline")
-TRIAL = HOME / "trial"
+TRIAL = STATE / "trial"
 
 
 @dataclass(frozen=True)
@@ -130,7 +129,7 @@ def bless(config: Config, tracked: Tracking, round_: Run, version: str) -> Mappi
     """Compares, tries and promotes a challenger; a running server follows the promotion and nothing before it."""
     champion = models.role(tracked, "champion")
     if champion:
-        follow_roles(HOME, tracked)  # the round that promoted it may have been killed before a server followed
+        follow_roles(STATE, tracked)  # the round that promoted it may have been killed before a server followed
     if champion == version:
         return models.roles(tracked)
     quality = compare_with_champion(config, tracked, champion)
@@ -153,7 +152,7 @@ def compare_with_champion(config: Config, tracked: Tracking, champion: str | Non
     sets = Manifest.read(DATA).tasks.eval
     if champion is None:
         return compare(challenger, None, config.promotion, sets)
-    bundle = models.download(tracked, champion, HOME / "champion")
+    bundle = models.download(tracked, champion, STATE / "champion")
     identity = models.facts(tracked, champion)["model_fingerprint"]
     embedder = OnnxEmbedder(bundle / "version", config.evaluation.batch_size)
     served = Model(f"champion {champion}", fingerprint(bundle / "version"), embedder.dimension, None)
@@ -186,7 +185,7 @@ def promote(
     Raises `Refused`, and changes nothing, unless both verdicts passed.
     """
     roles = promotion.promote(tracked, version, quality, blessing)
-    follow_roles(HOME, tracked)
+    follow_roles(STATE, tracked)
     return roles
 
 

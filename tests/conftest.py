@@ -5,11 +5,13 @@ from typing import TYPE_CHECKING
 
 import pytest
 
-import components  # noqa: F401  (first: it sets the switches that other tools read at import)
+from components.quiet import configure
 
 if TYPE_CHECKING:
     from components.embedder import TorchEmbedder
     from components.embedder.dual_encoder import DualEncoder
+
+configure()
 
 ROOT = Path(__file__).parents[1]
 WORDS = ("cat", "dog", "red", "blue", "sad", "happy", "face", "tree", "one", "two", "left", "of", "the", "a", "find")

@@ -15,6 +15,7 @@ from typing import TYPE_CHECKING, Any
 
 from components import config as configuration
 from components.errors import UsedWrongly
+from components.quiet import configure
 
 if TYPE_CHECKING:
     from components.config import Config
@@ -24,6 +25,7 @@ STAGES = ("validate", "negatives", "teacher", "embed_teacher", "distill", "expor
 
 def run_stage(name: str) -> None:
     """Runs one stage in the present folder and logs it to MLflow. Raises `UsedWrongly` if there is no such stage."""
+    configure()
     from components.lineage import data_hash
     from components.registry.tracking import log_stage
 
