@@ -228,9 +228,7 @@ def offline_switches(environment: Mapping[str, str]) -> Finding:
 
 def telemetry_switches(environment: Mapping[str, str]) -> Finding:
     faults = [name for name, off in TELEMETRY_OFF.items() if environment.get(name) != off]
-    return _finding(
-        "telemetry", faults, "off in every tool", "Call `components.quiet.configure` first."
-    )
+    return _finding("telemetry", faults, "off in every tool", "Call `components.quiet.configure` first.")
 
 
 def triton_platform() -> Finding:
