@@ -11,6 +11,7 @@ from pathlib import Path
 
 import pytest
 
+from cli.main import PANELS
 from tests.flows.conftest import COMMAND, ROOT, Line, line
 from tests.flows.test_line import wait_for
 
@@ -37,6 +38,50 @@ def call(folder: Path, *arguments: str) -> subprocess.CompletedProcess[str]:
     return subprocess.run(
         [*COMMAND, *arguments], cwd=folder, env=ENVIRONMENT, capture_output=True, text=True, timeout=60
     )
+
+
+BROKEN = """
+import sys
+
+class Missing:
+    def find_spec(self, name, path=None, target=None):
+        if name.split(".")[0] in MISSING:
+            raise ModuleNotFoundError(f"No module named {name!r}", name=name)
+
+MISSING = {"filelock", "mlflow", "numpy", "onnxruntime", "pandas", "prefect", "pyarrow", "torch", "yaml"}
+sys.meta_path.insert(0, Missing())
+from cli.main import main
+main()
+"""
+
+
+@pytest.mark.parametrize(
+    ("arguments", "code", "said"),
+    [(("--help",), 0, "doctor"), (("doctor",), 1, "cannot be checked: No module named"), (("ingest",), 1, "No module")],
+)
+def test_help_and_doctor_speak_where_packages_are_missing(
+    arguments: tuple[str, ...], code: int, said: str, tmp_path: Path
+) -> None:
+    (tmp_path / "params.yaml").write_text("{}")
+    ended = subprocess.run(
+        [sys.executable, "-c", BROKEN, *arguments],
+        cwd=tmp_path,
+        env=ENVIRONMENT | {"COLUMNS": "300"},
+        capture_output=True,
+        text=True,
+        timeout=60,
+    )
+    assert ended.returncode == code and said in ended.stdout + ended.stderr
+    assert "Traceback" not in ended.stderr
+
+
+def test_every_command_stands_in_a_panel_of_help(tmp_path: Path) -> None:
+    shown = call(tmp_path, "--help").stdout
+    assert {*PANELS} <= {line.strip("╭─╮ ") for line in shown.splitlines()}
+    modules = {file.stem for file in (ROOT / "cli").glob("*.py")}
+    assert modules - {"__init__", "main", "options", "progress", "screen"} == {
+        name for names in PANELS.values() for name in names
+    }
 
 
 @pytest.mark.parametrize("machine", [False, True])

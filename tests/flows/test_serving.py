@@ -26,7 +26,7 @@ from components.embedder.runtime import Runtime
 from components.errors import EmbedlineError, Refused
 from components.registry import Verdict, models, promotion, tracking
 from components.registry.tracking import Run, Tracking
-from components.stages import BUNDLE, ONNX
+from components.workspace import BUNDLE, ONNX
 from flows import retrain
 from serving import TritonEmbedder, TritonServer, repository
 from serving.control import loaded

@@ -6,6 +6,7 @@ import sys
 from pathlib import Path
 
 import pytest
+from filelock import FileLock
 
 from components import lineage
 from components.errors import UsedWrongly
@@ -120,6 +121,10 @@ def test_a_second_writer_is_refused_with_the_first_one_s_process_number(tmp_path
     finally:
         holder.send_signal(signal.SIGKILL)
         holder.wait()
+    assert str(holder.pid) in (tmp_path / ".embedline" / "holder.json").read_text(), "left by the one that was killed"
+    begun = pytest.raises(UsedWrongly, match="another process has just begun")
+    with FileLock(tmp_path / ".embedline" / "lock"), begun, lineage.lock(tmp_path):
+        pass
     with lineage.lock(tmp_path):
         assert json.loads((tmp_path / ".embedline" / "holder.json").read_text())["pid"] == os.getpid()
     with lineage.lock(tmp_path):

@@ -3,6 +3,7 @@ import signal
 import subprocess
 import sys
 import time
+import warnings
 from collections.abc import Callable, Mapping
 from itertools import chain
 from pathlib import Path
@@ -122,6 +123,11 @@ def never_end(folder: Path, report: Report) -> None:
         time.sleep(0.05)
 
 
+def count_ignored_warnings(report: Report) -> None:
+    """Reports how many filters ignore what `configure` lets a process ignore."""
+    report(0, {"ignored": [each[::2] for each in warnings.filters].count(("ignore", FutureWarning, 0))})
+
+
 def ignore(step: int, metrics: Mapping[str, float]) -> None: ...
 
 
@@ -166,6 +172,15 @@ def test_two_processes_train_as_one_does_on_the_whole_batch(tmp_path: Path, left
     assert [step for step, _ in reports] == [0, 1, 2] * 3 and {told["rank"] for _, told in reports} == {0}
     assert [told["loss"] for _, told in reports[:3]] == pytest.approx([told["loss"] for _, told in alone], abs=1e-12)
     assert not left_over()
+
+
+def test_each_process_sets_its_own_switches() -> None:
+    bare = "import warnings; print([kind for action, _, kind, *_ in warnings.filters if kind is FutureWarning])"
+    found = subprocess.run([sys.executable, "-c", bare], capture_output=True, text=True, check=True)
+    assert found.stdout == "[]\n", "a fresh interpreter ignores no FutureWarning"
+    reports: list[Mapping[str, float]] = []
+    processes.launch(count_ignored_warnings, (), 2, lambda _, metrics: reports.append(metrics))
+    assert reports == [{"ignored": 1}]
 
 
 @pytest.mark.parametrize("total", [0, 1, 2, 7, 9])
