@@ -211,12 +211,12 @@ def compare(
     """
     from dataclasses import asdict
 
-    from components.comparison import compare as paired
     from components.evaluation.reports import comparison_table
+    from components.scores import compare as paired
     from flows.evaluate import COMPARISON_SAMPLES, read_scores
 
     one, other = read_scores(ours), read_scores(theirs)
-    found = paired(asdict(one), asdict(other), COMPARISON_SAMPLES, 0.95, same_prompts=False)
+    found = paired(one, other, COMPARISON_SAMPLES, 0.95, same_prompts=False)
     note = (
         None if one.prompts == other.prompts else "The prompts differ: each model was asked in its own family's words."
     )
@@ -357,7 +357,8 @@ def start_repository() -> None:
 
 
 def show_scores() -> None:
-    from components.evaluation import Scores, table
+    from components.evaluation import table
+    from components.scores import Scores
     from components.workspace import SCORES
 
     screen.print(table({file.stem: Scores.read(file) for file in sorted(SCORES.glob("*.json"), reverse=True)}))

@@ -20,8 +20,6 @@ from components.evaluation import (
     BATCHES_PER_CHUNK,
     AnyEmbedder,
     Done,
-    Model,
-    Scores,
     Suite,
     cached_vectors,
     dimension,
@@ -36,6 +34,7 @@ from components.evaluation.reports import published, report_page, worst, write_p
 from components.evaluation.siblings import SIBLINGS
 from components.evaluation.siblings.similarity import regression
 from components.evaluation.suites import chosen, mirrored_suite
+from components.scores import Model, Scores
 from components.workspace import DATA, SCORES, VECTORS
 
 EVALUATIONS = Path(".embedline") / "evaluations"

@@ -8,7 +8,7 @@ from components.evaluation.aggregate import aggregates, overall_interval, requir
 from components.evaluation.benchmark import Benchmark, Task, known_benchmarks, read_benchmark
 from components.evaluation.dev_score import DevScorer
 from components.evaluation.metrics import Ranks
-from components.evaluation.report import BATCHES_PER_CHUNK, SCORER, Model, Scores, TaskScore, evaluate, score, table
+from components.evaluation.report import BATCHES_PER_CHUNK, evaluate, score, table
 from components.evaluation.scoring import Cosine, ranks
 from components.evaluation.sets import EvaluationSet, Pool, Suite, read_suite
 from components.evaluation.stage import parameters, run
@@ -16,22 +16,18 @@ from components.evaluation.vectors import AnyEmbedder, Done, Progress, Side, cac
 
 __all__ = [
     "BATCHES_PER_CHUNK",
-    "SCORER",
     "AnyEmbedder",
     "Benchmark",
     "Cosine",
     "DevScorer",
     "Done",
     "EvaluationSet",
-    "Model",
     "Pool",
     "Progress",
     "Ranks",
-    "Scores",
     "Side",
     "Suite",
     "Task",
-    "TaskScore",
     "aggregates",
     "cached_vectors",
     "dimension",

@@ -16,9 +16,10 @@ from components.corpus import EVAL_SCHEMA, EvaluationTask, Item, Manifest, Tasks
 from components.corpus.layout import write_rows
 from components.corpus.manifest import data_digest
 from components.embedder import Vectors
-from components.evaluation import Model, Task
+from components.evaluation import Task
 from components.evaluation.config import Evaluation
 from components.evaluation.report import BATCHES_PER_CHUNK
+from components.scores import Model
 
 Rows = list[dict[str, Any]]
 MakeData = Callable[..., Path]

@@ -18,8 +18,9 @@ from components.corpus.layout import EVAL_SCHEMA, write_rows
 from components.embedder import Vectors
 from components.embedder.runtime import load_image
 from components.errors import DataInvalid, EmbedlineError
-from components.evaluation import Scores, evaluate, read_suite
+from components.evaluation import evaluate, read_suite
 from components.evaluation.sets import Collection
+from components.scores import Scores
 from tests.evaluation.conftest import CONFIG, MODEL, HashEmbedder, row, task, vouch, write_data
 
 Attack = Callable[[Path], object]

@@ -6,10 +6,10 @@ from collections.abc import Callable, Mapping
 from dataclasses import dataclass
 from pathlib import Path
 
-from components.evaluation.report import Scores
 from components.evaluation.sets import Suite
 from components.evaluation.siblings import control, geometry, mixed_modality, modality_use, multilingual, robustness
 from components.evaluation.vectors import Side
+from components.scores import Scores
 
 Build = Callable[[Suite, Path], Suite]
 Measure = Callable[[Suite, Scores, Mapping[str, tuple[Side, Side]]], dict[str, float]]

@@ -14,11 +14,11 @@ import numpy as np
 
 from components.corpus import Item, Query
 from components.corpus.item import ImageSource
-from components.evaluation.report import Scores
 from components.evaluation.scoring import Positions
 from components.evaluation.sets import Collection, Suite
 from components.evaluation.siblings.derived import MEND, as_it_is, derived_suite, derived_task
 from components.evaluation.vectors import Side
+from components.scores import Scores
 
 NAME = "control"
 ANSWER, KIND = "answer", "kind"

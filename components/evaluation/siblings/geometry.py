@@ -18,11 +18,11 @@ from numpy.typing import NDArray
 from components.corpus import Item
 from components.embedder import Vectors
 from components.errors import EmbedlineError
-from components.evaluation.report import Scores
 from components.evaluation.scoring import Positions
 from components.evaluation.sets import EvaluationSet, Suite
 from components.evaluation.siblings.derived import require_one_vector
 from components.evaluation.vectors import Side
+from components.scores import Scores
 
 NAME = "geometry"
 ITEMS = 2048

@@ -20,7 +20,6 @@ from numpy.typing import NDArray
 
 from components.corpus import Item, Query
 from components.corpus.item import ImageSource
-from components.evaluation.report import Scores
 from components.evaluation.sets import Collection, EvaluationSet, Suite
 from components.evaluation.siblings.derived import (
     MEND,
@@ -31,6 +30,7 @@ from components.evaluation.siblings.derived import (
     require_one_vector,
 )
 from components.evaluation.vectors import Side, similarity
+from components.scores import Scores
 
 NAME = "mixed-modality"
 FORMS = ("text", "image", "both")

@@ -18,12 +18,12 @@ import numpy as np
 from components.corpus import Item
 from components.evaluation.aggregate import CONFIDENCE, overall_interval
 from components.evaluation.metrics import Ranks, values
-from components.evaluation.report import Scores
 from components.evaluation.scoring import Positions
 from components.evaluation.sets import Collection, EvaluationSet, Suite
 from components.evaluation.siblings.derived import MEND, as_it_is, derived_suite, derived_task, questions_of
 from components.evaluation.vectors import Side
-from components.intervals import difference_interval
+from components.scores import Scores
+from components.scores.intervals import difference_interval
 
 NAME = "modality-use"
 

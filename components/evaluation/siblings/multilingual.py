@@ -20,9 +20,9 @@ from components.corpus.manifest import Distribution, file_sha256
 from components.errors import DataInvalid, UsedWrongly
 from components.evaluation.aggregate import groups, require_complete
 from components.evaluation.benchmark import Benchmark, Task
-from components.evaluation.report import Scores
 from components.evaluation.sets import MEND, Collection, EvaluationSet, Suite
 from components.evaluation.vectors import Side
+from components.scores import Scores
 
 ENGLISH = "en"
 CAPTIONS, IMAGE_NAMES = "test_1kcaptions_", "test_image_names.txt"

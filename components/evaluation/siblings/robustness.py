@@ -23,10 +23,10 @@ from PIL import Image, ImageEnhance, ImageFilter
 from components.corpus.item import ImageSource, Item
 from components.embedder.runtime import UnreadableImage, load_image
 from components.errors import DataInvalid
-from components.evaluation.report import Scores
 from components.evaluation.sets import Collection, EvaluationSet, Suite
 from components.evaluation.siblings.derived import MEND, as_it_is, derived_suite, derived_task, questions_of
 from components.evaluation.vectors import Side
+from components.scores import Scores
 
 NAME = "robustness"
 QUERIES_PER_SET = 100

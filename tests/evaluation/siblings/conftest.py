@@ -14,9 +14,10 @@ from PIL import Image
 from components.corpus import Item
 from components.embedder import Embedder, Vectors
 from components.embedder.runtime import load_image
-from components.evaluation import Scores, Suite, evaluate, read_suite
+from components.evaluation import Suite, evaluate, read_suite
 from components.evaluation.siblings import SIBLINGS
 from components.evaluation.vectors import Side, cached_vectors
+from components.scores import Scores
 from tests.evaluation.conftest import CHUNK, CONFIG, MODEL, Rows, row, write_data
 
 CONCEPTS = 36

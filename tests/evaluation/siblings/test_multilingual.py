@@ -12,10 +12,10 @@ from components.corpus.layout import write_rows
 from components.corpus.manifest import data_digest
 from components.embedder import Embedder, Vectors
 from components.errors import DataInvalid, EmbedlineError, UsedWrongly
-from components.evaluation import Scores, Suite, evaluate, read_suite
+from components.evaluation import Suite, evaluate, read_suite
 from components.evaluation.config import Evaluation
-from components.evaluation.report import Model
 from components.evaluation.siblings.multilingual import build, measure, xtd_suite
+from components.scores import Model, Scores
 from tests.evaluation.conftest import ConstantEmbedder, HashEmbedder, row, vouch, write_data
 
 PICTURES = 12
