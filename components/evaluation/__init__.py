@@ -1,7 +1,7 @@
 """MMEB scoring: `evaluate` scores a model on a suite of sets, `run` is the stage, `table` shows the scores.
 
 Where a set, a vector or a label is missing or broken there is no score; a tie counts as its expected value.
-`suites` and `siblings` hold further suites, `reports` what scores are shown as, `mteb_model` the way to mteb's tasks.
+`suites` and `probes` hold further suites, `reports` what scores are shown as, `mteb_model` the way to mteb's tasks.
 """
 
 from components.evaluation.aggregate import aggregates, overall_interval, require_complete

@@ -13,7 +13,7 @@ from components.embedder import OnnxEmbedder, runtime
 from components.evaluation import evaluate, read_suite
 from components.registry import Verdict, models, tracking
 from components.scores import Model, Scores
-from components.stages import DATA, SCORES, VECTORS
+from components.workspace import DATA, SCORES, VECTORS
 from flows.retrain import compare_with_champion
 from tests.evaluation.conftest import row, write_data
 from tests.registry.conftest import DIMENSION, WORDS, write_graphs

@@ -27,7 +27,7 @@ from components.errors import EmbedlineError, Refused
 from components.registry import Verdict, models, promotion, tracking
 from components.registry.tracking import Run, Tracking
 from components.scores import Model
-from components.stages import BUNDLE, ONNX
+from components.workspace import BUNDLE, ONNX
 from flows import retrain
 from flows.serve import serve_versions, served_versions
 from serving import TritonEmbedder, TritonServer, repository
