@@ -10,14 +10,8 @@ import yaml
 from components.corpus.manifest import Manifest
 from components.scores import Scores
 
-MODELS = ("teacher", "student", "onnx-fp32", "onnx-int8")
+TRAINED, EXPORTED = ("teacher", "student"), "onnx-"
 GROUPS = ("overall", "IND", "OOD", "classification", "vqa", "retrieval", "grounding")
-CAPTIONS = {
-    "teacher": "teacher",
-    "student": "student",
-    "onnx-fp32": "exported, fp32",
-    "onnx-int8": "exported, int8",
-}
 
 
 def model_card(
@@ -33,7 +27,7 @@ def model_card(
     `scores` are those of each model by its name, of which `onnx-VARIANT` is the shipped one; `lineage` holds the facts
     that are known when the card is written (commit, DVC hash of the data), each printed as it is called.
     """
-    shipped = scores[f"onnx-{variant}"]
+    shipped = scores[EXPORTED + variant]
     return "\n\n".join(
         (
             f"# {name}",
@@ -81,8 +75,8 @@ def _data(manifest: Manifest) -> str:
 
 
 def _score_table(scores: Mapping[str, Scores]) -> str:
-    models = [model for model in MODELS if model in scores]
-    rows = [("", *(CAPTIONS[model] for model in models)), ("---", *("---:" for _ in models))]
+    models = [*TRAINED, *sorted(model for model in scores if model.startswith(EXPORTED))]
+    rows = [("", *(model.replace(EXPORTED, "exported, ") for model in models)), ("---", *("---:" for _ in models))]
     for group in GROUPS:
         values = [scores[model].aggregates.get(group) for model in models]
         rows.append((group, *("-" if value is None else f"{100 * value:.1f}" for value in values)))
