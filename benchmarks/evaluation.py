@@ -34,10 +34,11 @@ from mteb.mocks.mock_tasks.retrieval import MockAny2AnyRetrievalT2ITask
 from components import config as configuration
 from components.corpus import Item
 from components.embedder import Embedder, OnnxEmbedder, Vectors, fingerprint
-from components.evaluation import Cosine, EvaluationSet, Model, Scores, Suite, evaluate, ranks, read_suite
+from components.evaluation import Cosine, EvaluationSet, Suite, evaluate, ranks, read_suite
 from components.evaluation.metrics import values
 from components.evaluation.mteb_model import MtebModel
 from components.evaluation.scoring import Positions, joined, normalised, taken
+from components.scores import Model, Scores
 from components.workspace import DATA, ONNX
 from table import Row, show
 

@@ -9,15 +9,16 @@ from __future__ import annotations
 
 from collections.abc import Callable, Iterator, Sequence
 from functools import partial
-from typing import Annotated, Any
+from typing import Annotated
 
 import numpy as np
 import typer
 from numpy.typing import NDArray
 
-from components.intervals import Values, difference_interval, mean_interval
 from components.registry import compare
 from components.registry.config import Promotion
+from components.scores import SCORER, Model, Scores, TaskScore
+from components.scores.intervals import Values, difference_interval, mean_interval
 from table import Row, show
 
 MARGIN, CONFIDENCE = 0.01, 0.95
@@ -83,7 +84,7 @@ def called() -> Row:
     agreed, decisions = 0, set()
     for _ in range(GATES_CALLED):
         sets = [each[0] for each in differences(MANY, 0.1, 0.0, 1, generator)]
-        verdict = compare(score_file(sets, 1.0), score_file(sets, -1.0), PROMOTION, task_names(sets))
+        verdict = compare(scores_of(sets, 1.0), scores_of(sets, -1.0), PROMOTION, task_names(sets))
         agreed += verdict.passed == bool(difference_interval(sets, 2 * CONFIDENCE - 1)[0] >= -MARGIN)
         decisions.add(verdict.passed)
     if len(decisions) < 2:
@@ -173,19 +174,18 @@ def task_names(sets: Sets) -> list[str]:
     return [str(index) for index in range(len(sets))]
 
 
-def score_file(sets: Sets, sign: float) -> dict[str, Any]:
-    """Returns the score file of a model that has a hit where the differences have this sign."""
+def scores_of(sets: Sets, sign: float) -> Scores:
+    """Returns the scores of a model that has a hit where the differences have this sign."""
     tasks = {}
     for name, each in zip(task_names(sets), sets, strict=True):
         found = each * sign > 0
-        tasks[name] = {
-            "metric": "hit@1", "score": float(found.mean()), "queries": len(found), "candidates": 10, "tie_rate": 0.0,
-            "values": found.astype(float).tolist(),
-        }  # fmt: skip
-    return {
-        "model": {"fingerprint": f"{sign:+.0f}"}, "dataset_digest": "data", "scorer": "2", "prompts": "prompts",
-        "tasks": tasks, "aggregates": {"overall": float(np.mean([task["score"] for task in tasks.values()]))},
-    }  # fmt: skip
+        tasks[name] = TaskScore(
+            "image", "retrieval", None, "hit@1", float(found.mean()), (0.0, 1.0), len(found), 10, 0.0,
+            found.astype(float).tolist(), {},
+        )  # fmt: skip
+    means = dict.fromkeys(("overall", "retrieval"), float(np.mean([task.score for task in tasks.values()])))
+    model = Model("simulated", f"{sign:+.0f}", 1, None)
+    return Scores(model, "simulated", "data", SCORER, "prompts", tasks, [], [], means, {})
 
 
 if __name__ == "__main__":

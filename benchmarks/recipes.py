@@ -35,9 +35,10 @@ from components import config as configuration
 from components.config import Config
 from components.corpus import Item, Manifest, task_names
 from components.embedder import Embedder, TorchEmbedder, Vectors, fingerprint
-from components.evaluation import DevScorer, Model, Scores, evaluate, read_suite
+from components.evaluation import DevScorer, evaluate, read_suite
 from components.evaluation.sets import Split
 from components.profiles import overlay, read_profile
+from components.scores import Model, Scores
 from components.training import TrainingPaths, embed_with_teacher, mine_negatives, train_model
 from components.training.train import digest
 from components.workspace import DATA, STATE, TEACHER

@@ -23,12 +23,12 @@ def compare(
 
     Example: `embedline compare student teacher`
     """
-    from components.comparison import compare as paired
     from components.evaluation.any_model import read_scores
     from components.evaluation.reports import comparison_table
+    from components.scores import compare as paired
 
     one, other = read_scores(ours), read_scores(theirs)
-    found = paired(asdict(one), asdict(other), SAMPLES, CONFIDENCE, same_prompts=False)
+    found = paired(one, other, SAMPLES, CONFIDENCE, same_prompts=False)
     note = (
         None if one.prompts == other.prompts else "The prompts differ: each model was asked in its own family's words."
     )

@@ -27,7 +27,7 @@ def evaluate(
         ),
     ],
     suite: Annotated[
-        str, typer.Option(help="data, mmeb-v1, mmeb-v2, mteb:TASK, sts:FILE, or a sibling such as robustness.")
+        str, typer.Option(help="data, mmeb-v1, mmeb-v2, xtd, mteb:TASK, sts:FILE, or a probe such as robustness.")
     ] = "data",
     mirror: Annotated[Path | None, typer.Option(help="The folder that holds a published benchmark's files.")] = None,
     task: Annotated[list[str] | None, typer.Option(help="Score this set alone; may be repeated.")] = None,

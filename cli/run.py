@@ -42,7 +42,8 @@ def run(git: Git = False, machine: Machine = False) -> None:
 
 def show_scores() -> None:
     """Prints the table of all models that the round has scored."""
-    from components.evaluation import Scores, table
+    from components.evaluation import table
+    from components.scores import Scores
     from components.workspace import SCORES
 
     screen.print(table({file.stem: Scores.read(file) for file in sorted(SCORES.glob("*.json"), reverse=True)}))

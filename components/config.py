@@ -3,7 +3,7 @@
 from __future__ import annotations
 
 import difflib
-from collections.abc import Mapping
+from collections.abc import Iterable, Mapping
 from pathlib import Path
 from typing import Annotated, Any, Self, get_args, get_origin
 
@@ -39,6 +39,12 @@ class Config(Section):
     def _student_is_a_dual_encoder(self) -> Self:
         fits = isinstance(self.distillation.backbone, Towers)
         return demand(self, fits, "distillation.backbone: what is exported is a dual encoder: kind must be towers")
+
+    @model_validator(mode="after")
+    def _served_is_exported(self) -> Self:
+        served, exported = self.serving.variant, self.export.names
+        otherwise = f"serving.variant: {served!r} is not exported; export.variants has {', '.join(exported)}"
+        return demand(self, served in exported, otherwise)
 
     @model_validator(mode="after")
     def _negatives_are_mined(self) -> Self:
@@ -140,17 +146,23 @@ def _place(location: tuple[Any, ...], content: Any) -> tuple[list[str], list[str
             continue
         place.append(str(part))
         content = content[part] if _holds(content, part) else None
-        if not _is_section(within):
-            known, within = [], (get_args(within) or (None,))[-1]
-            continue
-        known = list(within.model_fields)
-        field = within.model_fields.get(part)
-        found = [one for one in field.metadata if isinstance(one, FoundByName)] if field else []
-        if found and isinstance(content, Mapping) and content.get(found[0].key) in found[0].names():
-            within = found[0].settings(content[found[0].key])
+        if _is_section(within):
+            known = list(within.model_fields)
+            field = within.model_fields.get(part)
+            kind, metadata = (field.annotation, field.metadata) if field else (None, [])
         else:
-            within = field.annotation if field else None
+            known, kind = [], (get_args(within) or (None,))[-1]
+            metadata = getattr(kind, "__metadata__", [])
+        within = _chosen(metadata, content) or kind
     return place, known
+
+
+def _chosen(metadata: Iterable[Any], content: Any) -> type[Section] | None:
+    """Returns the settings of the module that `content` names, where the metadata say that it names one."""
+    for found in metadata:
+        if isinstance(found, FoundByName) and isinstance(content, Mapping) and content.get(found.key) in found.names():
+            return found.settings(content[found.key])
+    return None
 
 
 def _is_section(kind: Any) -> bool:

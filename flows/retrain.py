@@ -20,9 +20,10 @@ from components.config import Config
 from components.corpus import Manifest
 from components.embedder import OnnxEmbedder, fingerprint
 from components.errors import Refused, UsedWrongly
-from components.evaluation import Model, evaluate, read_suite
+from components.evaluation import evaluate, read_suite
 from components.registry import Verdict, compare, infrastructure, models, promotion, tracking
 from components.registry.tracking import Run, Tracking
+from components.scores import Model, Scores
 from components.stages import STAGES
 from components.stages.inputs import declare
 from components.workspace import ARTIFACTS, BUNDLE, DATA, ONNX, SCORES, STATE, VECTORS
@@ -159,7 +160,7 @@ def compare_with_champion(config: Config, tracked: Tracking, champion: str | Non
     suite = read_suite(DATA, cache=VECTORS)
     scores = evaluate(embedder, served, suite, config.evaluation, VECTORS, lambda _: None)
     known = dataclasses.replace(scores, model=dataclasses.replace(served, fingerprint=identity))
-    return compare(challenger, dataclasses.asdict(known), config.promotion, sets)
+    return compare(challenger, known, config.promotion, sets)
 
 
 @task(
@@ -199,7 +200,7 @@ def publish(config: Config, quality: Verdict) -> None:
 def write_lineage(config: Config, round_: Run, version: str) -> None:
     """Writes `artifacts/lineage.json` and keeps it with the round in MLflow."""
     found = lineage.collect(Path(), config.model_dump(), round_.run_id, str(flow_run.get_id()))
-    fingerprint = read_scores(f"onnx-{config.serving.variant}")["model"]["fingerprint"]
+    fingerprint = read_scores(f"onnx-{config.serving.variant}").model.fingerprint
     path = ARTIFACTS / lineage.LINEAGE
     dataclasses.replace(
         found, score_fingerprint=fingerprint, model_name=models.MODEL, model_version=version, triton_version=version
@@ -207,8 +208,8 @@ def write_lineage(config: Config, round_: Run, version: str) -> None:
     round_.log_file(path)
 
 
-def read_scores(name: str) -> dict[str, Any]:
-    return read_json(SCORES / f"{name}.json")
+def read_scores(name: str) -> Scores:
+    return Scores.read(SCORES / f"{name}.json")
 
 
 def read_json(path: Path) -> dict[str, Any]:

@@ -2,7 +2,7 @@ import importlib
 import json
 from collections.abc import Callable
 from pathlib import Path
-from typing import Any, get_args
+from typing import Any
 
 import jsonschema  # type: ignore[import-untyped]
 import pytest
@@ -12,12 +12,13 @@ from pydantic import ValidationError
 from components import config as configuration
 from components.config import parse, read, schema
 from components.errors import UsedWrongly
-from components.export.config import ParityCosine, Serving
+from components.export.config import Serving
 from components.training import losses
 
 ROOT = Path(__file__).parents[1]
 PARAMS = ROOT / configuration.PARAMETERS
 Change = Callable[..., dict[str, Any]]
+FP32 = {"name": "fp32", "parity_cosine": 0.5}
 PRETRAINED_IMAGE = {"kind": "pretrained", "model": "a-tower", "image_size": 64}
 
 
@@ -185,13 +186,33 @@ def test_what_does_not_fit_together_is_refused(key: str, value: Any, said: str, 
     assert refusal(changed(key, value)).startswith(f"params.yaml: {said}")
 
 
-@pytest.mark.parametrize("variant", ["fp32", "int8"])
-def test_every_variant_that_is_exported_and_can_be_served_has_its_parity_limit(variant: str, changed: Change) -> None:
+@pytest.mark.parametrize(("place", "variant"), [(0, "fp32"), (1, "int8")])
+def test_every_variant_that_is_exported_can_be_served_and_has_its_parity_limit(
+    place: int, variant: str, changed: Change
+) -> None:
     assert parse(changed("serving.variant", variant)).serving.variant == variant
-    said = f"params.yaml: export.parity_cosine.{variant}: is missing"
-    assert refusal(changed(f"export.parity_cosine.{variant}")) == said
-    assert "export.parity_cosine.int4: unknown key" in refusal(changed("export.parity_cosine.int4", 0.5))
-    assert set(ParityCosine.model_fields) == set(get_args(Serving.model_fields["variant"].annotation))
+    said = f"params.yaml: export.variants.{place}.parity_cosine: is missing"
+    assert refusal(changed(f"export.variants.{place}.parity_cosine")) == said
+    said = f"params.yaml: export.variants.{place}.parity_cosin: unknown key; did you mean 'parity_cosine'?"
+    assert refusal(changed(f"export.variants.{place}.parity_cosin", 0.5)) == said
+
+
+@pytest.mark.parametrize(
+    ("variants", "said"),
+    [
+        ([], "export.variants: List should have at least 1 item"),
+        ([FP32], "serving.variant: 'int8' is not exported; export.variants has fp32"),
+        ([FP32, FP32], "export: variants names one of them twice"),
+        ([{"parity_cosine": 0.5}], "export.variants.0.name: is missing"),
+        ([FP32 | {"name": "int4"}], "export.variants.0.name: should be one of 'fp32', 'int8'; did you mean 'int8'?"),
+        ([FP32 | {"calibration_images": 1}], "export.variants.0.calibration_images: unknown key"),
+        ([FP32 | {"parity_cosine": 2.0}], "export.variants.0.parity_cosine: should be less than or equal to 1"),
+    ],
+)
+def test_variants_that_are_none_and_one_that_is_not_exported_are_refused(
+    variants: list[Any], said: str, changed: Change
+) -> None:
+    assert refusal(changed("export.variants", variants)).startswith(f"params.yaml: {said}")
 
 
 def test_hard_negatives_that_are_mined_can_be_asked_for(changed: Change) -> None:

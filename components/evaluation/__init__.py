@@ -1,14 +1,14 @@
 """MMEB scoring: `evaluate` scores a model on a suite of sets, `run` is the stage, `table` shows the scores.
 
 Where a set, a vector or a label is missing or broken there is no score; a tie counts as its expected value.
-`suites` and `siblings` hold further suites, `reports` what scores are shown as, `mteb_model` the way to mteb's tasks.
+`suites` and `probes` hold further suites, `reports` what scores are shown as, `mteb_model` the way to mteb's tasks.
 """
 
 from components.evaluation.aggregate import aggregates, overall_interval, require_complete
 from components.evaluation.benchmark import Benchmark, Task, known_benchmarks, read_benchmark
 from components.evaluation.dev_score import DevScorer
 from components.evaluation.metrics import Ranks
-from components.evaluation.report import BATCHES_PER_CHUNK, SCORER, Model, Scores, TaskScore, evaluate, score, table
+from components.evaluation.report import BATCHES_PER_CHUNK, evaluate, score, table
 from components.evaluation.scoring import Cosine, ranks
 from components.evaluation.sets import EvaluationSet, Pool, Suite, read_suite
 from components.evaluation.stage import parameters, run
@@ -16,22 +16,18 @@ from components.evaluation.vectors import AnyEmbedder, Done, Progress, Side, cac
 
 __all__ = [
     "BATCHES_PER_CHUNK",
-    "SCORER",
     "AnyEmbedder",
     "Benchmark",
     "Cosine",
     "DevScorer",
     "Done",
     "EvaluationSet",
-    "Model",
     "Pool",
     "Progress",
     "Ranks",
-    "Scores",
     "Side",
     "Suite",
     "Task",
-    "TaskScore",
     "aggregates",
     "cached_vectors",
     "dimension",

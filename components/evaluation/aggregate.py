@@ -9,7 +9,7 @@ from numpy.typing import NDArray
 
 from components.errors import EmbedlineError
 from components.evaluation.benchmark import Task
-from components.intervals import mean_interval
+from components.scores.intervals import mean_interval
 
 CONFIDENCE = 0.95
 

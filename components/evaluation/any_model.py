@@ -14,9 +14,7 @@ from components.evaluation import (
     BATCHES_PER_CHUNK,
     AnyEmbedder,
     Done,
-    Model,
     Progress,
-    Scores,
     Suite,
     cached_vectors,
     dimension,
@@ -26,11 +24,13 @@ from components.evaluation import (
     score,
 )
 from components.evaluation.config import Evaluation
+from components.evaluation.probes import probe, probe_names
 from components.evaluation.prompts import require_backbone
 from components.evaluation.reports import published, report_page, worst, write_page
-from components.evaluation.siblings import SIBLINGS
-from components.evaluation.siblings.similarity import regression
+from components.evaluation.similarity import regression
 from components.evaluation.suites import chosen, mirrored_suite
+from components.evaluation.xtd import XTD, xtd_suite
+from components.scores import Model, Scores
 from components.workspace import DATA, SCORES, STATE, VECTORS
 
 EVALUATIONS = STATE / "evaluations"
@@ -44,7 +44,7 @@ paths of precomputed vectors are relative to."""
 
 @dataclass(frozen=True)
 class Evaluated:
-    """What an evaluation leaves: the scores, a sibling's own numbers if all its sets were scored, how many items a
+    """What an evaluation leaves: the scores, a probe's own numbers if all its sets were scored, how many items a
     second the model encoded, and where the scores and their page lie."""
 
     scores: Scores
@@ -77,8 +77,8 @@ def evaluate_model(
     sides, speed = cached_vectors(embedder, embedder.name, fingerprint, suite, chunk, VECTORS, progress)
     described = Model(embedder.name, fingerprint, dimension(sides), _parameters(model))
     scores = score(described, suite, sides)
-    sibling = SIBLINGS.get(questions.suite)
-    measured = sibling.measure(suite, scores, sides) if sibling and not suite.missing else {}
+    by = "multilingual" if questions.suite == XTD else questions.suite
+    measured = probe(by).measure(suite, scores, sides) if by in probe_names() and not suite.missing else {}
     file = EVALUATIONS / questions.suite / f"{_file_name(scores, questions)}.json"
     scores.write(file)
     beside = published() if questions.suite == "mmeb-v1" else {}
@@ -116,15 +116,17 @@ def find_suite(questions: Questions) -> Suite:
     """Returns the suite of that name, or the chosen sets of it. Raises `UsedWrongly` that names the known ones."""
     name, tasks = questions.suite, questions.tasks
     _require_fitting(questions)
-    if name in known_benchmarks():
+    if name in (*known_benchmarks(), XTD):
         if questions.mirror is None:
             raise UsedWrongly(f"{name} needs its files", "Name the folder that holds them with --mirror.")
+        if name == XTD:
+            return chosen(xtd_suite(questions.mirror), tasks)
         return mirrored_suite(name, questions.mirror, tasks, questions.backbone, VECTORS)
     suite = read_suite(DATA, cache=VECTORS)
-    if name in SIBLINGS:
-        return chosen(SIBLINGS[name].build(suite, EVALUATIONS / name / "images"), tasks)
+    if name in probe_names():
+        return chosen(probe(name).build(suite, EVALUATIONS / name / "images"), tasks)
     if name not in (suite.benchmark.name, "data"):
-        known = ", ".join((suite.benchmark.name, *known_benchmarks(), *SIBLINGS))
+        known = ", ".join((suite.benchmark.name, *known_benchmarks(), XTD, *probe_names()))
         raise UsedWrongly(f"{name}: there is no such suite", f"Name one of {known}, {MTEB}TASK or {SIMILARITY}FILE.")
     return chosen(suite, tasks)
 
@@ -142,12 +144,13 @@ def _require_fitting(questions: Questions) -> None:
     """Raises `UsedWrongly` for what a suite does not take, and for an unknown backbone."""
     if questions.backbone is not None:
         require_backbone(questions.backbone)
-    if questions.suite not in known_benchmarks():
-        for option, value in (("--backbone", questions.backbone), ("--mirror", questions.mirror)):
-            if value is not None:
-                raise UsedWrongly(
-                    f"{questions.suite} takes no {option}", f"{option} is for {', '.join(known_benchmarks())}."
-                )
+    worded = known_benchmarks()
+    for option, value, takers in (
+        ("--backbone", questions.backbone, worded),
+        ("--mirror", questions.mirror, (*worded, XTD)),
+    ):
+        if value is not None and questions.suite not in takers:
+            raise UsedWrongly(f"{questions.suite} takes no {option}", f"{option} is for {', '.join(takers)}.")
 
 
 def _file_name(scores: Scores, questions: Questions) -> str:

@@ -8,9 +8,10 @@ from pathlib import Path
 
 from components.embedder import Embedder
 from components.evaluation.config import Evaluation
-from components.evaluation.report import Model, evaluate
+from components.evaluation.report import evaluate
 from components.evaluation.sets import read_suite
 from components.evaluation.vectors import Done
+from components.scores import Model
 
 
 @dataclass(frozen=True)

@@ -14,9 +14,10 @@ from components.artifact import whole
 from components.backends.directory import unopened_directory
 from components.embedder import fingerprint
 from components.errors import EmbedlineError
-from components.evaluation.report import BATCHES_PER_CHUNK, Model, Scores, score
+from components.evaluation.report import BATCHES_PER_CHUNK, score
 from components.evaluation.sets import read_suite
 from components.evaluation.vectors import Done, cached_vectors, dimension
+from components.scores import Model, Scores
 
 if TYPE_CHECKING:
     from components.config import Config

@@ -2,28 +2,36 @@
 
 from __future__ import annotations
 
-from typing import Annotated, Literal, Self
+from typing import Annotated, Any, Self
 
 from pydantic import Field, model_validator
 
-from components.sections import Fraction, Port, Positive, Section, demand
+from components.found_by_name import FoundByName
+from components.sections import Port, Positive, Section, demand
 
-
-class ParityCosine(Section):
-    """The least cosine of each exported variant's vectors to the student's: none is written without proof."""
-
-    fp32: Fraction
-    int8: Fraction
+VARIANTS = FoundByName("components.export.variants", "name")
 
 
 class Export(Section):
     opset: Annotated[int, Field(ge=18, le=20)]
-    parity_cosine: ParityCosine
+    variants: Annotated[list[Annotated[Any, VARIANTS]], Field(min_length=1)]
     parity_items: Positive
+
+    @property
+    def names(self) -> list[str]:
+        """The names of the variants, in their order."""
+        return [variant.name for variant in self.variants]
+
+    def modules(self) -> list[str]:
+        return [f"{VARIANTS.package}.{name}" for name in self.names]
+
+    @model_validator(mode="after")
+    def _names_a_variant_once(self) -> Self:
+        return demand(self, len(self.names) == len(set(self.names)), "variants names one of them twice")
 
 
 class Serving(Section):
-    variant: Literal["fp32", "int8"]
+    variant: str
     http_port: Port
     grpc_port: Port
     metrics_port: Port

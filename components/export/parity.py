@@ -56,7 +56,7 @@ def demand(found: Parity, variant: str, least: float) -> None:
         raise Refused(
             f"the {variant} graphs answer otherwise than the model: cosine {found.minimum:.5f} < {least} "
             f"for {found.worst} (mean {found.mean:.5f} of {found.items} items)",
-            f"Look at export.parity_cosine.{variant} in params.yaml; a wrong export is far below, rounding just below.",
+            f"Look at parity_cosine of {variant} in params.yaml; a wrong export is far below, rounding just below.",
         )
     if not found.batch_difference <= MOST_BATCH_DIFFERENCE:
         raise Refused(

@@ -8,47 +8,41 @@ from typing import Any
 import yaml
 
 from components.corpus.manifest import Manifest
+from components.scores import Scores
 
-MODELS = ("teacher", "student", "onnx-fp32", "onnx-int8")
+TRAINED, EXPORTED = ("teacher", "student"), "onnx-"
 GROUPS = ("overall", "IND", "OOD", "classification", "vqa", "retrieval", "grounding")
-CAPTIONS = {
-    "teacher": "teacher",
-    "student": "student",
-    "onnx-fp32": "exported, fp32",
-    "onnx-int8": "exported, int8",
-}
 
 
 def model_card(
     name: str,
     variant: str,
-    scores: Mapping[str, Mapping[str, Any]],
+    scores: Mapping[str, Scores],
     manifest: Manifest,
     parameters: Mapping[str, Any],
     lineage: Mapping[str, Any],
 ) -> str:
     """Returns the card as Markdown.
 
-    `scores` are the score files by model name, of which `onnx-VARIANT` is the shipped one; `lineage` holds the facts
+    `scores` are those of each model by its name, of which `onnx-VARIANT` is the shipped one; `lineage` holds the facts
     that are known when the card is written (commit, DVC hash of the data), each printed as it is called.
     """
-    shipped = scores[f"onnx-{variant}"]
-    model = shipped["model"]
+    shipped = scores[EXPORTED + variant]
     return "\n\n".join(
         (
             f"# {name}",
-            f"A multimodal embedding model: text, an image, or both become one vector of {model['dimension']} numbers, "
-            "so that what belongs together lies close. It is a student of "
-            f"{scores['student']['model']['parameters']:,} parameters, distilled from a teacher of "
-            f"{scores['teacher']['model']['parameters']:,}, exported to ONNX ({variant}).",
+            f"A multimodal embedding model: text, an image, or both become one vector of "
+            f"{shipped.model.dimension} numbers, so that what belongs together lies close. It is a student of "
+            f"{scores['student'].model.parameters:,} parameters, distilled from a teacher of "
+            f"{scores['teacher'].model.parameters:,}, exported to ONNX ({variant}).",
             "## Intended use\n\nSearch and recommendation over text and images like those of the data below: names to "
             "images, images to names, classification by name, questions about a picture, finding the named object. "
             "Vectors have length 1 and are compared by their dot product; the leading part of a vector, normalised "
             "again, is a smaller embedding.",
             f"## Languages\n\n{_languages(manifest)}",
             f"## Data\n\n{_data(manifest)}",
-            f"## Scores\n\nhit@1 in percent on the evaluation sets of data set `{shipped['dataset_digest']}`, scorer "
-            f"{shipped['scorer']}, prompts `{shipped['prompts']}`. IND: training has seen the like of it; OOD: it has "
+            f"## Scores\n\nhit@1 in percent on the evaluation sets of data set `{shipped.dataset_digest}`, scorer "
+            f"{shipped.scorer}, prompts `{shipped.prompts}`. IND: training has seen the like of it; OOD: it has "
             f"not.\n\n{_score_table(scores)}",
             f"### By evaluation set\n\n{_task_table(shipped, scores['teacher'])}",
             "## Limits\n\n"
@@ -56,7 +50,7 @@ def model_card(
             "* It knows no more facts than its data: no reading of text in pictures, no people, places or events.\n"
             "* Its similarities are for ranking; they are no probabilities, and do not compare between versions.\n"
             "* It was not examined for bias; do not use it to judge people.",
-            f"## Where it comes from\n\n{_facts({**lineage, 'model fingerprint': model['fingerprint']})}",
+            f"## Where it comes from\n\n{_facts({**lineage, 'model fingerprint': shipped.model.fingerprint})}",
             f"## Parameters\n\n```yaml\n{yaml.safe_dump(dict(parameters), sort_keys=True).rstrip()}\n```\n",
         )
     )
@@ -80,21 +74,21 @@ def _data(manifest: Manifest) -> str:
     )
 
 
-def _score_table(scores: Mapping[str, Mapping[str, Any]]) -> str:
-    models = [model for model in MODELS if model in scores]
-    rows = [("", *(CAPTIONS[model] for model in models)), ("---", *("---:" for _ in models))]
+def _score_table(scores: Mapping[str, Scores]) -> str:
+    models = [*TRAINED, *sorted(model for model in scores if model.startswith(EXPORTED))]
+    rows = [("", *(model.replace(EXPORTED, "exported, ") for model in models)), ("---", *("---:" for _ in models))]
     for group in GROUPS:
-        values = [scores[model]["aggregates"].get(group) for model in models]
+        values = [scores[model].aggregates.get(group) for model in models]
         rows.append((group, *("-" if value is None else f"{100 * value:.1f}" for value in values)))
-    rows.append(("parameters", *(f"{scores[model]['model']['parameters']:,}" for model in models)))
+    rows.append(("parameters", *(f"{scores[model].model.parameters:,}" for model in models)))
     return "\n".join(f"| {' | '.join(row)} |" for row in rows)
 
 
-def _task_table(shipped: Mapping[str, Any], teacher: Mapping[str, Any]) -> str:
+def _task_table(shipped: Scores, teacher: Scores) -> str:
     rows = [
-        f"| {name} | {task['meta_task']} | {task['distribution']} | {task['queries']:,} | {task['candidates']:,} "
-        f"| {100 * teacher['tasks'][name]['score']:.1f} | {100 * task['score']:.1f} |"
-        for name, task in sorted(shipped["tasks"].items())
+        f"| {name} | {task.meta_task} | {task.distribution} | {task.queries:,} | {task.candidates:,} "
+        f"| {100 * teacher.tasks[name].score:.1f} | {100 * task.score:.1f} |"
+        for name, task in sorted(shipped.tasks.items())
     ]
     head = "| set | meta-task | | queries | candidates | teacher | shipped |\n|---|---|---|---:|---:|---:|---:|\n"
     return head + "\n".join(rows)

@@ -1,7 +1,7 @@
 """The two blessings. Missing evidence refuses; nothing is averaged over what happens to be there.
 
 Quality: the challenger reaches every floor, and, against a champion scored on the same queries, is not worse, by
-the one comparison of the project (`components/comparison.py`).
+the one comparison of the project (`components/scores/comparison.py`).
 
 * overall: the lower bound of the mean difference over tasks lies above `-margin` (non-inferiority). A model that is
   just as much worse passes with a probability of at most `1 - confidence`, however few the queries: few are refused,
@@ -24,12 +24,10 @@ from typing import Any, Literal
 
 import numpy as np
 
-from components import comparison
 from components.errors import Refused
 from components.registry.config import Promotion
+from components.scores import Difference, Scores, comparison, defects
 
-Scores = Mapping[str, Any]
-"""The content of a score file."""
 ROUNDING = 1e-6
 
 
@@ -89,15 +87,15 @@ def compare(challenger: Scores, champion: Scores | None, config: Promotion, task
     if not reasons:
         reasons = _below_floors(challenger, config.floors)
         if champion is None:
-            scored = {name: task["score"] for name, task in sorted(challenger["tasks"].items())}
-            everything = {"overall": challenger["aggregates"]["overall"], **scored}
-            table = [{"name": name, "challenger": float(score)} for name, score in everything.items()]
+            scored = {name: task.score for name, task in sorted(challenger.tasks.items())}
+            everything = {"overall": challenger.aggregates["overall"], **scored}
+            table = [{"name": name, "challenger": score} for name, score in everything.items()]
         else:
             table, worse = _paired(challenger, champion, config)
             reasons += worse
     return Verdict(
-        "quality", _fingerprint(challenger), _fingerprint(champion) if champion else None, tuple(reasons), tuple(table),
-        config.model_dump(),
+        "quality", challenger.model.fingerprint, champion.model.fingerprint if champion else None, tuple(reasons),
+        tuple(table), config.model_dump(),
     )  # fmt: skip
 
 
@@ -143,7 +141,7 @@ def _paired(challenger: Scores, champion: Scores, config: Promotion) -> tuple[li
     return table, reasons
 
 
-def _not_shown(found: comparison.Difference, config: Promotion) -> str:
+def _not_shown(found: Difference, config: Promotion) -> str:
     """Returns why a difference is not shown to lie above the margin: ours is worse, or nobody knows."""
     what = "worse" if found.upper < 0 else "not enough evidence"
     return (
@@ -153,7 +151,7 @@ def _not_shown(found: comparison.Difference, config: Promotion) -> str:
     )
 
 
-def _row(found: comparison.Difference) -> dict[str, Any]:
+def _row(found: Difference) -> dict[str, Any]:
     return {
         "name": found.name,
         "challenger": found.ours,
@@ -165,54 +163,36 @@ def _row(found: comparison.Difference) -> dict[str, Any]:
 
 
 def _defects(scores: Scores, tasks: Collection[str]) -> list[str]:
-    """Returns what makes a score file no evidence."""
-    defects = [f"{key} is missing" for key in ("dataset_digest", "scorer", "prompts") if not scores.get(key)]
-    defects += [] if scores.get("model", {}).get("fingerprint") else ["the model's fingerprint is missing"]
-    scored = scores.get("tasks", {})
-    defects += [f"{name}: was not scored" for name in sorted(set(tasks) - set(scored))]
-    defects += [f"{name}: is no evaluation set of the data set" for name in sorted(set(scored) - set(tasks))]
-    defects += [] if scored else ["no task was scored"]
-    sound = []
-    for name, task in sorted(scored.items()):
-        defect = _task_defect(task)
-        defects += [f"{name}: {defect}"] if defect else []
-        sound += [] if defect else [task]
-    if len(sound) == len(scored) and scored:
-        defects += _aggregate_defects(scores.get("aggregates", {}), sound)
-    return defects
+    """Returns what makes scores no evidence for a gate."""
+    scored = scores.tasks
+    found = [f"{name}: was not scored" for name in sorted(set(tasks) - set(scored))]
+    found += [f"{name}: is no evaluation set of the data set" for name in sorted(set(scored) - set(tasks))]
+    found += [] if scored else ["no task was scored"]
+    if unsound := defects(scores):
+        return unsound + found
+    return found + (_aggregate_defects(scores) if scored else [])
 
 
-def _task_defect(task: Mapping[str, Any]) -> str | None:
-    if not all(_is_finite(task.get(key)) for key in ("score", "tie_rate")):
-        return "the score or tie rate is missing or not finite"
-    if defect := comparison.values_defect(task):
-        return defect
-    values = np.asarray(task["values"], float)
-    if abs(values.mean() - task["score"]) > ROUNDING:
-        return f"the score {task['score']:.6f} is not the mean of the values, {values.mean():.6f}"
-    return None
-
-
-def _aggregate_defects(aggregates: Mapping[str, Any], tasks: list[Mapping[str, Any]]) -> list[str]:
+def _aggregate_defects(scores: Scores) -> list[str]:
     """Every aggregate must be the plain mean over all tasks of its group; one modality is no group beside overall."""
-    groups: dict[str, list[float]] = {"overall": [task["score"] for task in tasks]}
-    modalities = ("modality",) if len({task.get("modality") for task in tasks}) > 1 else ()
+    aggregates, tasks = scores.aggregates, [task for _, task in sorted(scores.tasks.items())]
+    groups: dict[str, list[float]] = {"overall": [task.score for task in tasks]}
+    several = len({task.modality for task in tasks}) > 1
     for task in tasks:
-        for group in filter(None, map(task.get, ("distribution", "meta_task", *modalities))):
-            groups.setdefault(group, []).append(task["score"])
+        for group in filter(None, (task.distribution, task.meta_task, task.modality if several else None)):
+            groups.setdefault(group, []).append(task.score)
     return [
         f"aggregate {name}: {aggregates.get(name)} is not the mean of its tasks, {np.mean(values):.6f}"
         for name, values in groups.items()
-        if not _is_finite(aggregates.get(name)) or abs(aggregates[name] - np.mean(values)) > ROUNDING
+        if name not in aggregates or abs(aggregates[name] - np.mean(values)) > ROUNDING
     ]
 
 
 def _too_many_ties(scores: Scores, limit: float) -> list[str]:
-    rates = {name: task.get("tie_rate") for name, task in scores.get("tasks", {}).items()}
     return [
-        f"{name}: {rate:.1%} of the queries are ties; at most {limit:.1%}"
-        for name, rate in sorted(rates.items())
-        if _is_finite(rate) and rate > limit
+        f"{name}: {task.tie_rate:.1%} of the queries are ties; at most {limit:.1%}"
+        for name, task in sorted(scores.tasks.items())
+        if task.tie_rate > limit
     ]
 
 
@@ -225,16 +205,12 @@ def _incomparable(challenger: Scores, champion: Scores) -> list[str]:
 def _below_floors(scores: Scores, floors: Mapping[str, float]) -> list[str]:
     reasons = []
     for name, floor in floors.items():
-        reached = scores["aggregates"].get(name)
-        if not _is_finite(reached):
+        reached = scores.aggregates.get(name)
+        if reached is None:
             reasons.append(f"{name}: has a floor of {floor} but no score")
         elif reached < floor:
             reasons.append(f"{name}: {reached:.4f} is below its floor of {floor}")
     return reasons
-
-
-def _fingerprint(scores: Scores) -> str:
-    return str(scores.get("model", {}).get("fingerprint", ""))
 
 
 def _is_finite(value: Any) -> bool:

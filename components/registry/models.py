@@ -9,7 +9,7 @@ import warnings
 from collections.abc import Mapping
 from importlib.metadata import version as installed_version
 from pathlib import Path
-from typing import Any, Literal, get_args
+from typing import Literal, get_args
 
 import numpy as np
 from mlflow.artifacts import download_artifacts
@@ -29,6 +29,7 @@ from mlflow.types import ColSpec, DataType, Schema, TensorSpec
 from components.corpus.manifest import folder_sha256
 from components.errors import EmbedlineError, UsedWrongly
 from components.registry.tracking import Run, Tracking
+from components.scores import Scores
 
 MODEL = "embedline-embedder"
 Role = Literal["champion", "challenger", "previous"]
@@ -39,11 +40,11 @@ UNKNOWN_VERSION = {ErrorCode.Name(code) for code in (RESOURCE_DOES_NOT_EXIST, IN
 RUNTIME_PACKAGES = ("numpy", "onnxruntime", "tokenizers", "pillow")
 
 
-def register(run: Run, bundle: Path, scores: Mapping[str, Any], tags: Mapping[str, str]) -> str:
+def register(run: Run, bundle: Path, scores: Scores, tags: Mapping[str, str]) -> str:
     """Logs the bundle as a model with a signature, registers it, and returns its version number.
 
-    A bundle with the same fingerprint is registered once: its version is returned again. `scores` is the score file of
-    the variant that the bundle ships; `tags` name the data, the commit and the flow run.
+    A bundle with the same fingerprint is registered once: its version is returned again. `scores` are those of the
+    variant that the bundle ships; `tags` name the data, the commit and the flow run.
     """
     tracking = run.tracking
     description = json.loads((bundle / "bundle.json").read_text(encoding="utf-8"))
@@ -55,8 +56,8 @@ def register(run: Run, bundle: Path, scores: Mapping[str, Any], tags: Mapping[st
         **tags,
         "fingerprint": fingerprint,
         "bundle_sha256": folder_sha256(bundle),
-        "model_fingerprint": str(scores["model"]["fingerprint"]),
-        "overall": f"{scores['aggregates']['overall']:.6f}",
+        "model_fingerprint": scores.model.fingerprint,
+        "overall": f"{scores.aggregates['overall']:.6f}",
     }
     logged = _log(run, bundle, int(description["dimension"]))
     version = tracking.client.create_model_version(

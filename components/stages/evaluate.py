@@ -14,11 +14,12 @@ if TYPE_CHECKING:
     from components.config import Config
     from components.registry.tracking import Run
 
-SECTIONS = ("evaluation",)
+SECTIONS = ("evaluation", "export")
 
 
 def run(config: Config, run: Run) -> None:
-    models = {"teacher": TEACHER, "student": STUDENT, "onnx-fp32": ONNX / "fp32", "onnx-int8": ONNX / "int8"}
+    exported = {f"onnx-{variant}": ONNX / variant for variant in config.export.names}
+    models = {"teacher": TEACHER, "student": STUDENT, **exported}
     scores, speeds = score(
         config, DATA, models, SCORES, VECTORS, lambda name, done, total: say(f"{name}: {done} of {total}")
     )

@@ -2,7 +2,6 @@
 
 from __future__ import annotations
 
-import json
 from typing import TYPE_CHECKING
 
 from components.corpus.manifest import Manifest
@@ -10,6 +9,7 @@ from components.embedder import fingerprint
 from components.errors import Refused
 from components.export.bundle import package
 from components.registry.card import model_card
+from components.scores import Scores
 from components.workspace import BUNDLE, DATA, ONNX, SCORES
 
 if TYPE_CHECKING:
@@ -22,8 +22,8 @@ SECTIONS = ("negatives", "teacher", "teacher_embeddings", "distillation", "expor
 
 def run(config: Config, run: Run) -> None:
     shipped = f"onnx-{config.serving.variant}"
-    scores = {file.stem: json.loads(file.read_text(encoding="utf-8")) for file in sorted(SCORES.glob("*.json"))}
-    if scores[shipped]["model"]["fingerprint"] != fingerprint(ONNX / config.serving.variant):
+    scores = {file.stem: Scores.read(file) for file in sorted(SCORES.glob("*.json"))}
+    if scores[shipped].model.fingerprint != fingerprint(ONNX / config.serving.variant):
         raise Refused(f"{SCORES} holds the scores of another {shipped}", "Score it again: embedline stage evaluate")
     manifest = Manifest.read(DATA)
     parameters = {section: getattr(config, section).model_dump() for section in SECTIONS}

@@ -18,7 +18,7 @@ from components.config import PARAMETERS
 from components.corpus import EVAL_SCHEMA, Item
 from components.corpus.layout import write_rows
 from components.errors import UsedWrongly
-from components.evaluation import read_suite
+from components.evaluation import probes, read_suite
 from components.evaluation.any_model import Evaluated, Questions, evaluate_elsewhere, evaluate_model, read_scores
 from components.evaluation.config import Evaluation
 from serving.client import open_model
@@ -84,7 +84,7 @@ def test_a_model_is_scored_shown_and_compared(workspace: Path) -> None:
     assert code == 2 and "broken.json" in said["error"] and "tasks.Names.values.0" in said["error"]
 
 
-def test_a_sibling_gives_its_own_numbers(workspace: Path) -> None:
+def test_a_probe_gives_its_own_numbers(workspace: Path) -> None:
     code, found = embedline(workspace, "evaluate", "vectors:good", "--suite", "geometry")
     assert code == 0 and found["alignment, all"] < 1
 
@@ -130,6 +130,15 @@ def inside(workspace: Path, monkeypatch: pytest.MonkeyPatch) -> Path:
     return workspace
 
 
+AS_IT_IS = """
+def build(base, images):
+    return base
+
+def measure(suite, scores, sides):
+    return {"sets": len(sides)}
+"""
+
+
 def evaluated(model: str, suite: str = "data", config: Evaluation = CONFIG, **questions: Any) -> Evaluated:
     return evaluate_model(model, Questions(suite, **questions), config, open_model, lambda _: None)
 
@@ -153,12 +162,21 @@ def test_a_part_of_the_sets_is_scored_and_the_others_are_named(inside: Path) -> 
     assert part.scores.tasks == {"Names": whole.scores.tasks["Names"]} and part.scores.missing == ["Others"]
     assert "overall" in whole.scores.aggregates and "overall" not in part.scores.aggregates
     name, *others = sorted(evaluated("vectors:good", "geometry").scores.tasks)
-    sibling = evaluated("vectors:good", "geometry", tasks=[name])
-    assert list(sibling.scores.tasks) == [name] and sibling.scores.missing == others
-    assert bool(sibling.measured) == (not others), "a sibling's numbers are over all its sets"
+    part = evaluated("vectors:good", "geometry", tasks=[name])
+    assert list(part.scores.tasks) == [name] and part.scores.missing == others
+    assert bool(part.measured) == (not others), "a probe's numbers are over all its sets"
     with pytest.raises(UsedWrongly, match="has no set nope") as caught:
         evaluated("vectors:good", "geometry", tasks=["nope"])
     assert name in caught.value.remedy
+
+
+def test_a_probe_in_a_new_file_is_a_suite(inside: Path, monkeypatch: pytest.MonkeyPatch) -> None:
+    (inside / "probes").mkdir()
+    (inside / "probes" / "as_it_is.py").write_text(AS_IT_IS)
+    with pytest.raises(UsedWrongly, match="as-it-is: there is no such suite"):
+        evaluated("vectors:good", "as-it-is")
+    monkeypatch.setattr(probes, "__path__", [*probes.__path__, str(inside / "probes")])
+    assert evaluated("vectors:good", "as-it-is").measured == {"sets": 2}
 
 
 def test_json_has_the_score_of_every_set(workspace: Path) -> None:

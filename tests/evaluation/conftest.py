@@ -16,9 +16,10 @@ from components.corpus import EVAL_SCHEMA, EvaluationTask, Item, Manifest, Tasks
 from components.corpus.layout import write_rows
 from components.corpus.manifest import data_digest
 from components.embedder import Vectors
-from components.evaluation import Model, Task
+from components.evaluation import Task
 from components.evaluation.config import Evaluation
 from components.evaluation.report import BATCHES_PER_CHUNK
+from components.scores import Model
 
 Rows = list[dict[str, Any]]
 MakeData = Callable[..., Path]
@@ -119,6 +120,14 @@ def write_data(data: Path, sets: Mapping[str, Rows], meta_tasks: Mapping[str, tu
         digest=data_digest(data),
     ).write(data)
     return data
+
+
+def write_images(folder: Path, names: Sequence[str]) -> None:
+    """Writes an image for each name; the number at its end makes it unlike the others."""
+    folder.mkdir(parents=True, exist_ok=True)
+    for name in names:
+        number = int(Path(name).stem.rpartition("_")[2])
+        Image.new("RGB", (4 + number, 4), (number * 8, 0, 0)).save(folder / name)
 
 
 def vouch(data: Path) -> None:

@@ -18,9 +18,10 @@ from components.corpus.layout import EVAL_SCHEMA, write_rows
 from components.embedder import Vectors
 from components.embedder.runtime import load_image
 from components.errors import DataInvalid, EmbedlineError
-from components.evaluation import Scores, evaluate, read_suite
+from components.evaluation import evaluate, read_suite
 from components.evaluation.sets import Collection
-from tests.evaluation.conftest import CONFIG, MODEL, HashEmbedder, row, task, write_data
+from components.scores import Scores
+from tests.evaluation.conftest import CONFIG, MODEL, HashEmbedder, row, task, vouch, write_data
 
 Attack = Callable[[Path], object]
 
@@ -159,6 +160,7 @@ ATTACKS: dict[str, tuple[Attack, str]] = {
 @pytest.mark.parametrize(("attack", "refusal"), ATTACKS.values(), ids=ATTACKS)
 def test_bad_input_is_refused_where_it_is(data: Path, attack: Attack, refusal: str) -> None:
     attack(data)
+    vouch(data)
     with pytest.raises(DataInvalid) as refused:
         score(data)
     assert re.search(refusal, refused.value.problem), refused.value.problem
@@ -212,6 +214,7 @@ def test_every_width_of_a_type_is_read_alike(data: Path, columns: dict[str, pa.D
         assert {name: str(read.field(name).type).replace("element:", "item:") for name in columns} == {
             name: str(kind) for name, kind in columns.items()
         }
+    vouch(data)
     assert score(data).tasks == before.tasks
 
 
@@ -221,4 +224,5 @@ def test_columns_of_nothing_but_nulls_are_empty(tmp_path: Path) -> None:
     before = score(data)
     pq.write_table(pa.Table.from_pylist(words), file_of(data, "Set"))
     assert pa.null() in pq.read_schema(file_of(data, "Set")).types
+    vouch(data)
     assert score(data).tasks == before.tasks

@@ -13,10 +13,11 @@ from sklearn.metrics.pairwise import cosine_similarity
 from components.corpus import Item, read_queries, task_names
 from components.embedder import Embedder, Vectors
 from components.errors import EmbedlineError, UsedWrongly
-from components.evaluation import SCORER, Done, Model, Scores, evaluate, read_suite, table
+from components.evaluation import Done, evaluate, read_suite, table
 from components.evaluation.config import Evaluation
 from components.registry import compare
 from components.registry.config import Promotion
+from components.scores import SCORER, Model, Scores
 from tests.evaluation.conftest import CONFIG, MODEL, ConstantEmbedder, HashEmbedder, TableEmbedder, row, write_data
 
 Score = Callable[..., Scores]
@@ -167,7 +168,7 @@ def test_the_gate_reads_the_file(score: Score, data: Path, tmp_path: Path) -> No
     contents = []
     for fingerprint, embedder in (("a", HashEmbedder()), ("b", HashEmbedder()), ("c", ConstantEmbedder())):
         score(data, embedder, fingerprint).write(tmp_path / f"{fingerprint}.json")
-        contents.append(json.loads((tmp_path / f"{fingerprint}.json").read_text()))
+        contents.append(Scores.read(tmp_path / f"{fingerprint}.json"))
     tasks = task_names(data, "eval")
     assert compare(contents[0], None, PROMOTION, tasks).passed
     assert compare(contents[0], contents[1], PROMOTION, tasks).passed

@@ -15,8 +15,9 @@ from components.embedder.dual_encoder import assemble, load, save
 from components.embedder.runtime import Description
 from components.embedder.towers.image.residual import ResidualImageConfig, ResidualImageModel
 from components.errors import EmbedlineError
-from components.evaluation import Scores, parameters, run
+from components.evaluation import parameters, run
 from components.export.onnx_graphs import export
+from components.scores import Scores
 
 NAMES = ("teacher", "student", "onnx-fp32")
 

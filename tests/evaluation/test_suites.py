@@ -2,17 +2,16 @@
 
 from __future__ import annotations
 
-from dataclasses import asdict
 from pathlib import Path
 from typing import Any
 
 import pytest
 import yaml
 
-from components.comparison import compare
 from components.errors import DataInvalid, UsedWrongly
 from components.evaluation import benchmark, evaluate, read_benchmark
 from components.evaluation.suites import chosen, mirrored_suite
+from components.scores import Scores, compare
 from tests.evaluation.conftest import CONFIG, MODEL, HashEmbedder
 from tests.evaluation.loaders.conftest import write_parquet, write_picture
 
@@ -93,9 +92,9 @@ def test_models_asked_in_their_own_words_are_asked_the_same(mirror: Path) -> Non
 
 
 def test_two_families_compare_on_the_same_rows_and_a_gate_can_still_refuse(mirror: Path, tmp_path: Path) -> None:
-    def scored(backbone: str) -> dict[str, Any]:
+    def scored(backbone: str) -> Scores:
         suite = mirrored_suite("small", mirror, backbone=backbone, cache=tmp_path / "cache")
-        return asdict(evaluate(HashEmbedder(), MODEL, suite, CONFIG, tmp_path / "cache", lambda _: None))
+        return evaluate(HashEmbedder(), MODEL, suite, CONFIG, tmp_path / "cache", lambda _: None)
 
     qwen, llava = scored("qwen2_vl"), scored("llava_next")
     assert compare(qwen, llava, 1000, 0.95, same_prompts=False).overall.queries == 6

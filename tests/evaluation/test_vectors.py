@@ -15,8 +15,9 @@ from components.backends.multi_vector import MultiVectorEmbedder
 from components.corpus import Item, read_queries, task_names
 from components.embedder import OnnxEmbedder
 from components.errors import EmbedlineError
-from components.evaluation import Model, Scores, evaluate, read_suite
+from components.evaluation import evaluate, read_suite
 from components.evaluation.vectors import cached_vectors, vectors_key
+from components.scores import Model, Scores
 from tests.conftest import edit
 from tests.evaluation.conftest import CHUNK, CONFIG, HashEmbedder, vouch
 
@@ -24,7 +25,8 @@ REPOSITORY = Path(__file__).parents[2]
 SLOW_EVALUATION = """
 import sys, time
 from pathlib import Path
-from components.evaluation import Model, evaluate, read_suite
+from components.evaluation import evaluate, read_suite
+from components.scores import Model
 from tests.evaluation.conftest import CONFIG, HashEmbedder
 
 def slowly(done):

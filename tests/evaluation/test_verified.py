@@ -11,7 +11,8 @@ import pytest
 from PIL import Image
 
 from components.errors import DataInvalid
-from components.evaluation import Scores, evaluate, read_suite
+from components.evaluation import evaluate, read_suite
+from components.scores import Scores
 from tests.evaluation.conftest import CONFIG, MODEL, HashEmbedder, vouch
 
 

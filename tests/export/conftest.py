@@ -23,13 +23,16 @@ from components.embedder.runtime import Description
 from components.embedder.towers.image.residual import ResidualImageConfig, ResidualImageModel
 from components.embedder.towers.text.word_vectors import WordVectorsConfig, WordVectorsModel
 from components.export import package
-from components.export.config import Export, ParityCosine, Serving
+from components.export.config import Export, Serving
 from components.export.stage import run
+from components.export.variants import fp32, int8
 
 WORDS = ["[PAD]", "[UNK]", *(f"word{number}" for number in range(198))]
 MAX_TOKENS = 12
 SIZES = ((32, 32), (50, 20), (9, 41), (64, 64))
-EXPORT = Export(opset=20, parity_cosine=ParityCosine(fp32=0.9999, int8=0.97), parity_items=12)
+FP32 = fp32.Settings(name="fp32", parity_cosine=0.9999)
+INT8 = int8.Settings(name="int8", parity_cosine=0.97, calibration_images=256)
+EXPORT = Export(opset=20, variants=[FP32, INT8], parity_items=12)
 SERVING = Serving(
     variant="int8", http_port=0, grpc_port=0, metrics_port=0, threads=1, max_batch_size=32, startup_seconds=60
 )

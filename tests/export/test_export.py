@@ -13,17 +13,19 @@ import onnx as onnx_format
 import pytest
 from onnx import helper, numpy_helper
 from PIL import Image
+from pydantic import ValidationError
 
 from components.corpus import Item
 from components.embedder import OnnxEmbedder, TorchEmbedder
 from components.embedder.dual_encoder import save
 from components.embedder.runtime import Runtime
 from components.errors import Refused
-from components.export.config import ParityCosine
+from components.export import variants
+from components.export.config import Export
 from components.export.parity import MOST_BATCH_DIFFERENCE, Parity, demand, parity
 from components.export.sample import of_each_modality, training_items
 from components.export.stage import run
-from tests.export.conftest import EXPORT, MAX_TOKENS, WORDS, make_encoder
+from tests.export.conftest import EXPORT, FP32, INT8, MAX_TOKENS, WORDS, make_encoder
 
 VARIANTS = ("fp32", "int8")
 
@@ -163,7 +165,7 @@ def test_the_weights_of_another_model_are_found_out(student: Path, data: Path, o
     found = parity(TorchEmbedder(tmp_path / "other"), OnnxEmbedder(onnx / "fp32"), items())
     assert found.minimum < 0.9
     with pytest.raises(Refused, match="fp32 graphs answer otherwise"):
-        demand(found, "fp32", EXPORT.parity_cosine.fp32)
+        demand(found, "fp32", FP32.parity_cosine)
 
 
 @pytest.mark.parametrize(
@@ -185,7 +187,7 @@ def test_another_preprocessing_is_found_out(
     description = json.loads((copy / "embedder.json").read_text())
     (copy / "embedder.json").write_text(json.dumps(description | wrong))
     found = parity(TorchEmbedder(student), OnnxEmbedder(copy), items())
-    assert found.minimum < EXPORT.parity_cosine.fp32
+    assert found.minimum < FP32.parity_cosine
 
 
 def test_the_stage_writes_its_report(onnx: Path) -> None:
@@ -196,11 +198,59 @@ def test_the_stage_writes_its_report(onnx: Path) -> None:
     assert report["int8"]["worst"].keys() <= {"text", "image", "instruction"}
 
 
+HALF = """
+from typing import Literal
+
+import numpy as np
+import onnx
+from onnx import numpy_helper
+
+from components.export.variants import fp32
+from components.sections import Fraction, Section
+
+class Settings(Section):
+    name: Literal["half"]
+    parity_cosine: Fraction
+    factor: float
+
+def write(settings, source, directory, items):
+    fp32.write(settings, source, directory, items)
+    model = onnx.load(directory / "image.onnx")
+    for weight in model.graph.initializer:
+        if weight.data_type == onnx.TensorProto.FLOAT:
+            rounded = numpy_helper.to_array(weight).astype(np.float16).astype(np.float32) * np.float32(settings.factor)
+            weight.CopyFrom(numpy_helper.from_array(rounded, weight.name))
+    onnx.save(model, directory / "image.onnx")
+"""
+
+
+def test_a_new_variant_is_one_new_file(
+    student: Path, data: Path, tmp_path: Path, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    half = {"name": "half", "parity_cosine": 0.9999, "factor": 1.0}
+
+    def exported(settings: dict[str, Any]) -> Export:
+        return Export.model_validate({"opset": 20, "parity_items": 12, "variants": [FP32, settings]})
+
+    with pytest.raises(ValidationError, match="should be one of 'fp32', 'int8'"):
+        exported(half)
+    (tmp_path / "variants").mkdir()
+    (tmp_path / "variants" / "half.py").write_text(HALF)
+    monkeypatch.setattr(variants, "__path__", [*variants.__path__, str(tmp_path / "variants")])
+    numbers = run(exported(half), student, data, tmp_path / "onnx")
+    assert sorted(path.name for path in (tmp_path / "onnx").iterdir()) == ["fp32", "half", "parity.json"]
+    assert numbers["fp32"]["minimum"] > numbers["half"]["minimum"] > 0.9999
+    with pytest.raises(Refused, match="the half graphs answer otherwise than the model"):
+        run(exported(half | {"factor": 0.1}), student, data, tmp_path / "wrong")
+    assert not (tmp_path / "wrong").exists()
+
+
 def test_a_refused_export_leaves_what_was_there(student: Path, data: Path, tmp_path: Path) -> None:
     output = tmp_path / "onnx"
     output.mkdir()
     (output / "finished").touch()
+    strict = EXPORT.model_copy(update={"variants": [FP32, INT8.model_copy(update={"parity_cosine": 1.0})]})
     with pytest.raises(Refused, match="int8"):
-        run(EXPORT.model_copy(update={"parity_cosine": ParityCosine(fp32=0.9999, int8=1.0)}), student, data, output)
+        run(strict, student, data, output)
     assert [path.name for path in tmp_path.iterdir()] == ["onnx"]
     assert [path.name for path in output.iterdir()] == ["finished"]

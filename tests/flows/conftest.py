@@ -117,6 +117,7 @@ def shrink(line: Line, text_model: Path) -> None:
         content[name]["schedule"] |= {"steps": 12, "batch_size": 64, "checkpoint_every": 4, "log_every": 2}
     content["distillation"]["matryoshka_dimensions"] = [32, 16]
     content["validation"] |= {"min_image_side": 4}
-    content["export"] |= {"parity_cosine": {"fp32": 0.999, "int8": 0.5}}
+    for variant, least in zip(content["export"]["variants"], (0.999, 0.5), strict=True):
+        variant["parity_cosine"] = least
     content["promotion"] |= {"floors": {"overall": 0.0}, "margin": 0.05, "max_tie_rate": 1.0, "min_parity_cosine": 0.5}
     (line.root / "params.yaml").write_text(yaml.safe_dump(content), encoding="utf-8")

@@ -5,14 +5,14 @@ from __future__ import annotations
 import json
 import shutil
 from pathlib import Path
-from typing import Any
 
 import pytest
 
 from components.config import PARAMETERS, Config, read
 from components.embedder import OnnxEmbedder, runtime
-from components.evaluation import Model, evaluate, read_suite
+from components.evaluation import evaluate, read_suite
 from components.registry import Verdict, models, tracking
+from components.scores import Model, Scores
 from components.workspace import DATA, SCORES, VECTORS
 from flows.retrain import compare_with_champion
 from tests.evaluation.conftest import row, write_data
@@ -45,7 +45,7 @@ def config() -> Config:
 
 
 @pytest.fixture
-def challenger(config: Config, tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> dict[str, Any]:
+def challenger(config: Config, tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> Scores:
     """The scores of a challenger with the same graphs, in a workspace where a query is a candidate's word repeated."""
     monkeypatch.delenv("MLFLOW_TRACKING_URI", raising=False)
     monkeypatch.chdir(tmp_path)
@@ -61,12 +61,10 @@ def challenger(config: Config, tmp_path: Path, monkeypatch: pytest.MonkeyPatch) 
     scores = evaluate(OnnxEmbedder(graphs), model, read_suite(DATA), config.evaluation, VECTORS, lambda _: None)
     scores.write(SCORES / f"onnx-{config.serving.variant}.json")
     assert scores.aggregates["overall"] == 1.0
-    return json.loads((SCORES / f"onnx-{config.serving.variant}.json").read_text())
+    return scores
 
 
-def test_a_champion_is_scored_by_the_code_in_its_bundle(
-    config: Config, challenger: dict[str, Any], tmp_path: Path
-) -> None:
+def test_a_champion_is_scored_by_the_code_in_its_bundle(config: Config, challenger: Scores, tmp_path: Path) -> None:
     tracked = tracking.prepare(tmp_path)
     round_ = tracking.start_round(tracked, {}, {})
 

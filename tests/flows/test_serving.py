@@ -26,12 +26,14 @@ from components.embedder.runtime import Runtime
 from components.errors import EmbedlineError, Refused
 from components.registry import Verdict, models, promotion, tracking
 from components.registry.tracking import Run, Tracking
+from components.scores import Model
 from components.workspace import BUNDLE, ONNX
 from flows import retrain
 from serving import TritonEmbedder, TritonServer, repository
 from serving.control import loaded
 from serving.roles import serve_versions
 from serving.triton import process_birth
+from tests.scores.made_up import scores, task_score
 from tests.serving.conftest import make_bundle
 from tests.serving.test_triton import leftovers
 
@@ -84,8 +86,9 @@ def registered(bundles: tuple[Path, Path], tmp_path_factory: pytest.TempPathFact
         tracked = tracking.prepare(root)
     round_ = tracking.start_round(tracked, {}, {})
     for number, bundle in enumerate(bundles, start=1):
-        scores = {"model": {"fingerprint": f"model {number}"}, "aggregates": {"overall": 0.5}}
-        assert models.register(round_, bundle, scores, {}) == str(number)
+        known = Model("", f"model {number}", 4, None)
+        scored = scores("", {"Set": task_score("retrieval", "IND", 0.5)}, model=known)
+        assert models.register(round_, bundle, scored, {}) == str(number)
         promotion.nominate(tracked, str(number))
         if number == 1:
             quality, infrastructure = verdict("quality", "model 1"), verdict("infrastructure", fingerprint_of(bundle))

@@ -4,7 +4,6 @@ import json
 import shutil
 from collections.abc import Callable, Collection
 from pathlib import Path
-from typing import Any
 
 import numpy as np
 import onnx
@@ -17,6 +16,8 @@ from tokenizers.pre_tokenizers import Whitespace
 from components.registry import tracking
 from components.registry.config import Promotion
 from components.registry.tracking import Run, Tracking
+from components.scores import Model, Scores
+from tests.scores.made_up import scores, task_score
 
 REPOSITORY = Path(__file__).parents[2]
 DIMENSION = 4
@@ -28,7 +29,7 @@ TASKS = {
     "crops": ("grounding", "OOD"),
 }
 QUERIES = 200
-MakeScores = Callable[..., dict[str, Any]]
+MakeScores = Callable[..., Scores]
 
 
 @pytest.fixture(autouse=True)
@@ -77,45 +78,23 @@ def promotion_config() -> Promotion:
 
 @pytest.fixture(scope="session")
 def make_scores() -> MakeScores:
-    """Makes the score file of a model that answers the given share of each task's queries, the easiest ones first."""
+    """Makes the scores of a model that answers the given share of each task's queries, the easiest ones first."""
 
     def make(
         fingerprint: str, share: float = 0.5, only: Collection[str] = tuple(TASKS), queries: int = QUERIES,
         **shares: float,
-    ) -> dict[str, Any]:  # fmt: skip
+    ) -> Scores:  # fmt: skip
         tasks = {}
         for name in only:
             meta_task, distribution = TASKS[name]
             values = (np.arange(queries) < round(shares.get(name, share) * queries)).astype(float)
-            tasks[name] = {
-                "modality": "image",
-                "meta_task": meta_task,
-                "distribution": distribution,
-                "metric": "hit@1",
-                "score": float(values.mean()),
-                "queries": queries,
-                "candidates": 100,
-                "tie_rate": 0.0,
-                "values": values.tolist(),
-            }
-        return {
-            "model": {"name": "onnx-int8", "fingerprint": fingerprint, "dimension": DIMENSION, "parameters": 1000},
-            "dataset_digest": "data-1",
-            "scorer": "1",
-            "prompts": "prompts-1",
-            "tasks": tasks,
-            "aggregates": aggregates(tasks),
-        }
+            tasks[name] = task_score(
+                meta_task, distribution, float(values.mean()), queries=queries, candidates=100, values=values.tolist()
+            )
+        model = Model("onnx-int8", fingerprint, DIMENSION, 1000)
+        return scores("", tasks, model=model, dataset_digest="data-1", scorer="1", prompts="prompts-1")
 
     return make
-
-
-def aggregates(tasks: dict[str, Any]) -> dict[str, float]:
-    groups: dict[str, list[float]] = {"overall": [task["score"] for task in tasks.values()]}
-    for task in tasks.values():
-        for key in ("meta_task", "distribution"):
-            groups.setdefault(task[key], []).append(task["score"])
-    return {name: float(np.mean(values)) for name, values in groups.items()}
 
 
 @pytest.fixture

@@ -1,11 +1,11 @@
 from collections.abc import Callable
-from typing import Any
 
 from components.corpus.manifest import EvaluationTask, Input, Manifest, Tasks
 from components.registry import model_card
+from components.scores import Scores
 
 
-def test_the_card_tells_what_it_is_from_what_and_how_good(make_scores: Callable[..., dict[str, Any]]) -> None:
+def test_the_card_tells_what_it_is_from_what_and_how_good(make_scores: Callable[..., Scores]) -> None:
     manifest = Manifest(
         name="emoji",
         source="emoji",

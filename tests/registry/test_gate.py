@@ -1,5 +1,6 @@
 import math
 from collections.abc import Callable
+from dataclasses import replace
 from pathlib import Path
 from typing import Any
 
@@ -10,9 +11,11 @@ from scipy import stats
 from components.errors import Refused, UsedWrongly
 from components.registry import compare, infrastructure
 from components.registry.config import Promotion
+from components.scores import Scores
+from tests.scores.made_up import scores, with_task, without_task
 
 TASKS = ("names", "groups", "counts", "crops")
-MakeScores = Callable[..., dict[str, Any]]
+MakeScores = Callable[..., Scores]
 CHECKS = {
     "parity_cosine": 0.999,
     "server_cosine": 1.0,
@@ -92,9 +95,9 @@ def test_one_task_that_drops_is_refused_though_the_others_make_up_for_it(
 def test_a_large_drop_that_may_be_chance_is_no_reason(make_scores: MakeScores, promotion_config: Promotion) -> None:
     """The same drop of 6 points, once on the same few queries and once with many answers changed both ways."""
     champion, challenger = make_scores("old", 0.5), make_scores("new", 0.7)
-    values = np.roll(champion["tasks"]["counts"]["values"], 95)
+    values = np.roll(champion.tasks["counts"].values, 95)
     values[np.flatnonzero(values)[:12]] = 0
-    replace_values(challenger, "counts", values)
+    challenger = with_values(challenger, "counts", values)
     noisy = compare(challenger, champion, promotion_config, TASKS)
     assert row(noisy, "counts")["difference"] == pytest.approx(-0.06) and noisy.passed, noisy.reasons
     clear = compare(make_scores("new", 0.7, counts=0.44), champion, promotion_config, TASKS)
@@ -109,43 +112,46 @@ def test_constant_values_are_judged_without_a_warning(make_scores: MakeScores, p
 @pytest.mark.parametrize(
     ("spoil", "reason"),
     [
-        (lambda s: s["tasks"].pop("crops"), "challenger: crops: was not scored"),
-        (lambda s: s["tasks"].update(extra=s["tasks"]["crops"]), "extra: is no evaluation set"),
-        (lambda s: s.update(tasks={}), "no task was scored"),
-        (lambda s: s.update(dataset_digest="data-2"), "the data set differs"),
-        (lambda s: s.update(scorer="2"), "the scorer differs"),
-        (lambda s: s.update(prompts="prompts-2"), "the prompts differ"),
-        (lambda s: s.pop("dataset_digest"), "dataset_digest is missing"),
+        (lambda s: without_task(s, "crops"), "challenger: crops: was not scored"),
+        (lambda s: replace(s, tasks=s.tasks | {"extra": s.tasks["crops"]}), "extra: is no evaluation set"),
+        (lambda s: replace(s, tasks={}), "no task was scored"),
+        (lambda s: replace(s, dataset_digest="data-2"), "the data set differs"),
+        (lambda s: replace(s, scorer="2"), "the scorer differs"),
+        (lambda s: replace(s, prompts="prompts-2"), "the prompts differ"),
+        (lambda s: replace(s, dataset_digest=""), "dataset_digest: String should have at least 1 character"),
+        (lambda s: with_task(s, "names", score=math.nan), "names.score: Input should be a finite number"),
+        (lambda s: with_task(s, "names", tie_rate=math.nan), "names.tie_rate: Input should be a finite number"),
+        (lambda s: with_first(s, math.inf), "names.values.0: Input should be a finite number"),
+        (lambda s: with_task(s, "names", score=0.8), "names: the score 0.8 is not the mean of its values"),
+        (lambda s: with_task(s, "names", values=s.tasks["names"].values[1:]), "names: 199 values for 200 queries"),
+        (lambda s: with_task(s, "names", values=[]), "names: 0 values for 200 queries"),
+        (lambda s: with_task(s, "names", values=None), "names.values: Input should be a valid list"),
+        (lambda s: with_first(s, 2.0), "names.values.0: Input should be less than or equal to 1"),
+        (lambda s: with_task(s, "names", tie_rate=0.2), "names: 20.0% of the queries are ties"),
+        (lambda s: with_task(s, "names", candidates=7), "names: candidates differ: 7 and 100"),
+        (lambda s: replace(s, aggregates=s.aggregates | {"overall": 0.8}), "aggregate overall: 0.8 is not the mean"),
         (
-            lambda s: s["tasks"]["names"].update(score=math.nan),
-            "names: the score or tie rate is missing or not finite",
+            lambda s: replace(s, aggregates={name: mean for name, mean in s.aggregates.items() if name != "OOD"}),
+            "aggregate OOD: None is not the mean",
         ),
-        (lambda s: s["tasks"]["names"]["values"].__setitem__(0, math.inf), "names: a value is not finite"),
-        (lambda s: s["tasks"]["names"].update(score=0.8), "names: the score 0.800000 is not the mean of the values"),
-        (lambda s: s["tasks"]["names"]["values"].pop(), "names: 199 values for 200 queries"),
-        (lambda s: s["tasks"]["names"].pop("values"), "names: 0 values for 200 queries"),
-        (lambda s: s["tasks"]["names"]["values"].__setitem__(0, 2), "names: a value lies outside 0 to 1"),
-        (lambda s: s["tasks"]["names"].update(tie_rate=0.2), "names: 20.0% of the queries are ties"),
-        (lambda s: s["tasks"]["names"].update(candidates=7), "names: candidates differ: 7 and 100"),
-        (lambda s: s["aggregates"].update(overall=0.8), "aggregate overall: 0.8 is not the mean"),
-        (lambda s: s["aggregates"].pop("OOD"), "aggregate OOD: None is not the mean"),
-        (lambda s: s["model"].pop("fingerprint"), "the model's fingerprint is missing"),
+        (
+            lambda s: replace(s, model=replace(s.model, fingerprint="")),
+            "model.fingerprint: String should have at least 1 character",
+        ),
     ],
 )
 def test_evidence_that_is_missing_or_unsound_refuses(
-    make_scores: MakeScores, promotion_config: Promotion, spoil: Callable[[dict[str, Any]], object], reason: str
+    make_scores: MakeScores, promotion_config: Promotion, spoil: Callable[[Scores], Scores], reason: str
 ) -> None:
     challenger = make_scores("new", 0.9)
     assert compare(challenger, make_scores("old"), promotion_config, TASKS).passed
-    spoil(challenger)
-    verdict = compare(challenger, make_scores("old"), promotion_config, TASKS)
+    verdict = compare(spoil(challenger), make_scores("old"), promotion_config, TASKS)
     assert not verdict.passed and any(reason in found for found in verdict.reasons), verdict.reasons
     assert verdict.table == ()
 
 
 def test_a_champion_without_sound_scores_refuses_too(make_scores: MakeScores, promotion_config: Promotion) -> None:
-    champion = make_scores("old")
-    champion["tasks"].pop("names")
+    champion = without_task(make_scores("old"), "names")
     assert "champion: names: was not scored" in compare(make_scores("new"), champion, promotion_config, TASKS).reasons
 
 
@@ -153,14 +159,14 @@ def test_a_file_of_several_modalities_must_have_the_mean_of_each(
     make_scores: MakeScores, promotion_config: Promotion
 ) -> None:
     """Also some sets, such as documents, are neither IND nor OOD: they count overall and in their other groups."""
-    scores = make_scores("new", 0.5, names=0.8)
-    scores["tasks"]["names"] |= {"modality": "visdoc", "distribution": None}
-    scores["aggregates"]["IND"] = 0.5
-    (reason_image, reason_visdoc) = compare(scores, None, promotion_config, TASKS).reasons
+    mixed = make_scores("new", 0.5, names=0.8)
+    mixed = with_task(mixed, "names", modality="visdoc", distribution=None)
+    mixed.aggregates["IND"] = 0.5
+    (reason_image, reason_visdoc) = compare(mixed, None, promotion_config, TASKS).reasons
     assert "aggregate visdoc: None is not the mean of its tasks, 0.800000" in reason_visdoc
     assert "aggregate image: None is not the mean of its tasks, 0.500000" in reason_image
-    scores["aggregates"] |= {"visdoc": 0.8, "image": 0.5}
-    assert compare(scores, None, promotion_config, TASKS).passed
+    mixed.aggregates.update(visdoc=0.8, image=0.5)
+    assert compare(mixed, None, promotion_config, TASKS).passed
 
 
 def test_so_few_samples_that_no_drop_could_be_found_are_told(
@@ -196,8 +202,10 @@ def test_equal_models_are_rarely_refused_and_worse_ones_nearly_always(
             champion, challenger = make_scores("old"), make_scores("new")
             for name in TASKS:
                 hard = generator.random(200)
-                replace_values(champion, name, (hard + generator.normal(0, 0.02, 200) < 0.5).astype(float))
-                replace_values(challenger, name, (hard + generator.normal(0, 0.02, 200) < share).astype(float))
+                champion = with_values(champion, name, (hard + generator.normal(0, 0.02, 200) < 0.5).astype(float))
+                challenger = with_values(
+                    challenger, name, (hard + generator.normal(0, 0.02, 200) < share).astype(float)
+                )
             passed += compare(challenger, champion, config, TASKS).passed
         return passed
 
@@ -242,13 +250,14 @@ def test_each_measurement_has_limits_that_refuse(
     assert not_a_number == f"{name}: nan is no finite number"
 
 
-def replace_values(scores: dict[str, Any], name: str, values: Any) -> None:
-    scores["tasks"][name] |= {"values": list(map(float, values)), "score": float(np.mean(values))}
-    tasks = scores["tasks"].values()
-    scores["aggregates"]["overall"] = float(np.mean([task["score"] for task in tasks]))
-    for key in ("meta_task", "distribution"):
-        for group in {task[key] for task in tasks}:
-            scores["aggregates"][group] = float(np.mean([task["score"] for task in tasks if task[key] == group]))
+def with_values(made: Scores, name: str, values: Any) -> Scores:
+    """Returns the scores with other values in one set, and the means that follow from them."""
+    changed = with_task(made, name, values=list(map(float, values)), score=float(np.mean(values)))
+    return replace(changed, aggregates=scores("", changed.tasks).aggregates)
+
+
+def with_first(made: Scores, value: float) -> Scores:
+    return with_task(made, "names", values=[value, *made.tasks["names"].values[1:]])
 
 
 def row(verdict: Any, name: str) -> dict[str, Any]:

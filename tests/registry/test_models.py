@@ -2,7 +2,6 @@ import base64
 import io
 from collections.abc import Callable
 from pathlib import Path
-from typing import Any
 
 import mlflow
 import numpy as np
@@ -14,8 +13,9 @@ from components.embedder.runtime import Runtime
 from components.errors import EmbedlineError, UsedWrongly
 from components.registry import models
 from components.registry.tracking import Run, Tracking
+from components.scores import Scores
 
-MakeScores = Callable[..., dict[str, Any]]
+MakeScores = Callable[..., Scores]
 MakeBundle = Callable[[str], Path]
 
 

@@ -13,6 +13,7 @@ from components.registry import compare, infrastructure, ledger, models, promoti
 from components.registry.config import Promotion
 from components.registry.gate import Verdict
 from components.registry.tracking import Run
+from components.scores import Scores
 
 REPOSITORY = Path(__file__).parents[2]
 TASKS = ("names", "groups", "counts", "crops")
@@ -23,7 +24,7 @@ CHECKS = {
     "latency_ms": 3.0,
     "size_bytes": 10,
 }
-MakeScores = Callable[..., dict[str, Any]]
+MakeScores = Callable[..., Scores]
 
 
 class Line:
@@ -34,7 +35,7 @@ class Line:
         self.make_scores = make_scores
         models._create_model(run.tracking)
 
-    def scores(self, number: int) -> dict[str, Any]:
+    def scores(self, number: int) -> Scores:
         return self.make_scores(f"model-{number}", 0.4 + 0.1 * number)
 
     def register(self, number: int) -> str:

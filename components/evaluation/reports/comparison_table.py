@@ -5,7 +5,7 @@ from __future__ import annotations
 from rich.table import Table
 from rich.text import Text
 
-from components.comparison import Comparison, Difference
+from components.scores.comparison import Comparison, Difference
 
 
 def comparison_table(comparison: Comparison, names: tuple[str, str]) -> Table:

@@ -14,10 +14,11 @@ from components.artifact import write_text
 from components.corpus import Item
 from components.corpus.item import ImageSource
 from components.evaluation.prompts import plain
-from components.evaluation.report import TIE_RATE_SHOWN, Scores
+from components.evaluation.report import TIE_RATE_SHOWN
 from components.evaluation.reports.drawing import STYLE, bar, bounds, count, percent, picture
 from components.evaluation.reports.misses import Miss
 from components.evaluation.reports.standings import Standings, chance, flags
+from components.scores import Scores
 
 FRAMES_SHOWN = 3
 LONGEST_TEXT = 240

@@ -9,7 +9,8 @@ from functools import cached_property
 
 from components.errors import UsedWrongly
 from components.evaluation.metrics import parse
-from components.evaluation.report import TIE_RATE_SHOWN, Scores, TaskScore
+from components.evaluation.report import TIE_RATE_SHOWN
+from components.scores import Scores, TaskScore
 
 
 @dataclass(frozen=True)

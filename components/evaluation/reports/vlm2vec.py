@@ -18,7 +18,7 @@ from pydantic import BaseModel, ConfigDict, Field, ValidationError
 from components.artifact import whole, write_text
 from components.errors import DataInvalid, UsedWrongly
 from components.evaluation.benchmark import Benchmark
-from components.evaluation.report import Scores
+from components.scores import Scores
 
 MODALITIES = ("image", "video", "visdoc")
 SCORE_FILE = "_score.json"

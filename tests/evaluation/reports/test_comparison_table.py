@@ -1,21 +1,17 @@
 import io
-from typing import Any
 
 from rich.console import Console
 
-from components.comparison import compare
 from components.evaluation.reports.comparison_table import comparison_table
+from components.scores import Scores, compare
+from tests.scores.made_up import of_values, with_task
 
 
-def content(hits: dict[str, int]) -> dict[str, Any]:
-    tasks = {
-        name: {"queries": 200, "candidates": 9, "metric": "hit@1", "values": [1.0] * count + [0.0] * (200 - count)}
-        for name, count in hits.items()
-    }
-    return {"dataset_digest": "data", "scorer": "2", "prompts": "prompts", "tasks": tasks}
+def content(hits: dict[str, int]) -> Scores:
+    return of_values({name: [1.0] * count + [0.0] * (200 - count) for name, count in hits.items()})
 
 
-def shown(ours: dict[str, Any], theirs: dict[str, Any], names: tuple[str, str]) -> list[str]:
+def shown(ours: Scores, theirs: Scores, names: tuple[str, str]) -> list[str]:
     console = Console(width=140, file=(text := io.StringIO()))
     console.print(comparison_table(compare(ours, theirs, 2000, 0.95), names))
     return [line.strip() for line in text.getvalue().splitlines()]
@@ -46,7 +42,7 @@ def test_the_better_model_is_named_on_either_side_and_none_where_nothing_is_show
 
 def test_values_between_hit_and_miss_have_no_mcnemar() -> None:
     ties = content({"names": 100})
-    ties["tasks"]["names"]["values"][0] = 0.5
+    ties = with_task(ties, "names", values=[0.5, *ties.tasks["names"].values[1:]], score=0.4975)
     assert row(shown(ties, content({"names": 100}), ("a", "b")), "names")[-2:] == ["-", ""]
 
 

@@ -16,11 +16,11 @@ from PIL import Image
 
 from components.corpus import Item
 from components.errors import UsedWrongly
-from components.evaluation import Model, Scores
 from components.evaluation.metrics import REPORTED
 from components.evaluation.reports.misses import Miss
 from components.evaluation.reports.page import report_page, write_page
-from tests.evaluation.reports.made_up import scores, task_score
+from components.scores import Model, Scores
+from tests.scores.made_up import scores, task_score
 
 TASKS = {
     "Groups": task_score("classification", "IND", 0.9),

@@ -10,10 +10,10 @@ from components.corpus import Item
 from components.embedder import Vectors
 from components.errors import EmbedlineError, UsedWrongly
 from components.evaluation import Suite
-from components.evaluation.siblings import SIBLINGS, geometry
-from components.evaluation.siblings.geometry import first_direction, mean_cosine, uniformity
+from components.evaluation.probes import geometry, probe
+from components.evaluation.probes.geometry import first_direction, mean_cosine, uniformity
 from tests.evaluation.conftest import ConstantEmbedder, HashEmbedder
-from tests.evaluation.siblings.conftest import (
+from tests.evaluation.probes.conftest import (
     CONCEPTS,
     Measured,
     PartsEmbedder,
@@ -43,7 +43,7 @@ def drawn(rows: int, dimension: int, centre: float = 0.0) -> Vectors:
 
 
 def test_no_new_set_is_made(suite: Suite) -> None:
-    assert SIBLINGS["geometry"].build(suite, Path()) is suite
+    assert probe("geometry").build(suite, Path()) is suite
 
 
 @pytest.mark.parametrize("centre", [0.0, 0.5])
@@ -114,9 +114,9 @@ def test_several_vectors_an_item_are_refused(suite: Suite, tmp_path: Path) -> No
         name: tuple(replace(side, bounds=np.arange(len(side.positions) + 1)) for side in both)
         for name, both in sides.items()
     }
-    for sibling in ("geometry", "mixed-modality"):
-        with pytest.raises(UsedWrongly, match=f"{sibling}: the model gives an item several vectors"):
-            SIBLINGS[sibling].measure(suite, scores, several)  # type: ignore[arg-type]
+    for name in ("geometry", "mixed-modality"):
+        with pytest.raises(UsedWrongly, match=f"{name}: the model gives an item several vectors"):
+            probe(name).measure(suite, scores, several)  # type: ignore[arg-type]
 
 
 def test_items_are_told_apart_by_what_they_have() -> None:

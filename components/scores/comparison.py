@@ -2,7 +2,7 @@
 
 Overall is the mean of the sets' differences, whatever their sizes. The queries are paired, so their difficulty cancels.
 
-* Interval: that of rare wins and losses, which holds for few queries too (`components/intervals.py`).
+* Interval: that of rare wins and losses, which holds for few queries too (`components/scores/intervals.py`).
 * p that they differ, and that ours is worse: were the models equal, each difference could as well have the other sign;
   the share of random signs that give as much (E. Pitman 1937, Significance Tests Which May be Applied to Samples from
   Any Populations).
@@ -14,26 +14,23 @@ Overall is the mean of the sets' differences, whatever their sizes. The queries 
 from __future__ import annotations
 
 import math
-from collections.abc import Iterator, Mapping, Sequence
+from collections.abc import Iterator, Sequence
 from dataclasses import dataclass
-from typing import Any, Literal, NamedTuple
+from typing import Literal, NamedTuple
 
 import numpy as np
 from scipy.special import bdtr
 
 from components.errors import UsedWrongly
-from components.intervals import Values, difference_interval
+from components.scores.file import ROUNDING, Scores, TaskScore, defects
+from components.scores.intervals import Values, difference_interval
 
-Content = Mapping[str, Any]
-"""The content of a score file, or of one task in it."""
 Outcome = Literal["better", "worse", "no difference shown"]
 IDENTITY = (
     ("dataset_digest", "the data set differs"),
     ("scorer", "the scorer differs"),
     ("prompts", "the prompts differ"),
 )
-ROUNDING = 1e-9
-"""Means that differ by less are equal: what separates them is the order of addition."""
 CELLS_PER_BLOCK = 2**22
 
 
@@ -90,26 +87,26 @@ class Comparison:
         return sentence
 
 
-def compare(ours: Content, theirs: Content, samples: int, confidence: float, same_prompts: bool = True) -> Comparison:
-    """Returns how the first of two score files on the same queries differs from the second.
+def compare(ours: Scores, theirs: Scores, samples: int, confidence: float, same_prompts: bool = True) -> Comparison:
+    """Returns how the first of two scores on the same queries differ from the second.
 
     `samples` random signs are drawn for the p-values, the same ones each time. `confidence` (0 to 1) is that of the
-    intervals; what it leaves is the level of the verdicts. Raises `UsedWrongly` that says why if the files do not
-    compare, or if with so few samples Holm's correction would let no p-value pass, however large the difference.
-    `same_prompts` is that of `unlike`.
+    intervals; what it leaves is the level of the verdicts. Raises `UsedWrongly` that says why if the scores have
+    defects or do not compare, or if with so few samples Holm's correction would let no p-value pass, however large the
+    difference. `same_prompts` is that of `unlike`.
     """
-    if reasons := unlike(ours, theirs, same_prompts):
+    if reasons := [*defects(ours), *defects(theirs)] or unlike(ours, theirs, same_prompts):
         remedy = "Score both models on the same data with the same version of this program."
         raise UsedWrongly("the scores do not compare: " + "\n".join(reasons), remedy)
-    names = sorted(ours["tasks"])
+    names = sorted(ours.tasks)
     if samples < (enough := math.ceil(2 * len(names) / (1 - confidence)) - 1):
         problem = f"{samples} samples of random signs are too few to show a difference on {len(names)} sets"
         raise UsedWrongly(problem, f"Draw at least {enough}, or ask for less confidence.")
     generator = np.random.default_rng(0)
-    sets = [_paired(name, ours["tasks"][name], theirs["tasks"][name], samples, generator) for name in names]
+    sets = [_paired(name, ours.tasks[name], theirs.tasks[name], samples, generator) for name in names]
     p_by_set = [_p_values(each) for each in sets]
     holm_by_set = map(_PValues, *(_over_sets(column) for column in zip(*p_by_set, strict=True)))
-    incomplete = any(scores.get(key) for scores in (ours, theirs) for key in ("missing", "extra"))
+    incomplete = any(scores.missing or scores.extra for scores in (ours, theirs))
     overall = _overall(f"over {len(sets)} sets" if incomplete else "overall", sets)
     p_overall = _p_values(overall)
     return Comparison(
@@ -120,41 +117,28 @@ def compare(ours: Content, theirs: Content, samples: int, confidence: float, sam
     )
 
 
-def unlike(ours: Content, theirs: Content, same_prompts: bool = True) -> list[str]:
-    """Returns why two score files do not compare: they do if the same scorer asked both models the same questions.
+def unlike(ours: Scores, theirs: Scores, same_prompts: bool = True) -> list[str]:
+    """Returns why the scores of two models do not compare: they do if the same scorer asked both the same questions.
 
     Without `same_prompts` each model may have been asked in the words of its own family.
     """
     reasons = []
     for key, differs in IDENTITY:
-        if not (ours.get(key) and theirs.get(key)):
-            reasons.append(f"{key} is missing")
-        elif ours[key] != theirs[key] and (same_prompts or key != "prompts"):
-            reasons.append(f"{differs}: {ours[key]} and {theirs[key]}")
-    our_tasks, their_tasks = ours.get("tasks", {}), theirs.get("tasks", {})
-    reasons += [] if our_tasks or their_tasks else ["no set was scored"]
-    for name in sorted({*our_tasks, *their_tasks}):
-        if name not in our_tasks or name not in their_tasks:
+        our_value, their_value = getattr(ours, key), getattr(theirs, key)
+        if our_value != their_value and (same_prompts or key != "prompts"):
+            reasons.append(f"{differs}: {our_value} and {their_value}")
+    reasons += [] if ours.tasks or theirs.tasks else ["no set was scored"]
+    for name in sorted({*ours.tasks, *theirs.tasks}):
+        if name not in ours.tasks or name not in theirs.tasks:
             reasons.append(f"{name}: was scored for one of the models only")
             continue
-        our, their = our_tasks[name], their_tasks[name]
+        our, their = ours.tasks[name], theirs.tasks[name]
         reasons += [
-            f"{name}: {key} differ: {our.get(key)} and {their.get(key)}"
+            f"{name}: {key} differ: {getattr(our, key)} and {getattr(their, key)}"
             for key in ("queries", "candidates", "metric")
-            if our.get(key) != their.get(key)
+            if getattr(our, key) != getattr(their, key)
         ]
-        reasons += [f"{name}: {defect}" for defect in map(values_defect, (our, their)) if defect]
     return reasons
-
-
-def values_defect(task: Content) -> str | None:
-    """Returns what is wrong with the values of the queries of one task in a score file."""
-    values = _values(task)
-    if not len(values) or len(values) != task.get("queries"):
-        return f"{len(values)} values for {task.get('queries')} queries"
-    if not np.isfinite(values).all():
-        return "a value is not finite"
-    return None if values.min() >= 0 and values.max() <= 1 else "a value lies outside 0 to 1"
 
 
 def holm(p_values: Values) -> Values:
@@ -201,8 +185,8 @@ class _Paired:
         return our, their
 
 
-def _paired(name: str, our: Content, their: Content, samples: int, generator: np.random.Generator) -> _Paired:
-    ours, theirs = _values(our), _values(their)
+def _paired(name: str, our: TaskScore, their: TaskScore, samples: int, generator: np.random.Generator) -> _Paired:
+    ours, theirs = np.array(our.values), np.array(their.values)
     return _Paired(name, (ours,), (theirs,), flipped_means(ours - theirs, samples, generator))
 
 
@@ -246,10 +230,6 @@ def _difference(paired: _Paired, p: _PValues, adjusted: _PValues, confidence: fl
         mcnemar_holm=adjusted.mcnemar,
         verdict="no difference shown" if not shown else "better" if ours > theirs else "worse",
     )
-
-
-def _values(task: Content) -> Values:
-    return np.asarray(task.get("values", ()), float)
 
 
 def _blocks(samples: int, cells: int) -> Iterator[int]:

@@ -3,12 +3,13 @@
 from __future__ import annotations
 
 from collections.abc import Mapping
+from dataclasses import replace
 from typing import Any
 
 import numpy as np
 
-from components.evaluation import Model, Scores, TaskScore
 from components.evaluation.metrics import REPORTED
+from components.scores import Model, Scores, TaskScore
 
 
 def task_score(meta_task: str, distribution: str | None, score: float, **changes: Any) -> TaskScore:
@@ -31,6 +32,30 @@ def scores(name: str, tasks: Mapping[str, TaskScore], **changes: Any) -> Scores:
     fields: dict[str, Any] = {
         "model": Model(name, f"fingerprint of {name}", 16, 5_200_000), "benchmark": "small", "dataset_digest": "d" * 64,
         "scorer": "2", "prompts": "p" * 64, "missing": [], "extra": [], "aggregates": means,
-        "confidence": {"overall": (means["overall"] - 0.01, means["overall"] + 0.01)},
+        "confidence": {"overall": (max(means["overall"] - 0.01, 0), min(means["overall"] + 0.01, 1))},
     }  # fmt: skip
     return Scores(tasks=dict(tasks), **fields | changes)
+
+
+def of_values(values: dict[str, Any], **changes: Any) -> Scores:
+    """Returns the scores of a model with these values by set and query."""
+    tasks = {
+        name: task_score(
+            "retrieval", "IND", float(np.mean(each)), queries=len(each), candidates=10, values=[*map(float, each)]
+        )
+        for name, each in values.items()
+    }
+    fields: dict[str, Any] = {
+        "model": Model("model", "fingerprint", 16, 7), "benchmark": "small", "dataset_digest": "data", "scorer": "2",
+        "prompts": "prompts", "missing": [], "extra": [], "aggregates": {}, "confidence": {},
+    }  # fmt: skip
+    return Scores(tasks=tasks, **fields | changes)
+
+
+def with_task(scores: Scores, name: str, **changes: Any) -> Scores:
+    """Returns the scores with changes in those of one set."""
+    return replace(scores, tasks=scores.tasks | {name: replace(scores.tasks[name], **changes)})
+
+
+def without_task(scores: Scores, name: str) -> Scores:
+    return replace(scores, tasks={other: task for other, task in scores.tasks.items() if other != name})

@@ -14,7 +14,7 @@ from scipy.stats import pearsonr, spearmanr
 from components.corpus import Item
 from components.embedder import Vectors, find_model
 from components.errors import DataInvalid, EmbedlineError, UsedWrongly
-from components.evaluation.siblings.similarity import Similarity, rated_pairs, regressed, regression
+from components.evaluation.similarity import rated_pairs, regression
 from tests.evaluation.conftest import ConstantEmbedder, HashEmbedder, TableEmbedder
 
 Pairs = list[tuple[str, str, float]]
@@ -335,52 +335,6 @@ def test_a_missing_file_is_told(tmp_path: Path) -> None:
 def test_pairs_that_allow_no_correlation_or_interval_are_refused(pairs: Pairs, message: str, tmp_path: Path) -> None:
     with pytest.raises(DataInvalid, match=message):
         regression(HashEmbedder(), "hash", write_csv(tmp_path / "pairs.csv", pairs), 16)
-
-
-# Before and after
-
-
-def measured(embedder: Any, file: Path) -> Similarity:
-    return regression(embedder, "model", file, 16)
-
-
-def test_a_model_against_itself_has_not_changed(file: Path) -> None:
-    found = measured(SharedWordsEmbedder(), file)
-    change = regressed(found, found)
-    assert change.difference == 0 and change.interval == (0, 0)
-
-
-def test_a_model_that_unlearned_text_is_shown_to_be_worse(tmp_path: Path) -> None:
-    degrees = np.linspace(5, 170, 40)
-    knowing, file = angled(degrees, list(-degrees), tmp_path / "pairs.csv")
-    before, after = measured(knowing, file), measured(HashEmbedder(), file)
-    change = regressed(before, after)
-    assert change.difference == pytest.approx(after.spearman - before.spearman)
-    assert change.interval[0] < change.difference < change.interval[1] < 0
-    assert regressed(after, before).interval == pytest.approx(
-        tuple(-bound for bound in change.interval[::-1]), abs=1e-12
-    )
-
-
-def test_a_paired_interval_is_narrower_than_that_of_each(file: Path) -> None:
-    class Slightly(SharedWordsEmbedder):
-        def encode(self, items: Sequence[Item]) -> Vectors:
-            return super().encode(items) + np.float32(0.001)
-
-    before, after = measured(SharedWordsEmbedder(), file), measured(Slightly(), file)
-    change = regressed(before, after)
-    assert change.interval[0] <= 0 <= change.interval[1]
-    assert np.ptp(change.interval) < 0.2 * np.ptp(before.interval)
-
-
-def test_models_measured_on_different_pairs_do_not_compare(file: Path, tmp_path: Path) -> None:
-    before = measured(SharedWordsEmbedder(), file)
-    reworded = [("A cat naps on the sofa.", second, score) if row == 0 else (first, second, score)
-                for row, (first, second, score) in enumerate(PAIRS)]  # fmt: skip
-    after = measured(SharedWordsEmbedder(), write_csv(tmp_path / "others.csv", reworded))
-    assert after.gold == before.gold
-    with pytest.raises(UsedWrongly, match="different pairs"):
-        regressed(before, after)
 
 
 def _with_name(made: tuple[TableEmbedder, Path]) -> tuple[TableEmbedder, str, Path]:

@@ -1,7 +1,7 @@
 """Semantic textual similarity (STS): how the cosine of two sentences agrees with what people said, from -1 to 1.
 
-No image is involved: the difference between a model before and after fine-tuning on images (`regressed`) shows whether
-it unlearned text. Spearman's correlation is the main number, for it does not depend on the scale of the cosines.
+No image is involved: the difference between a model before and after fine-tuning on images shows whether it unlearned
+text. Spearman's correlation is the main number, for it does not depend on the scale of the cosines.
 
 Sources: Cer et al. 2017, SemEval-2017 Task 1 (STS-B); Reimers et al. 2016, Task-Oriented Intrinsic Evaluation of
 Semantic Textual Similarity (why Spearman).
@@ -65,14 +65,6 @@ class Similarity:
     cosines: tuple[float, ...]
 
 
-@dataclass(frozen=True)
-class Change:
-    """Spearman's correlation after minus before, and its 95 % bootstrap interval over the pairs."""
-
-    difference: float
-    interval: tuple[float, float]
-
-
 def regression(embedder: Embedder, name: str, file: Path, batch_size: int) -> Similarity:
     """Returns how the embedder, which messages call `name`, agrees with the scores in a file as `rated_pairs` reads it.
 
@@ -96,17 +88,6 @@ def regression(embedder: Embedder, name: str, file: Path, batch_size: int) -> Si
         _interval(_spearman, gold, cosines), hashlib.sha256(content.encode()).hexdigest(),
         tuple(gold.tolist()), tuple(cosines.tolist()),
     )  # fmt: skip
-
-
-def regressed(before: Similarity, after: Similarity) -> Change:
-    """Returns how much the correlation rose, the interval by a paired bootstrap: both models on the same drawn pairs.
-
-    Raises `UsedWrongly` if the two were not measured on the same pairs.
-    """
-    if before.dataset_digest != after.dataset_digest:
-        raise UsedWrongly("the correlations are of different pairs", "Measure both models on the same file.")
-    columns = [np.array(values) for values in (before.gold, before.cosines, after.cosines)]
-    return Change(after.spearman - before.spearman, _interval(_spearman_rise, *columns))
 
 
 def rated_pairs(file: Path) -> list[RatedPair]:
@@ -215,10 +196,6 @@ def _dots(first: Vectors, second: Vectors) -> Numbers:
 
 def _spearman(gold: Numbers, cosines: Numbers, axis: int = -1) -> Numbers:
     return np.asarray(pearsonr(rankdata(gold, axis=axis), rankdata(cosines, axis=axis), axis=axis).statistic)
-
-
-def _spearman_rise(gold: Numbers, before: Numbers, after: Numbers, axis: int = -1) -> Numbers:
-    return _spearman(gold, after, axis) - _spearman(gold, before, axis)
 
 
 def _interval(statistic: Callable[..., Numbers], *columns: Numbers) -> tuple[float, float]:

@@ -23,10 +23,10 @@ from PIL import Image, ImageEnhance, ImageFilter
 from components.corpus.item import ImageSource, Item
 from components.embedder.runtime import UnreadableImage, load_image
 from components.errors import DataInvalid
-from components.evaluation.report import Scores
+from components.evaluation.derived import MEND, as_it_is, derived_suite, derived_task, questions_of
 from components.evaluation.sets import Collection, EvaluationSet, Suite
-from components.evaluation.siblings.derived import MEND, as_it_is, derived_suite, derived_task, questions_of
 from components.evaluation.vectors import Side
+from components.scores import Scores
 
 NAME = "robustness"
 QUERIES_PER_SET = 100
@@ -50,10 +50,10 @@ class PicturePerturbation(NamedTuple):
     apply: Callable[[Image.Image, float, Generator], Image.Image]
 
 
-def build(base: Suite, pictures: Path) -> Suite:
+def build(base: Suite, images: Path) -> Suite:
     """Returns the perturbed sets, named `SET.PERTURBATION.SEVERITY`, and `SET.unperturbed`, all of the same queries.
 
-    Perturbed pictures are written to the folder `pictures`, those that are there already are taken. Raises
+    Perturbed pictures are written to the folder `images`, those that are there already are taken. Raises
     `DataInvalid` if a picture cannot be read, `UsedWrongly` if no set has queries to perturb.
     """
     collection, sets = Collection(MEND), []
@@ -69,7 +69,7 @@ def build(base: Suite, pictures: Path) -> Suite:
         for perturbation in taken:
             for severity in SEVERITIES:
                 try:
-                    items = [perturbed(query.item, perturbation, severity, pictures) for query in asked]
+                    items = [perturbed(query.item, perturbation, severity, images) for query in asked]
                 except DataInvalid as error:
                     raise base.unreadable(questions.queries[sample]) or error from error.__cause__
                 sets.append(_asking(plain, items, collection, questions.name, perturbation, severity))
@@ -77,7 +77,7 @@ def build(base: Suite, pictures: Path) -> Suite:
         picture
         for item in collection.positions
         for picture in (item.image, *item.video)
-        if isinstance(picture, Path) and picture.parent == pictures
+        if isinstance(picture, Path) and picture.parent == images
     }
     return derived_suite(NAME, base, collection, sets, "no set whose queries all have a text, or all a picture", made)
 

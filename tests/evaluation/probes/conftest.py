@@ -14,9 +14,10 @@ from PIL import Image
 from components.corpus import Item
 from components.embedder import Embedder, Vectors
 from components.embedder.runtime import load_image
-from components.evaluation import Scores, Suite, evaluate, read_suite
-from components.evaluation.siblings import SIBLINGS
+from components.evaluation import Suite, evaluate, read_suite
+from components.evaluation.probes import probe
 from components.evaluation.vectors import Side, cached_vectors
+from components.scores import Scores
 from tests.evaluation.conftest import CHUNK, CONFIG, MODEL, Rows, row, write_data
 
 CONCEPTS = 36
@@ -103,11 +104,11 @@ def write_suite(tmp_path: Path) -> WriteSuite:
 
 @pytest.fixture
 def measured(tmp_path: Path) -> Measured:
-    """Evaluates an embedder on a suite that a sibling built, and returns the sibling's numbers."""
+    """Evaluates an embedder on a suite that a probe built, and returns the probe's numbers."""
 
-    def measure(sibling: str, suite: Suite, embedder: Embedder) -> dict[str, float]:
+    def measure(name: str, suite: Suite, embedder: Embedder) -> dict[str, float]:
         scores, sides = scored(suite, embedder, tmp_path / f"cache {len(list(tmp_path.iterdir()))}")
-        return SIBLINGS[sibling].measure(suite, scores, sides)
+        return probe(name).measure(suite, scores, sides)
 
     return measure
 

@@ -11,6 +11,7 @@ Representations? (anisotropy as the mean cosine of random pairs, and the share o
 from __future__ import annotations
 
 from collections.abc import Mapping
+from pathlib import Path
 
 import numpy as np
 from numpy.typing import NDArray
@@ -18,11 +19,11 @@ from numpy.typing import NDArray
 from components.corpus import Item
 from components.embedder import Vectors
 from components.errors import EmbedlineError
-from components.evaluation.report import Scores
+from components.evaluation.derived import require_one_vector
 from components.evaluation.scoring import Positions
 from components.evaluation.sets import EvaluationSet, Suite
-from components.evaluation.siblings.derived import require_one_vector
 from components.evaluation.vectors import Side
+from components.scores import Scores
 
 NAME = "geometry"
 ITEMS = 2048
@@ -30,7 +31,7 @@ PAIRS = 16_384
 ROWS_AT_ONCE = 256
 
 
-def build(base: Suite) -> Suite:
+def build(base: Suite, images: Path) -> Suite:
     """Returns the suite itself: the vectors that are measured are those of its own items."""
     return base
 

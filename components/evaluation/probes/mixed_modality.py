@@ -14,15 +14,14 @@ from collections import Counter
 from collections.abc import Iterator, Mapping
 from dataclasses import dataclass, replace
 from itertools import combinations
+from pathlib import Path
 
 import numpy as np
 from numpy.typing import NDArray
 
 from components.corpus import Item, Query
 from components.corpus.item import ImageSource
-from components.evaluation.report import Scores
-from components.evaluation.sets import Collection, EvaluationSet, Suite
-from components.evaluation.siblings.derived import (
+from components.evaluation.derived import (
     MEND,
     as_it_is,
     derived_suite,
@@ -30,7 +29,9 @@ from components.evaluation.siblings.derived import (
     questions_of,
     require_one_vector,
 )
+from components.evaluation.sets import Collection, EvaluationSet, Suite
 from components.evaluation.vectors import Side, similarity
+from components.scores import Scores
 
 NAME = "mixed-modality"
 FORMS = ("text", "image", "both")
@@ -65,7 +66,7 @@ class Concepts:
         )
 
 
-def build(base: Suite) -> Suite:
+def build(base: Suite, images: Path) -> Suite:
     """Returns `SET.text`, `SET.image` and `SET.both` of each set that asks for pictures by texts, where another set of
     `base` names these pictures in other words; of several, the one that does so for most queries.
 

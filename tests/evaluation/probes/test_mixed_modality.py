@@ -8,10 +8,10 @@ import pytest
 from components.embedder import Vectors
 from components.errors import UsedWrongly
 from components.evaluation import Suite
-from components.evaluation.siblings import SIBLINGS
-from components.evaluation.siblings.mixed_modality import FORMS, shares_among_first
+from components.evaluation.probes import probe
+from components.evaluation.probes.mixed_modality import FORMS, shares_among_first
 from tests.evaluation.conftest import ConstantEmbedder, HashEmbedder, Rows
-from tests.evaluation.siblings.conftest import (
+from tests.evaluation.probes.conftest import (
     CONCEPTS,
     Measured,
     PartsEmbedder,
@@ -39,7 +39,7 @@ def shifted(angle: float) -> PartsEmbedder:
 
 @pytest.fixture
 def suite(write_suite: WriteSuite) -> Suite:
-    return SIBLINGS["mixed-modality"].build(write_suite({"Keywords": KEYWORDS, "Names": NAMES}), Path())
+    return probe("mixed-modality").build(write_suite({"Keywords": KEYWORDS, "Names": NAMES}), Path())
 
 
 def test_each_corpus_holds_each_concept_once_and_each_form_as_often(suite: Suite) -> None:
@@ -93,7 +93,7 @@ def test_a_constant_model_is_at_chance_without_gap_or_bias(suite: Suite, measure
 
 def test_a_query_is_never_the_text_that_stands_for_its_concept(write_suite: WriteSuite) -> None:
     same = [seeking(WORDS[n].upper() if n % 2 else f"keyword {n}", n) for n in range(CONCEPTS)]
-    suite = SIBLINGS["mixed-modality"].build(write_suite({"Mixed": same, "Names": NAMES}), Path())
+    suite = probe("mixed-modality").build(write_suite({"Mixed": same, "Names": NAMES}), Path())
     for questions in suite.sets:
         texts = [suite.items[position].text or "" for position in questions.queries]
         assert len(texts) == CONCEPTS // 2 and all(text.startswith("keyword") for text in texts)
@@ -106,7 +106,7 @@ def test_the_set_that_names_most_pictures_is_taken_and_one_that_sorts_them_is_no
         "Keywords": KEYWORDS,
         "Names": NAMES,
     }
-    suite = SIBLINGS["mixed-modality"].build(write_suite(sets), Path())
+    suite = probe("mixed-modality").build(write_suite(sets), Path())
     texts = {suite.items[c].text for each in suite.sets for pool in each.pools for c in pool.candidates}
     assert texts == {None, *WORDS}
 
@@ -124,7 +124,7 @@ def test_the_set_that_names_most_pictures_is_taken_and_one_that_sorts_them_is_no
 )
 def test_data_without_concepts_in_several_forms_are_refused(write_suite: WriteSuite, sets: dict[str, Rows]) -> None:
     with pytest.raises(UsedWrongly, match="mixed-modality: small has no pictures that one set asks for and another"):
-        SIBLINGS["mixed-modality"].build(write_suite(sets), Path())
+        probe("mixed-modality").build(write_suite(sets), Path())
 
 
 @pytest.mark.parametrize("first", [1, 3, 6])

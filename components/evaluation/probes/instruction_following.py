@@ -1,4 +1,4 @@
-"""Control: the same picture under another instruction has another answer, and only the instruction tells which.
+"""Instruction following: the same image under another instruction has another answer, which nothing else tells.
 
 Each picture that several sets ask about is asked again under each one's instruction, over the answers of all of them.
 The right answers to the other instructions are thus among the candidates. A model that ignores the instruction finds
@@ -9,18 +9,19 @@ from __future__ import annotations
 
 from collections.abc import Iterator, Mapping
 from dataclasses import dataclass
+from pathlib import Path
 
 import numpy as np
 
 from components.corpus import Item, Query
 from components.corpus.item import ImageSource
-from components.evaluation.report import Scores
+from components.evaluation.derived import MEND, as_it_is, derived_suite, derived_task
 from components.evaluation.scoring import Positions
 from components.evaluation.sets import Collection, Suite
-from components.evaluation.siblings.derived import MEND, as_it_is, derived_suite, derived_task
 from components.evaluation.vectors import Side
+from components.scores import Scores
 
-NAME = "control"
+NAME = "instruction-following"
 ANSWER, KIND = "answer", "kind"
 
 
@@ -34,7 +35,7 @@ class Asked:
     relevant: dict[int, float]
 
 
-def build(base: Suite) -> Suite:
+def build(base: Suite, images: Path) -> Suite:
     """Returns two sets of each set that shares query pictures with others under other instructions.
 
     Queries have a picture and an instruction, no text. In `SET.answer` the answers of the base set are relevant, in

@@ -1,4 +1,4 @@
-"""What siblings have in common: the questions of a set one by one, and a suite of sets that are made of them."""
+"""Suites derived from another one: the questions of a set one by one, and a suite of sets that are made of them."""
 
 from __future__ import annotations
 
@@ -69,9 +69,9 @@ def derived_suite(
     return collection.suite(suite.benchmark, digest.hexdigest(), base.root, sets)
 
 
-def require_one_vector(sibling: str, sides: Iterable[tuple[Side, Side]]) -> None:
+def require_one_vector(probe: str, sides: Iterable[tuple[Side, Side]]) -> None:
     """Raises `UsedWrongly` if an item has several vectors, so that there is no place of it in space to speak of."""
     if any(side.bounds is not None for both in sides for side in both):
         raise UsedWrongly(
-            f"{sibling}: the model gives an item several vectors", "Measure a model that gives each item one vector."
+            f"{probe}: the model gives an item several vectors", "Measure a model that gives each item one vector."
         )

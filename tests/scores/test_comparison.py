@@ -1,6 +1,7 @@
 import itertools
 import math
 from collections.abc import Callable
+from dataclasses import replace
 from typing import Any
 
 import numpy as np
@@ -8,20 +9,13 @@ import pytest
 from numpy.typing import NDArray
 from scipy import stats
 
-from components.comparison import compare, flipped_means, holm, mcnemar
 from components.errors import UsedWrongly
+from components.scores import Scores
+from components.scores.comparison import compare, flipped_means, holm, mcnemar
+from tests.scores.made_up import of_values, with_task, without_task
 
 Values = NDArray[np.float64]
 SHOWN = ("better", "worse")
-
-
-def content(values: dict[str, Any], **changes: Any) -> dict[str, Any]:
-    """The content of a score file with these values by set and query."""
-    tasks = {
-        name: {"queries": len(each), "candidates": 10, "metric": "hit@1", "values": list(each)}
-        for name, each in values.items()
-    }
-    return {"dataset_digest": "data", "scorer": "2", "prompts": "prompts", "tasks": tasks} | changes
 
 
 def answers(generator: np.random.Generator, shares: dict[str, float], queries: int = 400) -> tuple[Any, Any]:
@@ -62,7 +56,7 @@ def test_mcnemar_is_the_exact_binomial_test_of_the_queries_that_differ(won: int,
 
 def test_mcnemar_is_for_hits_and_misses_only() -> None:
     assert mcnemar(np.array([1.0, 0.5]), np.array([1.0, 0.0])) is None
-    found = compare(content({"A": [0.5, 1], "B": [1, 0]}), content({"A": [1, 1], "B": [0, 0]}), 100, 0.95)
+    found = compare(of_values({"A": [0.5, 1], "B": [1, 0]}), of_values({"A": [1, 1], "B": [0, 0]}), 100, 0.95)
     (a, b), overall = found.tasks, found.overall
     assert overall.mcnemar is None and a.mcnemar_holm is None and a.mcnemar is None
     assert b.mcnemar == b.mcnemar_holm == 1, "adjusted for the sets that have one"
@@ -71,7 +65,7 @@ def test_mcnemar_is_for_hits_and_misses_only() -> None:
 def test_of_many_queries_the_interval_is_that_of_a_plain_bootstrap() -> None:
     generator = np.random.default_rng(1)
     ours, theirs = generator.choice([0, 0.5, 1], 4000, p=[0.4, 0.1, 0.5]), generator.choice([0, 0.5, 1], 4000)
-    found = compare(content({"A": ours}), content({"A": theirs}), 100, 0.95)
+    found = compare(of_values({"A": ours}), of_values({"A": theirs}), 100, 0.95)
     plain = stats.bootstrap((ours - theirs,), np.mean, n_resamples=4000, method="percentile", rng=generator, batch=500)
     for each in (found.overall, *found.tasks):
         assert [each.lower, each.upper] == pytest.approx(list(plain.confidence_interval), abs=0.0015)
@@ -81,14 +75,14 @@ def test_of_many_queries_the_interval_is_that_of_a_plain_bootstrap() -> None:
 def test_that_ours_is_worse_is_tested_exactly_however_few_queries_differ(won: int, lost: int) -> None:
     rest = [0.0] * (100 - won - lost)
     ours, theirs = [1.0] * won + [0.0] * lost + rest, [0.0] * won + [1.0] * lost + rest
-    found = compare(content({"A": ours}), content({"A": theirs}), 20_000, 0.95)
+    found = compare(of_values({"A": ours}), of_values({"A": theirs}), 20_000, 0.95)
     exact = stats.binomtest(won, won + lost, alternative="less").pvalue if won + lost else 1
     for each in (found.overall, *found.tasks):
         assert each.p_worse == pytest.approx(exact, abs=0.01)
 
 
 def test_a_few_queries_that_are_alike_do_not_prove_that_all_are() -> None:
-    few = compare(content({"A": [1.0] * 30}), content({"A": [1.0] * 30}), 100, 0.95).overall
+    few = compare(of_values({"A": [1.0] * 30}), of_values({"A": [1.0] * 30}), 100, 0.95).overall
     assert few.difference == 0 and few.lower == -few.upper == pytest.approx(math.log(0.025) / 30)
 
 
@@ -107,7 +101,7 @@ def test_drawing_in_blocks_draws_the_same(monkeypatch: pytest.MonkeyPatch) -> No
         return flipped_means(values, 100, np.random.default_rng(0))
 
     at_once = drawn()
-    monkeypatch.setattr("components.comparison.CELLS_PER_BLOCK", 130)
+    monkeypatch.setattr("components.scores.comparison.CELLS_PER_BLOCK", 130)
     assert at_once.shape == (100,) and drawn() == pytest.approx(at_once, abs=1e-12)
 
 
@@ -115,7 +109,7 @@ def test_on_hits_the_random_signs_agree_with_mcnemar() -> None:
     generator = np.random.default_rng(3)
     for share in (0.0, 0.03, 0.06):
         ours, theirs = answers(generator, {"A": share})
-        found = compare(content(ours), content(theirs), 20_000, 0.95).tasks[0]
+        found = compare(of_values(ours), of_values(theirs), 20_000, 0.95).tasks[0]
         assert found.mcnemar is not None
         assert found.p_different == pytest.approx(found.mcnemar, abs=0.012)
 
@@ -127,18 +121,18 @@ def test_the_interval_holds_the_true_difference_as_often_as_it_says() -> None:
     for _ in range(400):
         theirs = {name: generator.choice([0.0, 1.0], size) for name, size in (("A", 80), ("B", 160))}
         ours = {name: generator.choice([0.0, 1.0], len(hits), p=[0.4, 0.6]) for name, hits in theirs.items()}
-        overall = compare(content(ours), content(theirs), 100, 0.9).overall
+        overall = compare(of_values(ours), of_values(theirs), 100, 0.9).overall
         inside += overall.lower <= 0.1 <= overall.upper
     assert 0.86 <= inside / 400 <= 0.94
 
 
 def test_a_planted_difference_is_found_and_only_where_it_is() -> None:
     ours, theirs = answers(np.random.default_rng(5), {name: 0.0 for name in "ABCDEF"} | {"C": 0.15})
-    found = compare(content(ours), content(theirs), 2000, 0.95)
+    found = compare(of_values(ours), of_values(theirs), 2000, 0.95)
     assert {task.name for task in found.tasks if task.verdict in SHOWN} == {"C"}
     planted = found.tasks[2]
     assert planted.verdict == "better" and planted.lower > 0.08 and planted.p_worse_holm > 0.99
-    mirrored = compare(content(theirs), content(ours), 2000, 0.95)
+    mirrored = compare(of_values(theirs), of_values(ours), 2000, 0.95)
     assert mirrored.tasks[2].verdict == "worse" and mirrored.tasks[2].p_worse_holm < 0.01
     assert mirrored.overall.difference == -found.overall.difference
 
@@ -154,11 +148,11 @@ def test_equal_models_are_not_called_different() -> None:
             differ = generator.choice(300, generator.poisson(8), replace=False)
             theirs[name] = ours[name].copy()
             theirs[name][differ] = generator.random(len(differ)).round(3)
-        found = compare(content(ours), content(theirs), 800, 0.95)
+        found = compare(of_values(ours), of_values(theirs), 800, 0.95)
         overall += found.overall.verdict in SHOWN
         families += any(task.verdict in SHOWN for task in found.tasks)
     assert overall <= 10 and families <= 10
-    same = compare(content(ours), content(ours), 800, 0.95)
+    same = compare(of_values(ours), of_values(ours), 800, 0.95)
     assert {(task.p_worse, task.p_different, task.difference) for task in same.tasks} == {(1, 1, 0)}
     assert all(task.lower == -task.upper < 0 for task in same.tasks)
 
@@ -166,9 +160,9 @@ def test_equal_models_are_not_called_different() -> None:
 def test_pairing_matters() -> None:
     generator = np.random.default_rng(7)
     ours, theirs = answers(generator, {"A": 0.05, "B": 0.05})
-    paired = compare(content(ours), content(theirs), 1000, 0.95).overall
+    paired = compare(of_values(ours), of_values(theirs), 1000, 0.95).overall
     shuffled = {name: generator.permutation(values) for name, values in theirs.items()}
-    apart = compare(content(ours), content(shuffled), 1000, 0.95).overall
+    apart = compare(of_values(ours), of_values(shuffled), 1000, 0.95).overall
     assert apart.difference == pytest.approx(paired.difference)
     assert apart.upper - apart.lower > 1.3 * (paired.upper - paired.lower) and apart.p_different > paired.p_different
 
@@ -178,14 +172,14 @@ def test_the_order_of_sets_and_of_queries_changes_nothing() -> None:
     ours, theirs = answers(generator, {"A": 0.02, "B": 0.0, "C": 0.1})
     order = generator.permutation(400)
     turned = [{name: values[name][order] for name in reversed(values)} for values in (ours, theirs)]
-    assert compare(content(turned[0]), content(turned[1]), 500, 0.95) == compare(
-        content(ours), content(theirs), 500, 0.95
+    assert compare(of_values(turned[0]), of_values(turned[1]), 500, 0.95) == compare(
+        of_values(ours), of_values(theirs), 500, 0.95
     )
 
 
 def test_overall_is_the_mean_of_the_sets_whatever_their_sizes() -> None:
     ours, theirs = {"A": [1.0] * 10, "B": [0.0] * 1000}, {"A": [0.0] * 10, "B": [0.0] * 1000}
-    found = compare(content(ours), content(theirs), 100, 0.95)
+    found = compare(of_values(ours), of_values(theirs), 100, 0.95)
     assert (found.overall.ours, found.overall.theirs, found.overall.difference) == (0.5, 0, 0.5)
     assert found.overall.queries == 1010 and 0 < found.overall.lower < 0.5 < found.overall.upper
 
@@ -193,27 +187,30 @@ def test_overall_is_the_mean_of_the_sets_whatever_their_sizes() -> None:
 @pytest.mark.parametrize(
     ("spoil", "reason"),
     [
-        (lambda s: s.update(dataset_digest="other"), "the data set differs: other and data"),
-        (lambda s: s.update(scorer="1"), "the scorer differs: 1 and 2"),
-        (lambda s: s.update(prompts="other"), "the prompts differ: other and prompts"),
-        (lambda s: s.pop("prompts"), "prompts is missing"),
-        (lambda s: s["tasks"].pop("A"), "A: was scored for one of the models only"),
-        (lambda s: s["tasks"].update(C=s["tasks"]["A"]), "C: was scored for one of the models only"),
-        (lambda s: s["tasks"]["A"].update(metric="ndcg_linear@5"), "A: metric differ: ndcg_linear@5 and hit@1"),
-        (lambda s: s["tasks"]["A"].update(candidates=9), "A: candidates differ: 9 and 10"),
-        (lambda s: s["tasks"]["A"].update(queries=3, values=[1, 1, 1]), "A: queries differ: 3 and 4"),
-        (lambda s: s["tasks"]["A"]["values"].pop(), "A: 3 values for 4 queries"),
-        (lambda s: s["tasks"]["A"].pop("values"), "A: 0 values for 4 queries"),
-        (lambda s: s["tasks"]["A"]["values"].__setitem__(0, math.nan), "A: a value is not finite"),
-        (lambda s: s["tasks"]["A"]["values"].__setitem__(0, 7), "A: a value lies outside 0 to 1"),
-        (lambda s: s["tasks"]["A"]["values"].__setitem__(0, -0.1), "A: a value lies outside 0 to 1"),
+        (lambda s: replace(s, dataset_digest="other"), "the data set differs: other and data"),
+        (lambda s: replace(s, scorer="1"), "the scorer differs: 1 and 2"),
+        (lambda s: replace(s, prompts="other"), "the prompts differ: other and prompts"),
+        (lambda s: replace(s, prompts=""), "prompts: String should have at least 1 character"),
+        (lambda s: without_task(s, "A"), "A: was scored for one of the models only"),
+        (lambda s: replace(s, tasks=s.tasks | {"C": s.tasks["A"]}), "C: was scored for one of the models only"),
+        (lambda s: with_task(s, "A", metric="ndcg_linear@5"), "A: metric differ: ndcg_linear@5 and hit@1"),
+        (lambda s: with_task(s, "A", candidates=9), "A: candidates differ: 9 and 10"),
+        (lambda s: with_task(s, "A", queries=3, score=1.0, values=[1.0, 1.0, 1.0]), "A: queries differ: 3 and 4"),
+        (lambda s: with_task(s, "A", values=[1.0, 0.0, 1.0]), "A: 3 values for 4 queries"),
+        (lambda s: with_task(s, "A", values=[]), "A: 0 values for 4 queries"),
+        (lambda s: with_task(s, "A", values=[math.nan, 0.0, 1.0, 1.0]), "A.values.0: Input should be a finite number"),
+        (lambda s: with_task(s, "A", values=[7.0, 0.0, 1.0, 1.0]), "A.values.0: Input should be less than or equal to"),
+        (
+            lambda s: with_task(s, "A", values=[-0.1, 0.0, 1.0, 1.0]),
+            "A.values.0: Input should be greater than or equal",
+        ),
     ],
 )
-def test_scores_that_do_not_compare_are_refused(spoil: Callable[[dict[str, Any]], object], reason: str) -> None:
+def test_scores_that_do_not_compare_are_refused(spoil: Callable[[Scores], Scores], reason: str) -> None:
     values = {"A": [1.0, 0.0, 1.0, 1.0], "B": [0.0, 1.0]}
-    ours, theirs = content(values), content(values)
+    ours, theirs = of_values(values), of_values(values)
     compare(ours, theirs, 100, 0.95)
-    spoil(ours)
+    ours = spoil(ours)
     with pytest.raises(UsedWrongly, match=reason):
         compare(ours, theirs, 100, 0.95)
     with pytest.raises(UsedWrongly):
@@ -222,7 +219,7 @@ def test_scores_that_do_not_compare_are_refused(spoil: Callable[[dict[str, Any]]
 
 def test_scores_of_nothing_are_refused() -> None:
     with pytest.raises(UsedWrongly, match="no set was scored"):
-        compare(content({}), content({}), 100, 0.95)
+        compare(of_values({}), of_values({}), 100, 0.95)
 
 
 def test_too_few_samples_for_so_many_sets_are_refused() -> None:
@@ -230,14 +227,14 @@ def test_too_few_samples_for_so_many_sets_are_refused() -> None:
     with pytest.raises(
         UsedWrongly, match="1438 samples of random signs are too few to show a difference on 36 sets"
     ) as refusal:
-        compare(content(ours), content(theirs), 1438, 0.95)
+        compare(of_values(ours), of_values(theirs), 1438, 0.95)
     assert "at least 1439" in refusal.value.remedy
-    assert {task.verdict for task in compare(content(ours), content(theirs), 1439, 0.95).tasks} == {"better"}
+    assert {task.verdict for task in compare(of_values(ours), of_values(theirs), 1439, 0.95).tasks} == {"better"}
 
 
 def test_the_verdict_in_words_names_the_better_one() -> None:
     ours, theirs = (
-        content({"A": values, "B": values}) for values in ([1.0] * 60 + [0.0] * 40, [1.0] * 50 + [0.0] * 50)
+        of_values({"A": values, "B": values}) for values in ([1.0] * 60 + [0.0] * 40, [1.0] * 50 + [0.0] * 50)
     )
     words = compare(ours, theirs, 2000, 0.95).words("new", "old")
     assert words.startswith("new is better: +10.0 points overall (5.") and words.endswith(
@@ -249,6 +246,6 @@ def test_the_verdict_in_words_names_the_better_one() -> None:
 
 def test_without_the_whole_benchmark_nothing_is_called_overall() -> None:
     values = {"A": [1.0, 0.0], "B": [0.0, 1.0]}
-    whole, part = content(values, missing=[]), content(values, missing=["C"])
+    whole, part = of_values(values, missing=[]), of_values(values, missing=["C"])
     assert compare(whole, whole, 100, 0.95).overall.name == "overall"
     assert "points over 2 sets" in compare(part, part, 100, 0.95).words("a", "b")

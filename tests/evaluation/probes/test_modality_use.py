@@ -6,10 +6,10 @@ import pytest
 from components.corpus import Item
 from components.errors import UsedWrongly
 from components.evaluation import Suite, read_suite
-from components.evaluation.siblings import SIBLINGS
-from components.evaluation.siblings.modality_use import chance, without_image, without_text
+from components.evaluation.probes import probe
+from components.evaluation.probes.modality_use import chance, without_image, without_text
 from tests.evaluation.conftest import ConstantEmbedder, HashEmbedder, row
-from tests.evaluation.siblings.conftest import (
+from tests.evaluation.probes.conftest import (
     CONCEPTS,
     PICTURES,
     Measured,
@@ -36,7 +36,7 @@ def suite(write_suite: WriteSuite) -> Suite:
         "Unneeded": [row(f"It is {n}. What?", WORDS, [n], qry_img_path=PICTURES[n]) for n in range(CONCEPTS)],
         "Plain": [pictured(n, WORDS, n) for n in range(CONCEPTS)],
     }
-    return SIBLINGS["modality-use"].build(write_suite(sets), Path())
+    return probe("modality-use").build(write_suite(sets), Path())
 
 
 def test_only_sets_with_composed_items_are_taken(suite: Suite) -> None:
@@ -93,7 +93,7 @@ def test_chance_is_what_a_constant_model_scores(data: Path, tmp_path: Path) -> N
 def test_composed_candidates_are_blanked_too(write_suite: WriteSuite, measured: Measured) -> None:
     """The candidates' pictures tell them apart, their texts do not."""
     rows = [seeking(f"number {n}", n, tgt_text=["a thing"] * CONCEPTS) for n in range(CONCEPTS)]
-    suite = SIBLINGS["modality-use"].build(write_suite({"Set": rows}), Path())
+    suite = probe("modality-use").build(write_suite({"Set": rows}), Path())
     numbers = measured("modality-use", suite, SEEING)
     assert numbers["Set: full"] == numbers["Set: without-text"] == 1
     assert numbers["Set: without-image"] == pytest.approx(1 / CONCEPTS), "all candidates tie"
@@ -112,4 +112,4 @@ def test_blanking_leaves_the_instruction_and_what_has_one_part_only() -> None:
 def test_data_without_composed_items_are_refused(write_suite: WriteSuite) -> None:
     base = write_suite({"Plain": [pictured(n, WORDS, n) for n in range(3)]})
     with pytest.raises(UsedWrongly, match="modality-use: small has no set with items of both text and picture"):
-        SIBLINGS["modality-use"].build(base, Path())
+        probe("modality-use").build(base, Path())

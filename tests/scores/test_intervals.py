@@ -5,7 +5,7 @@ import pytest
 from numpy.typing import NDArray
 from scipy import optimize, stats
 
-from components.intervals import difference_interval, mean_interval
+from components.scores.intervals import difference_interval, mean_interval
 
 Values = NDArray[np.float64]
 

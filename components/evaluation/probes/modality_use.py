@@ -12,23 +12,24 @@ from __future__ import annotations
 
 from collections.abc import Callable, Mapping
 from dataclasses import replace
+from pathlib import Path
 
 import numpy as np
 
 from components.corpus import Item
 from components.evaluation.aggregate import CONFIDENCE, overall_interval
+from components.evaluation.derived import MEND, as_it_is, derived_suite, derived_task, questions_of
 from components.evaluation.metrics import Ranks, values
-from components.evaluation.report import Scores
 from components.evaluation.scoring import Positions
 from components.evaluation.sets import Collection, EvaluationSet, Suite
-from components.evaluation.siblings.derived import MEND, as_it_is, derived_suite, derived_task, questions_of
 from components.evaluation.vectors import Side
-from components.intervals import difference_interval
+from components.scores import Scores
+from components.scores.intervals import difference_interval
 
 NAME = "modality-use"
 
 
-def build(base: Suite) -> Suite:
+def build(base: Suite, images: Path) -> Suite:
     """Returns `SET.full`, `SET.without-image` and `SET.without-text` of every set that has composed items.
 
     Of a set, the rows are taken whose query has both text and picture; if it has none, those with such a candidate.

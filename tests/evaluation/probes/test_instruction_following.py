@@ -6,9 +6,9 @@ import pytest
 from components.embedder import Vectors
 from components.errors import UsedWrongly
 from components.evaluation import Suite
-from components.evaluation.siblings import SIBLINGS
+from components.evaluation.probes import probe
 from tests.evaluation.conftest import ConstantEmbedder, HashEmbedder, Rows, row
-from tests.evaluation.siblings.conftest import PICTURES, Measured, PartsEmbedder, WriteSuite, axis, numbered, pictured
+from tests.evaluation.probes.conftest import PICTURES, Measured, PartsEmbedder, WriteSuite, axis, numbered, pictured
 
 SHOWN = 12
 NUMBER, PARITY = "Which number is it?", "Is it odd or even?"
@@ -44,7 +44,7 @@ def parity_rows() -> Rows:
 
 @pytest.fixture
 def suite(write_suite: WriteSuite) -> Suite:
-    return SIBLINGS["control"].build(write_suite({"Number": number_rows(), "Parity": parity_rows()}), Path())
+    return probe("instruction-following").build(write_suite({"Number": number_rows(), "Parity": parity_rows()}), Path())
 
 
 def test_every_picture_is_asked_under_each_instruction_over_the_answers_of_all(suite: Suite) -> None:
@@ -69,7 +69,7 @@ def test_every_picture_is_asked_under_each_instruction_over_the_answers_of_all(s
 def test_a_model_that_heeds_the_instruction_answers_all_and_one_that_ignores_it_is_at_chance(
     suite: Suite, measured: Measured
 ) -> None:
-    heeds, ignores = (measured("control", suite, Obedient(heed)) for heed in (True, False))
+    heeds, ignores = (measured("instruction-following", suite, Obedient(heed)) for heed in (True, False))
     bound = "obedience of a model that ignores the instruction, at most"
     assert heeds["hit@1"] == heeds["obedience"] == heeds["pictures with every instruction answered"] == 1
     assert ignores["Number: hit@1"] == ignores["Number: obedience"] == 1
@@ -88,12 +88,12 @@ def test_obedience_is_not_correctness(suite: Suite, measured: Measured) -> None:
                 return axis(right)
             return axis((right + 1) % SHOWN if right < SHOWN else SHOWN + (right + 1) % 2)
 
-    numbers = measured("control", suite, Wrong(True))
+    numbers = measured("instruction-following", suite, Wrong(True))
     assert numbers["obedience"] == 1 and numbers["hit@1"] == 0
 
 
 def test_a_constant_model_gets_what_ties_are_worth(suite: Suite, measured: Measured) -> None:
-    numbers = measured("control", suite, ConstantEmbedder())
+    numbers = measured("instruction-following", suite, ConstantEmbedder())
     answers = SHOWN + len(SIDES)
     assert numbers["hit@1"] == pytest.approx(1 / answers)
     assert numbers["pictures with every instruction answered"] == pytest.approx(1 / answers**2)
@@ -102,12 +102,12 @@ def test_a_constant_model_gets_what_ties_are_worth(suite: Suite, measured: Measu
 
 
 def test_what_a_hash_answers_is_near_chance(suite: Suite, measured: Measured) -> None:
-    assert measured("control", suite, HashEmbedder())["hit@1"] < 0.35
+    assert measured("instruction-following", suite, HashEmbedder())["hit@1"] < 0.35
 
 
 def test_pictures_that_only_one_instruction_asks_about_are_left_out(write_suite: WriteSuite) -> None:
     base = write_suite({"Number": number_rows(5), "Parity": parity_rows()})
-    suite = SIBLINGS["control"].build(base, Path())
+    suite = probe("instruction-following").build(base, Path())
     assert {len(each.queries) for each in suite.sets} == {5}
 
 
@@ -126,5 +126,7 @@ def test_data_in_which_nothing_but_the_instruction_decides_nowhere_are_refused(
     write_suite: WriteSuite, others: Rows
 ) -> None:
     base = write_suite({"Number": number_rows()} | ({"Others": others} if others else {}))
-    with pytest.raises(UsedWrongly, match="control: small has no pictures that are asked about under several"):
-        SIBLINGS["control"].build(base, Path())
+    with pytest.raises(
+        UsedWrongly, match="instruction-following: small has no pictures that are asked about under several"
+    ):
+        probe("instruction-following").build(base, Path())

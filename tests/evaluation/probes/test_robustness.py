@@ -13,8 +13,8 @@ from components.embedder import Vectors
 from components.embedder.runtime import load_image
 from components.errors import DataInvalid, UsedWrongly
 from components.evaluation import Suite
-from components.evaluation.siblings import SIBLINGS, robustness
-from components.evaluation.siblings.robustness import (
+from components.evaluation.probes import probe, robustness
+from components.evaluation.probes.robustness import (
     ATTRIBUTES,
     PICTURES,
     TEXTS,
@@ -26,8 +26,8 @@ from components.evaluation.siblings.robustness import (
     typos,
 )
 from tests.evaluation.conftest import ConstantEmbedder, HashEmbedder, row
-from tests.evaluation.siblings.conftest import CONCEPTS, Measured, WriteSuite, pictured, scored, seeking
-from tests.evaluation.siblings.conftest import PICTURES as FILES
+from tests.evaluation.probes.conftest import CONCEPTS, Measured, WriteSuite, pictured, scored, seeking
+from tests.evaluation.probes.conftest import PICTURES as FILES
 
 ANIMALS = [
     "ant",
@@ -82,7 +82,7 @@ def base(write_suite: WriteSuite) -> Suite:
 
 @pytest.fixture
 def suite(base: Suite, tmp_path: Path) -> Suite:
-    return SIBLINGS["robustness"].build(base, tmp_path / "perturbed")
+    return probe("robustness").build(base, tmp_path / "perturbed")
 
 
 def test_a_set_takes_the_perturbations_of_what_all_its_queries_have(suite: Suite) -> None:
@@ -128,7 +128,7 @@ def test_what_a_model_does_not_look_at_costs_nothing_and_what_it_looks_at_does(
 
 def test_the_numbers_are_means_and_differences_of_the_scores(suite: Suite, tmp_path: Path) -> None:
     scores, sides = scored(suite, WordsEmbedder(), tmp_path / "cache")
-    numbers = SIBLINGS["robustness"].measure(suite, scores, sides)
+    numbers = probe("robustness").measure(suite, scores, sides)
     slopes = []
     for perturbation in (*TEXTS, *PICTURES):
         sets = ["Both", "Texts" if perturbation in TEXTS else "Pictures"]
@@ -257,25 +257,25 @@ def test_frames_are_perturbed_like_pictures(picture: Path) -> None:
 
 def test_pictures_are_written_once_and_whole(base: Suite, tmp_path: Path) -> None:
     folder = tmp_path / "perturbed"
-    first = SIBLINGS["robustness"].build(base, folder)
+    first = probe("robustness").build(base, folder)
     files = {file: file.stat().st_mtime_ns for file in folder.iterdir()}
     assert all(file.name[0] != "." for file in files)
-    assert SIBLINGS["robustness"].build(base, folder).digest == first.digest
+    assert probe("robustness").build(base, folder).digest == first.digest
     assert {file: file.stat().st_mtime_ns for file in folder.iterdir()} == files
-    assert SIBLINGS["robustness"].build(base, tmp_path / "elsewhere").digest == first.digest
+    assert probe("robustness").build(base, tmp_path / "elsewhere").digest == first.digest
 
 
 def test_another_picture_under_the_same_name_is_another_suite(base: Suite, suite: Suite, tmp_path: Path) -> None:
     file = next((tmp_path / "perturbed").glob("*blur*"))
     Image.new("RGB", (12, 8), "white").save(file)
-    assert SIBLINGS["robustness"].build(base, tmp_path / "perturbed").digest != suite.digest
+    assert probe("robustness").build(base, tmp_path / "perturbed").digest != suite.digest
 
 
 def test_the_perturbations_are_the_same_in_another_process(base: Suite, suite: Suite, tmp_path: Path) -> None:
     code = (
         "import sys; from pathlib import Path; from components.evaluation import read_suite;"
-        "from components.evaluation.siblings import SIBLINGS;"
-        "print(SIBLINGS['robustness'].build(read_suite(Path(sys.argv[1])), Path(sys.argv[2])).digest)"
+        "from components.evaluation.probes import probe;"
+        "print(probe('robustness').build(read_suite(Path(sys.argv[1])), Path(sys.argv[2])).digest)"
     )
     for seed in ("1", "2"):
         found = subprocess.run(
@@ -288,7 +288,7 @@ def test_the_perturbations_are_the_same_in_another_process(base: Suite, suite: S
 def test_large_sets_are_sampled(write_suite: WriteSuite, tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> None:
     monkeypatch.setattr(robustness, "QUERIES_PER_SET", 5)
     base = write_suite({"Pictures": [seeking(f"word {n}", n) for n in range(CONCEPTS)]})
-    suite = SIBLINGS["robustness"].build(base, tmp_path / "perturbed")
+    suite = probe("robustness").build(base, tmp_path / "perturbed")
     assert {len(each.queries) for each in suite.sets} == {5}
     assert all(len(pool.candidates) == CONCEPTS for each in suite.sets for pool in each.pools)
 
@@ -296,10 +296,10 @@ def test_large_sets_are_sampled(write_suite: WriteSuite, tmp_path: Path, monkeyp
 def test_a_picture_that_cannot_be_read_is_named(base: Suite, tmp_path: Path) -> None:
     (base.root / "images" / FILES[3]).write_bytes(b"no picture")
     with pytest.raises(DataInvalid, match=rf"^\w+: query of row \d+: .*{FILES[3]}.*cannot be decoded"):
-        SIBLINGS["robustness"].build(base, tmp_path / "perturbed")
+        probe("robustness").build(base, tmp_path / "perturbed")
 
 
 def test_data_that_no_perturbation_fits_are_refused(write_suite: WriteSuite, tmp_path: Path) -> None:
     base = write_suite({"Some": [row("cat", WORDS, [0]), pictured(1, WORDS, 1)]})
     with pytest.raises(UsedWrongly, match="robustness: small has no set whose queries all have a text, or all"):
-        SIBLINGS["robustness"].build(base, tmp_path / "perturbed")
+        probe("robustness").build(base, tmp_path / "perturbed")

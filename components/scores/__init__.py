@@ -1,0 +1,19 @@
+"""Scores: the typed score file of one model, and the one comparison of two of them."""
+
+from components.scores.comparison import Comparison, Difference, compare, unlike
+from components.scores.file import SCORER, Model, Scores, TaskScore, defects
+from components.scores.intervals import difference_interval, mean_interval
+
+__all__ = [
+    "SCORER",
+    "Comparison",
+    "Difference",
+    "Model",
+    "Scores",
+    "TaskScore",
+    "compare",
+    "defects",
+    "difference_interval",
+    "mean_interval",
+    "unlike",
+]
