@@ -10,7 +10,6 @@ Semantic Textual Similarity (why Spearman).
 from __future__ import annotations
 
 import csv
-import hashlib
 import io
 import math
 import warnings
@@ -53,14 +52,13 @@ class RatedPair:
 class Similarity:
     """Spearman's correlation with its 95 % bootstrap interval over the pairs, and Pearson's.
 
-    `gold` and `cosines` hold the two numbers of each pair, `dataset_digest` identifies sentences and scores.
+    `gold` and `cosines` hold the two numbers of each pair.
     """
 
     spearman: float
     pearson: float
     pairs: int
     interval: tuple[float, float]
-    dataset_digest: str
     gold: tuple[float, ...]
     cosines: tuple[float, ...]
 
@@ -82,11 +80,9 @@ def regression(embedder: Embedder, name: str, file: Path, batch_size: int) -> Si
             f"{name}: {pairs[0].place} and all other pairs have the cosine {cosines[0]:.6f}",
             "No correlation is given. The model tells no pair from another; look at its weights.",
         )
-    content = repr([(pair.first, pair.second, pair.score) for pair in pairs])
     return Similarity(
         float(_spearman(gold, cosines)), float(pearsonr(gold, cosines).statistic), len(pairs),
-        _interval(_spearman, gold, cosines), hashlib.sha256(content.encode()).hexdigest(),
-        tuple(gold.tolist()), tuple(cosines.tolist()),
+        _interval(_spearman, gold, cosines), tuple(gold.tolist()), tuple(cosines.tolist()),
     )  # fmt: skip
 
 

@@ -6,7 +6,7 @@ from pathlib import Path
 
 import numpy as np
 import pytest
-from flows.evaluate import Questions, find_suite
+from components.evaluation.any_model import Questions, find_suite
 
 from components.corpus import Item
 from components.errors import DataInvalid, EmbedlineError, UsedWrongly
