@@ -30,7 +30,8 @@ class Watch:
 
 def state():
     loggers = {name: logging.getLogger(name).level for name in (None, "torch.onnx", QUANTISER)}
-    processors = list(getattr(sys.modules.get(PROCESSORS), "VIDEO_PROCESSOR_MAPPING", {}))
+    known = getattr(sys.modules.get(PROCESSORS), "VIDEO_PROCESSOR_MAPPING", None)
+    processors = [] if known is None else list(known._extra_content)
     return {
         "environment": dict(os.environ), "filters": [str(each) for each in warnings.filters],
         "loggers": list(loggers.values()), "processors": [str(each) for each in processors],
@@ -123,7 +124,7 @@ def test_what_calms_a_library_does_so_when_it_is_used() -> None:
         "import components.export.onnx_graphs, components.export.quantisation\n"
         "from components.backends.without_torchvision import AutoVideoProcessor, PretrainedConfig, NoVideo\n"
         "found['imported'] = state()\n"
-        "AutoVideoProcessor.register(PretrainedConfig, NoVideo)\n"
+        "AutoVideoProcessor.register(PretrainedConfig, NoVideo, exist_ok=True)\n"
         "logging.getLogger(QUANTISER).setLevel(1)"
     )
     for what in ("loggers", "processors"):
