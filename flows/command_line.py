@@ -17,6 +17,7 @@ from rich.console import Console
 from rich.table import Table
 
 import components  # noqa: F401  (first: it switches telemetry off)
+from cli.init import init
 from components import config as configuration
 from components.errors import EmbedlineError, UsedWrongly
 from components.export.config import Serving
@@ -39,6 +40,9 @@ class Interrupted(EmbedlineError):
     """The user has pressed Ctrl-C."""
 
     exit_code = INTERRUPTED
+
+
+app.command()(init)
 
 
 @app.command()

@@ -1,0 +1,1 @@
+"""The commands of `embedline`, one file each."""
