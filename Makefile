@@ -22,7 +22,7 @@ serve: $(INSTALLED)
 lint: $(INSTALLED)
 	@$(BIN)/ruff check .
 	@$(BIN)/ruff format --check .
-	@$(BIN)/mypy components flows monitoring serving benchmarks
+	@$(BIN)/mypy cli components flows monitoring serving benchmarks
 
 bench: $(INSTALLED)
 	@$(BIN)/python benchmarks/gate.py

@@ -5,6 +5,7 @@ matrix products. Sets and model are what `make run` has made; the vectors of sco
     python benchmarks/evaluation.py --quick    every fifth set, run once, and no file of 3 GB
 """
 
+# ruff: noqa: E402  (tools read the switches that configure() sets when they are imported)
 from __future__ import annotations
 
 import statistics
@@ -16,7 +17,9 @@ from dataclasses import dataclass, replace
 from pathlib import Path
 from typing import Annotated, Any, TypeVar
 
-import components  # noqa: F401  (first: it sets the switches that mteb and datasets read at import)
+from components.quiet import configure
+
+configure()
 
 # isort: split
 import datasets

@@ -20,12 +20,13 @@ from typing import Annotated
 import psutil
 import typer
 
-import components  # noqa: F401  (first: it switches telemetry off)
+from components.quiet import configure
 from components.stages import STAGES
+from components.workspace import STATE
 from table import Row, show
 
 ROOT = Path(__file__).resolve().parent.parent
-KEPT = ("artifacts", "data", ".embedline", ".dvc", "dvc.lock", "checkpoints")
+KEPT = ("artifacts", "data", str(STATE), ".dvc", "dvc.lock", "checkpoints")
 POLL_SECONDS = 0.2
 
 
@@ -40,6 +41,7 @@ def main(
     quick: Annotated[bool, typer.Option("--quick", help="Leave the first run out.")] = False,
     machine: Annotated[bool, typer.Option("--json", help="Print the rows as JSON.")] = False,
 ) -> None:
+    configure()
     with tempfile.TemporaryDirectory() as folder:
         workspace = Path(folder) / "embedline"
         copy_checkout(workspace, with_artifacts=quick)
@@ -138,7 +140,7 @@ def stage_seconds(workspace: Path) -> dict[str, float]:
     """Returns how long each stage took, as MLflow has it."""
     from mlflow import MlflowClient
 
-    client = MlflowClient(f"sqlite:///{workspace / '.embedline' / 'mlflow.db'}")
+    client = MlflowClient(f"sqlite:///{workspace / STATE / 'mlflow.db'}")
     experiments = [experiment.experiment_id for experiment in client.search_experiments()]
     runs = {run.info.run_name: run.info for run in client.search_runs(experiments)}
     return {name: (runs[name].end_time - runs[name].start_time) / 1000 for name in STAGES}

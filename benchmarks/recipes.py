@@ -8,6 +8,7 @@ Trainings are of few steps, and those without a teacher of a smaller image tower
 trainings, no more. The teacher is the workspace's, trained first where there is none; what it computes is kept.
 """
 
+# ruff: noqa: E402  (tools read the switches that configure() sets when they are imported)
 from __future__ import annotations
 
 import json
@@ -20,7 +21,9 @@ from pathlib import Path
 from statistics import mean
 from typing import Annotated, Any
 
-import components  # noqa: F401  (first: it switches telemetry off)
+from components.quiet import configure
+
+configure()
 
 # isort: split
 import numpy as np
@@ -37,7 +40,7 @@ from components.evaluation.sets import Split
 from components.profiles import overlay, read_profile
 from components.training import TrainingPaths, embed_with_teacher, mine_negatives, train_model
 from components.training.train import digest
-from components.workspace import DATA, TEACHER
+from components.workspace import DATA, STATE, TEACHER
 from table import Row, show
 
 ROOT = Path(__file__).resolve().parent.parent
@@ -100,7 +103,7 @@ def main(
     laboratory = Laboratory(
         parameters,
         workspace,
-        cache or workspace / ".embedline" / "recipes",
+        cache or workspace / STATE / "recipes",
         time.monotonic() + 60 * minutes,
     )
     rows, left = [], []
@@ -268,7 +271,7 @@ class Laboratory:
                 folder / "checkpoints",
                 *((self.teacher, self.embeddings(config)) if section == "distillation" else ()),
             )
-            train_model(recipe, places, lambda step, metrics: None, DevScorer(config.evaluation, self.data))
+            train_model(recipe, places, lambda step, metrics: None, DevScorer(self.data))
             embedder: Embedder = TorchEmbedder(places.output, config.evaluation.batch_size, recipe.schedule.precision)
             embedder = Prefix(embedder, dimension) if dimension else embedder
             model = Model(section, "of a benchmark", embedder.dimension, None)

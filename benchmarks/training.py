@@ -8,6 +8,7 @@ The task is one that all three can do: a name to its picture. Speeds are of step
 left to warm up. What comes before (reading, pixels, a frozen tower's outputs) is in no speed.
 """
 
+# ruff: noqa: E402  (tools read the switches that configure() sets when they are imported)
 from __future__ import annotations
 
 import logging
@@ -19,7 +20,9 @@ from dataclasses import dataclass, field
 from pathlib import Path
 from typing import Annotated, Any
 
-import components  # noqa: F401  (first: it sets the switches that datasets reads at import)
+from components.quiet import configure
+
+configure()
 
 # isort: split
 import numpy as np

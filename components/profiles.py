@@ -18,6 +18,7 @@ from ruamel.yaml.representer import RoundTripRepresenter
 
 from components.config import PARAMETERS, parse, read
 from components.errors import UsedWrongly
+from components.workspace import STATE
 
 PROFILES = Path("profiles")
 DEFAULT = "default"
@@ -25,7 +26,7 @@ DEFAULT = "default"
 RECIPES = ("negatives", "teacher", "teacher_embeddings", "distillation")
 """The sections that a profile may change, and which every profile starts from anew."""
 MARK = "# profile: "
-BEFORE = Path(".embedline", "params.before-profile.yaml")
+BEFORE = STATE / "params.before-profile.yaml"
 """The parameters without a profile, while one is applied."""
 
 

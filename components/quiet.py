@@ -1,6 +1,7 @@
-"""Switches telemetry of every tool off, and the model hub too unless `HF_HUB_OFFLINE=0` asks for it.
+"""The switches of all tools: telemetry off, and the model hub too unless `HF_HUB_OFFLINE=0` asks for it.
 
-The tools read these variables when they are imported, so this module is imported before any of them.
+The tools read these variables when they are imported, so whatever starts a process of ours calls `configure` before it
+imports any of them. Importing this module, or any other of the project, changes nothing.
 """
 
 import os
@@ -24,12 +25,19 @@ CALM = {
     "TRANSFORMERS_VERBOSITY": "error",
     "MLFLOW_ENABLE_ARTIFACTS_PROGRESS_BAR": "false",
     "PREFECT_LOGGING_TO_API_WHEN_MISSING_FLOW": "ignore",
+    "PREFECT_SERVER_EPHEMERAL_STARTUP_TIMEOUT_SECONDS": "120",  # on a loaded machine its default of 20 is too short
 }
 
-os.environ.update(TELEMETRY_OFF)
-hub = os.environ.get("HF_HUB_OFFLINE")
-for name, value in OFFLINE_BY_DEFAULT.items():
-    os.environ.setdefault(name, hub if hub is not None else value)
-for name, value in CALM.items():
-    os.environ.setdefault(name, value)
-warnings.filterwarnings("ignore", category=FutureWarning)
+
+def configure() -> None:
+    """Sets the switches in the environment of this process and of those that it starts, and ignores `FutureWarning`.
+
+    Telemetry is off whatever the environment says; what it says of the hub and of the rest is kept.
+    """
+    os.environ.update(TELEMETRY_OFF)
+    hub = os.environ.get("HF_HUB_OFFLINE")
+    for name, value in OFFLINE_BY_DEFAULT.items():
+        os.environ.setdefault(name, hub if hub is not None else value)
+    for name, value in CALM.items():
+        os.environ.setdefault(name, value)
+    warnings.filterwarnings("ignore", category=FutureWarning)

@@ -17,7 +17,7 @@ from pathlib import Path
 ROOT = Path(__file__).resolve().parents[1]
 PACKAGE = "components"
 WITHOUT_EFFECT = frozenset(
-    f"components/{name}.py" for name in ("__init__", "errors", "quiet", "source", "stages", "workspace")
+    f"components/{name}.py" for name in ("__init__", "errors", "progress", "quiet", "source", "stages", "workspace")
 )
 """Files that cannot change what a stage makes: messages, switches, the list of stages, where things lie."""
 
@@ -46,6 +46,18 @@ def code_digest(*modules: str) -> str:
     return digest.hexdigest()
 
 
+def modules_of(package: str) -> list[str]:
+    """Returns the names of all modules below a package of the project, sorted."""
+    folder = ROOT.joinpath(*package.split("."))
+    files = (file for file in folder.rglob("*.py") if file.name != "__init__.py")
+    return sorted(".".join(file.relative_to(ROOT).with_suffix("").parts) for file in files)
+
+
+def is_module(name: str) -> bool:
+    """Returns whether the project has a module of that name."""
+    return _module_file(name) is not None
+
+
 @cache
 def _needs(file: Path) -> tuple[Path, ...]:
     if file.suffix != ".py":
@@ -58,7 +70,7 @@ def _imported(tree: ast.AST) -> Iterator[Path]:
     for node in _executed(tree):
         if isinstance(node, ast.Import):
             names = [alias.name for alias in node.names]
-            yield from (_file(name) for name in names if _is_ours(name) and not _is_bare_package(name))
+            yield from (_file(name) for name in names if _is_ours(name))
         elif isinstance(node, ast.ImportFrom) and node.module and _is_ours(node.module):
             yield from (_definition(node.module, alias.name) for alias in node.names)
 
@@ -96,11 +108,6 @@ def _definition(module: str, name: str) -> Path:
 
 def _is_ours(module: str) -> bool:
     return module.split(".")[0] == PACKAGE
-
-
-def _is_bare_package(module: str) -> bool:
-    """Whether an import only names a package, as `import components` does to set switches: it defines nothing used."""
-    return module == PACKAGE
 
 
 def _file(module: str) -> Path:

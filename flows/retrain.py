@@ -24,13 +24,13 @@ from components.evaluation import Model, evaluate, read_suite
 from components.registry import Verdict, compare, infrastructure, models, promotion, tracking
 from components.registry.tracking import Run, Tracking
 from components.stages import STAGES
-from components.workspace import ARTIFACTS, BUNDLE, DATA, ONNX, SCORES, VECTORS
+from components.stages.inputs import declare
+from components.workspace import ARTIFACTS, BUNDLE, DATA, ONNX, SCORES, STATE, VECTORS
 from flows.ingest import ingest_data
-from flows.serve import follow_roles
 from serving.evidence import measure
+from serving.roles import follow_roles
 
-HOME = Path(".embedline")
-TRIAL = HOME / "trial"
+TRIAL = STATE / "trial"
 
 
 @dataclass(frozen=True)
@@ -69,7 +69,7 @@ def retrain(parameters: Path = Path(configuration.PARAMETERS)) -> Outcome:
         succeeded = False
         try:
             round_.log_dataset(data_hash, "round")
-            repeated = run_stages(round_)
+            repeated = run_stages(config, round_)
             version = register(round_, config, tags)
             roles = bless(config, tracked, round_, version)
             write_lineage(config, round_, version)
@@ -79,8 +79,10 @@ def retrain(parameters: Path = Path(configuration.PARAMETERS)) -> Outcome:
         return Outcome(version, roles, repeated)
 
 
-def run_stages(round_: Run) -> tuple[str, ...]:
+def run_stages(config: Config, round_: Run) -> tuple[str, ...]:
     """Runs what DVC finds changed, and everything after it; returns the names of the stages that ran."""
+    for name, paths in declare(Path(), config).items():
+        get_run_logger().info("dvc.yaml: %s now depends on %s too", name, ", ".join(paths))
     changed = lineage.changed_stages(Path())
     repeated: list[str] = []
     for name in STAGES:
@@ -127,7 +129,7 @@ def bless(config: Config, tracked: Tracking, round_: Run, version: str) -> Mappi
     """Compares, tries and promotes a challenger; a running server follows the promotion and nothing before it."""
     champion = models.role(tracked, "champion")
     if champion:
-        follow_roles(HOME, tracked)  # the round that promoted it may have been killed before a server followed
+        follow_roles(STATE, tracked)  # the round that promoted it may have been killed before a server followed
     if champion == version:
         return models.roles(tracked)
     quality = compare_with_champion(config, tracked, champion)
@@ -150,7 +152,7 @@ def compare_with_champion(config: Config, tracked: Tracking, champion: str | Non
     sets = Manifest.read(DATA).tasks.eval
     if champion is None:
         return compare(challenger, None, config.promotion, sets)
-    bundle = models.download(tracked, champion, HOME / "champion")
+    bundle = models.download(tracked, champion, STATE / "champion")
     identity = models.facts(tracked, champion)["model_fingerprint"]
     embedder = OnnxEmbedder(bundle / "version", config.evaluation.batch_size)
     served = Model(f"champion {champion}", fingerprint(bundle / "version"), embedder.dimension, None)
@@ -183,7 +185,7 @@ def promote(
     Raises `Refused`, and changes nothing, unless both verdicts passed.
     """
     roles = promotion.promote(tracked, version, quality, blessing)
-    follow_roles(HOME, tracked)
+    follow_roles(STATE, tracked)
     return roles
 
 

@@ -1,4 +1,4 @@
-"""What `embedline doctor` looks at on this machine, and how each thing that is wrong can be mended.
+"""What `embedline doctor` looks at on this machine, and how each thing that is wrong can be fixed.
 
 It must also speak where an installation is broken, so it imports nothing but the standard library and `packaging`,
 and pydantic where it looks at params.yaml.
@@ -24,6 +24,7 @@ from packaging.requirements import Requirement
 
 from components.errors import UsedWrongly
 from components.quiet import OFFLINE_BY_DEFAULT, TELEMETRY_OFF
+from components.workspace import STATE
 
 OLDEST_PYTHON = (3, 11)
 OLDEST_GLIBC = (2, 35)
@@ -61,7 +62,7 @@ def diagnose(
     that holds it.
     """
     root = root.resolve()
-    state, params = root / ".embedline", root / "params.yaml"
+    state, params = root / STATE, root / "params.yaml"
     ports = serving_ports(params) if ports is None else ports
     return [
         python(),
@@ -227,7 +228,7 @@ def offline_switches(environment: Mapping[str, str]) -> Finding:
 
 def telemetry_switches(environment: Mapping[str, str]) -> Finding:
     faults = [name for name, off in TELEMETRY_OFF.items() if environment.get(name) != off]
-    return _finding("telemetry", faults, "off in every tool", "Import `components` before any other package.")
+    return _finding("telemetry", faults, "off in every tool", "Call `components.quiet.configure` first.")
 
 
 def triton_platform() -> Finding:

@@ -8,6 +8,7 @@ from collections.abc import Iterable, Iterator, Sequence
 from contextlib import contextmanager
 from functools import cached_property
 from pathlib import Path
+from typing import TYPE_CHECKING
 from urllib.parse import urlsplit
 
 import numpy as np
@@ -16,11 +17,16 @@ from PIL import Image
 from tritonclient.http import InferenceServerClient, InferInput, InferRequestedOutput
 from tritonclient.utils import InferenceServerException
 
+from components.backends.directory import Unopened
 from components.backends.endpoint import PROBE
-from components.backends.open import probed_fingerprint
+from components.backends.open import find_embedder, probed_fingerprint
 from components.corpus.item import Item
+from components.embedder import Embedder
 from components.embedder.runtime import load_image, normalise
 from components.errors import EmbedlineError, UsedWrongly
+
+if TYPE_CHECKING:
+    from components.backends.multi_vector import MultiVectorEmbedder
 
 MAX_BATCH_BYTES = 32_000_000
 INPUTS = ("TEXT", "IMAGE", "INSTRUCTION")
@@ -128,6 +134,17 @@ def open_triton(address: str) -> tuple[TritonEmbedder, str]:
         raise UsedWrongly(f"{address}: is no address", "Write it as triton://127.0.0.1:8000/embedder/1.")
     embedder = TritonEmbedder(place.netloc, name or "embedder", int(version) if version else None)
     return embedder, probed_fingerprint(embedder.encode([Item(PROBE)]), address)
+
+
+def open_model(model: str, batch_size: int, root: Path) -> tuple[Embedder | MultiVectorEmbedder | Unopened, str]:
+    """Returns the embedder, opened or not, and its fingerprint: `triton://HOST:PORT/MODEL/VERSION`, or what
+    `components.backends.open.find_embedder` takes.
+
+    Image paths of precomputed vectors are relative to `root`. Raises as `open_triton` and `find_embedder` do.
+    """
+    if model.startswith("triton://"):
+        return open_triton(model)
+    return find_embedder(model, batch_size, root, remember_images=True)
 
 
 @contextmanager

@@ -17,6 +17,7 @@ from pathlib import Path
 from filelock import FileLock
 
 from components.errors import EmbedlineError
+from components.workspace import STATE
 
 REQUIREMENTS = Path(__file__).with_name("triton-requirements.txt")
 CONTAINER = "nvcr.io/nvidia/tritonserver:26.07-py3"
@@ -60,7 +61,7 @@ class Environment:
         }
 
 
-def prepare(repository: Path = Path(".embedline/model_repository")) -> Environment:
+def prepare(repository: Path = STATE / "model_repository") -> Environment:
     """Returns the environment, made at the first call (about ten seconds) and shared by all workspaces of a user.
 
     It lies in `~/.cache/embedline`, or in the folder that `EMBEDLINE_TRITON_HOME` names. Raises `EmbedlineError` where

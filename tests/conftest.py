@@ -1,16 +1,37 @@
+import shutil
 import string
 from pathlib import Path
 from typing import TYPE_CHECKING
 
 import pytest
 
-import components  # noqa: F401  (first: it sets the switches that other tools read at import)
+from components.quiet import configure
 
 if TYPE_CHECKING:
     from components.embedder import TorchEmbedder
     from components.embedder.dual_encoder import DualEncoder
 
+configure()
+
+ROOT = Path(__file__).parents[1]
 WORDS = ("cat", "dog", "red", "blue", "sad", "happy", "face", "tree", "one", "two", "left", "of", "the", "a", "find")
+
+
+@pytest.fixture
+def source_copy(tmp_path_factory: pytest.TempPathFactory, monkeypatch: pytest.MonkeyPatch) -> Path:
+    """A copy of the project's source and `dvc.yaml`, from which code digests are computed instead of the real ones."""
+    from components import source
+
+    copy = tmp_path_factory.mktemp("source")
+    shutil.copytree(ROOT / "components", copy / "components", ignore=shutil.ignore_patterns("__pycache__"))
+    shutil.copyfile(ROOT / "dvc.yaml", copy / "dvc.yaml")
+    monkeypatch.setattr(source, "ROOT", copy)
+    return copy
+
+
+def edit(file: Path) -> None:
+    with file.open("a", encoding="utf-8") as stream:
+        stream.write("\nEDITED = True\n")
 
 
 @pytest.fixture(scope="session")

@@ -8,10 +8,10 @@ from pathlib import Path
 import pytest
 import typer
 
-from flows.command_line import app
+from cli.main import app
 
 ROOT = Path(__file__).parents[1]
-PACKAGES = ("components", "flows", "monitoring", "serving")
+PACKAGES = ("cli", "components", "flows", "monitoring", "serving")
 NAMED = re.compile(r"(?<![\w/.-])embedline ([a-z]+)")
 COMMANDS = set(getattr(typer.main.get_command(app), "commands", ()))
 TEXTS = [

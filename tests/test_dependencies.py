@@ -14,7 +14,7 @@ from packaging.utils import canonicalize_name
 from packaging.version import Version
 
 ROOT = Path(__file__).parents[1]
-PACKAGES = ("components", "flows", "monitoring", "serving")
+PACKAGES = ("cli", "components", "flows", "monitoring", "serving")
 IN_TRITON = {"self_test_repository", "triton_model.py"}  # these run in Triton's environment, not in this one
 MODULES = sorted(
     path for package in PACKAGES for path in (ROOT / package).rglob("*.py") if not IN_TRITON & set(path.parts)

@@ -26,7 +26,9 @@ def workspace(tmp_path: Path) -> Path:
         (tmp_path / name).parent.mkdir(parents=True, exist_ok=True)
         (tmp_path / name).write_text("1")
     (tmp_path / ".venv" / "bin").mkdir(parents=True)
-    (tmp_path / ".venv" / "bin" / "embedline").symlink_to(Path(sys.executable).with_name("embedline"))
+    command = tmp_path / ".venv" / "bin" / "embedline"
+    command.write_text(f'#!/bin/sh\nexec {sys.executable} -m cli.main "$@"\n')
+    command.chmod(0o755)
     (tmp_path / ".venv" / ".installed").touch()
     return tmp_path
 

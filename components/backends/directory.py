@@ -35,6 +35,10 @@ class Unopened:
         return self.kind(*self.arguments, **known)
 
 
+def opened(embedder: Embedder | MultiVectorEmbedder | Unopened) -> Embedder | MultiVectorEmbedder:
+    return embedder.open() if isinstance(embedder, Unopened) else embedder
+
+
 def open_directory(model: str, batch_size: int, remember_images: bool = False) -> Embedder | MultiVectorEmbedder:
     """Returns the embedder of a directory, or of what the hub has under that name where `HF_HUB_OFFLINE=0`.
 

@@ -7,7 +7,7 @@ import json
 from pathlib import Path
 from typing import TYPE_CHECKING
 
-from components.backends.directory import Unopened, find_directory, unopened_directory
+from components.backends.directory import Unopened, find_directory, opened, unopened_directory
 from components.embedder import Embedder, Vectors, fingerprint
 
 if TYPE_CHECKING:
@@ -22,10 +22,6 @@ def open_embedder(
     """Returns the embedder and its fingerprint. Raises as `find_embedder` does, or as the model does when it opens."""
     embedder, identity = find_embedder(model, batch_size, root, remember_images)
     return opened(embedder), identity
-
-
-def opened(embedder: Embedder | MultiVectorEmbedder | Unopened) -> Embedder | MultiVectorEmbedder:
-    return embedder.open() if isinstance(embedder, Unopened) else embedder
 
 
 def find_embedder(

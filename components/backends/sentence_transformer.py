@@ -97,8 +97,9 @@ def load_model(kind: type[Model], directory: Path) -> Model:
 
     Raises `UsedWrongly` if the library cannot load it, or if the model brings code of its own, which would run here.
     """
-    from components.backends import without_torchvision  # noqa: F401  (registers what a processor may name)
+    from components.backends.without_torchvision import register_stand_ins
 
+    register_stand_ins()
     try:
         return kind(str(directory)).eval()
     except Exception as error:  # whatever is wrong with a directory of somebody else's, the user is told

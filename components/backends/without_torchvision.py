@@ -1,6 +1,6 @@
 """Lets vision-language models be loaded where torchvision, which only the videos of their processors need, is missing.
 
-Importing this module registers, with transformers' `AutoVideoProcessor`, a stand-in for each that refuses videos.
+`register_stand_ins` registers, with transformers' `AutoVideoProcessor`, a stand-in for each that refuses videos.
 """
 
 from __future__ import annotations
@@ -39,14 +39,19 @@ class NoVideo(VideoProcessorMixin):
         raise UsedWrongly("videos need torchvision, which is not installed", "Install it, or leave videos out.")
 
 
-def video_processor(name: str, **settings: Any) -> VideoProcessorMixin:
-    """Returns the stand-in of that name: saved, it is loaded as the video processor itself where torchvision is."""
-    return STAND_INS[name](**settings)
-
-
 STAND_INS: dict[str, type[NoVideo]] = {name: type(name, (NoVideo,), {}) for name in CLASSES}
-if not is_torchvision_available():
+
+
+def register_stand_ins() -> None:
+    """Lets transformers load processors that name one of `CLASSES`; does nothing where torchvision is installed."""
+    if is_torchvision_available():
+        return
     # Processors look for the class of their video part here, and transformers then leaves it out.
     setattr(processing_utils.transformers_module, "VideoProcessorMixin", VideoProcessorMixin)  # noqa: B010  (untyped)
     for name, config_class in CLASSES.items():
         AutoVideoProcessor.register(config_class, STAND_INS[name], exist_ok=True)
+
+
+def video_processor(name: str, **settings: Any) -> VideoProcessorMixin:
+    """Returns the stand-in of that name: saved, it is loaded as the video processor itself where torchvision is."""
+    return STAND_INS[name](**settings)

@@ -17,14 +17,21 @@ from components.evaluation.vectors import Done
 class DevScorer:
     """Scores embedders on the dev split of `data`."""
 
-    config: Evaluation
     data: Path
+    batch_size: int = 256
 
     def __call__(self, embedder: Embedder) -> float:
         """Returns the mean over the dev sets, 0 to 1. Raises as `evaluate` does."""
         model = Model(embedder.name, "in training", embedder.dimension, 0)
         with tempfile.TemporaryDirectory() as cache:
-            scores = evaluate(embedder, model, read_suite(self.data, "dev"), self.config, Path(cache), _silent)
+            scores = evaluate(
+                embedder,
+                model,
+                read_suite(self.data, "dev"),
+                Evaluation(batch_size=self.batch_size),
+                Path(cache),
+                _silent,
+            )
         return scores.aggregates["overall"]
 
 

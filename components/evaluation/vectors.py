@@ -11,8 +11,6 @@ from __future__ import annotations
 import hashlib
 import json
 import os
-import re
-import sys
 import time
 from collections.abc import Callable, Iterator, Mapping, Sequence
 from dataclasses import dataclass, field
@@ -23,17 +21,15 @@ import numpy as np
 from filelock import FileLock, Timeout
 from numpy.typing import NDArray
 
-import components.backends
-import components.embedder
-from components.backends.directory import Unopened
+from components.backends.directory import Unopened, opened
 from components.backends.multi_vector import MultiVectorEmbedder
-from components.backends.open import opened
 from components.backends.sentence_transformer import SentenceTransformerEmbedder
 from components.embedder import Embedder, Vectors
 from components.errors import EmbedlineError
 from components.evaluation.scoring import Cosine, MaxSim, Positions, Similarity, normalised
 from components.evaluation.sets import Suite
 from components.evaluation.vector_files import FileRecord, SideName, VectorFile, begun, complete, header, sums
+from components.source import code_digest, is_module, modules_of
 
 SIDES: tuple[SideName, SideName] = ("query", "document")
 AnyEmbedder = Embedder | MultiVectorEmbedder
@@ -288,24 +284,6 @@ def _digest(content: object) -> str:
 
 def _code_digest(kind: type[AnyEmbedder]) -> str:
     """Returns the SHA-256 of the source that a model's vectors come from: the same weights under other code give other
-    vectors. It is that of the embedder component, of the module that has this kind of model, and of the modules of
-    `components.backends` that it imports."""
-    files = sorted(Path(components.embedder.__path__[0]).glob("*.py"))
-    if not kind.__module__.startswith(f"{components.embedder.__name__}."):
-        own = getattr(sys.modules.get(kind.__module__), "__file__", None)
-        files += _with_backends(Path(own)) if own else []
-    digest = hashlib.sha256()
-    for file in files:
-        digest.update(hashlib.sha256(file.read_bytes()).digest())
-    return digest.hexdigest()
-
-
-def _with_backends(module: Path) -> list[Path]:
-    """Returns a module and those of `components.backends` that it imports, directly or not."""
-    found = [module]
-    for file in found:
-        for name in re.findall(r"\bcomponents\.backends(?:\.| import )(\w+)", file.read_text(encoding="utf-8")):
-            imported = Path(components.backends.__path__[0], f"{name}.py")
-            if imported.is_file() and imported not in found:
-                found.append(imported)
-    return found
+    vectors. It is that of the embedder component, and of all that the module of this kind of model depends on."""
+    own = [kind.__module__] if is_module(kind.__module__) else []
+    return code_digest(*modules_of("components.embedder"), *own)

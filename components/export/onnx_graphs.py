@@ -20,8 +20,6 @@ from components.embedder.runtime import DESCRIPTION, session
 TEXT, IMAGE = "text.onnx", "image.onnx"
 TOKENIZER = "tokenizer.json"
 
-logging.getLogger("torch.onnx").setLevel(logging.ERROR)  # it warns of torchvision, which is not needed
-
 
 class TextGraph(nn.Module):
     def __init__(self, encoder: DualEncoder) -> None:
@@ -48,6 +46,7 @@ def export(encoder: DualEncoder, directory: Path, opset: int) -> None:
     `image.onnx`: `pixel_values (n, 3, size, size)` float32 to `image_embedding (n, dimension)`. Raises what the ONNX
     checker or ONNX Runtime raises if a graph is not valid.
     """
+    logging.getLogger("torch.onnx").setLevel(logging.ERROR)  # it warns of torchvision, which is not needed
     directory.mkdir(parents=True, exist_ok=True)
     size = encoder.description.image_size
     # Two tensors: the exporter takes one that is given twice for one input.

@@ -33,15 +33,14 @@ from components.export.onnx_graphs import IMAGE, TEXT, TOKENIZER, check
 BLOCK = 32
 CALIBRATION_BATCH = 32
 
-logging.getLogger().setLevel(logging.WARNING)  # importing the quantiser has made everybody talkative
-logging.getLogger("onnxruntime.quantization.matmul_nbits_quantizer").setLevel(logging.WARNING)
-
 
 def quantise(source: Path, directory: Path, calibration: Sequence[ImageSource]) -> None:
     """Writes the int8 variant of the exported model in `source`; `calibration` are pictures like those to come.
 
     Raises what the ONNX checker or ONNX Runtime raises if a graph is not valid.
     """
+    logging.getLogger().setLevel(logging.WARNING)  # importing the quantiser has made everybody talkative
+    logging.getLogger("onnxruntime.quantization.matmul_nbits_quantizer").setLevel(logging.WARNING)
     directory.mkdir(parents=True, exist_ok=True)
     for name in (TOKENIZER, DESCRIPTION):
         shutil.copyfile(source / name, directory / name)

@@ -21,7 +21,7 @@ import psutil
 import yaml
 
 from components.errors import DataInvalid, EmbedlineError, Refused, UsedWrongly
-from components.lineage.workspace import STATE
+from components.workspace import STATE
 
 TETHER = Path(__file__).with_name("tether.py")
 KEPT_LINES = 1000

@@ -2,27 +2,28 @@
 
 from __future__ import annotations
 
-import fcntl
 import json
 import os
 import subprocess
 import sys
-import time
 from collections.abc import Callable, Iterator
-from contextlib import contextmanager
+from contextlib import contextmanager, suppress
 from dataclasses import dataclass
 from datetime import UTC, datetime
 from pathlib import Path
 
-from components.errors import EmbedlineError, UsedWrongly
+import psutil
+from filelock import FileLock, Timeout
 
-STATE = ".embedline"
-"""The folder for what belongs to this workspace alone: locks, logs, local databases. Neither git nor DVC sees it."""
+from components.errors import EmbedlineError, UsedWrongly
+from components.files import write_text
+from components.workspace import STATE
+
+LOCK, HOLDER = STATE / "lock", STATE / "holder.json"
 IGNORED_BY_DVC = ("__pycache__/", "*.pyc")
 DVC_SETTINGS = {"analytics": False, "check_update": False}
 NOT_CODE = tuple(f":(exclude){name}" for name in ("data", "artifacts", "checkpoints", ".venv"))
 WRITTEN_BY_DVC = tuple(f":(exclude){name}" for name in ("*dvc.lock", "*.dvc", "*.gitignore"))
-POLL_SECONDS = 0.1
 
 
 @dataclass(frozen=True)
@@ -78,38 +79,26 @@ def lock(root: Path, timeout: float = 0) -> Iterator[None]:
 
     The operating system frees the lock when its holder ends, however that is. Raises `UsedWrongly`, naming the holder.
     """
-    path = root / STATE / "lock"
-    path.parent.mkdir(exist_ok=True)
-    deadline = time.monotonic() + timeout
-    with path.open("a+", encoding="utf-8") as file:
-        while not _acquired(file.fileno()):
-            if time.monotonic() >= deadline:
-                raise _held(root, path)
-            time.sleep(POLL_SECONDS)
-        file.truncate(0)
-        file.write(json.dumps({"pid": os.getpid(), "since": datetime.now(UTC).isoformat(timespec="seconds")}))
-        file.flush()
+    try:
+        held = FileLock(root / LOCK).acquire(timeout)
+    except Timeout:
+        raise _held(root) from None
+    with held:
+        since = datetime.now(UTC).isoformat(timespec="seconds")
+        write_text(root / HOLDER, json.dumps({"pid": os.getpid(), "since": since}))
         try:
             yield
         finally:
-            file.truncate(0)
+            (root / HOLDER).unlink(missing_ok=True)  # `embedline reset` has deleted it
 
 
-def _acquired(descriptor: int) -> bool:
-    try:
-        fcntl.flock(descriptor, fcntl.LOCK_EX | fcntl.LOCK_NB)
-    except BlockingIOError:
-        return False
-    return True
-
-
-def _held(root: Path, path: Path) -> UsedWrongly:
-    try:
-        holder = json.loads(path.read_text(encoding="utf-8"))
-        who = f"process {holder['pid']} has been writing to it since {holder['since']}"
-        remedy = f"Wait until it has ended, or stop it with `kill {holder['pid']}`; finished stages are kept."
-    except ValueError:
-        who, remedy = "another process has just begun to write to it", "Wait until it has ended."
+def _held(root: Path) -> UsedWrongly:
+    who, remedy = "another process has just begun to write to it", "Wait until it has ended."
+    with suppress(FileNotFoundError):
+        holder = json.loads((root / HOLDER).read_text(encoding="utf-8"))
+        if psutil.pid_exists(holder["pid"]):  # one that was killed has left its number there
+            who = f"process {holder['pid']} has been writing to it since {holder['since']}"
+            remedy = f"Wait until it has ended, or stop it with `kill {holder['pid']}`; finished stages are kept."
     return UsedWrongly(f"{root}: one run at a time: {who}", remedy)
 
 

@@ -14,8 +14,9 @@ from datetime import UTC, datetime
 from pathlib import Path
 from typing import Literal
 
+from filelock import FileLock
+
 from components.errors import EmbedlineError
-from components.registry.exclusive import exclusive
 
 START = "0" * 64
 Action = Literal["nominate", "promote", "rollback"]
@@ -62,7 +63,7 @@ def append(path: Path, change: Change, state: State, head: str | None = None) ->
     A last line without an end was never acknowledged and is dropped. Raises as `verify` does: nothing is added to a
     ledger that was tampered with.
     """
-    with exclusive(path.with_suffix(".lock")):
+    with FileLock(path.with_suffix(".lock")):
         entries = verify(path, head)
         entry = Entry(
             n=len(entries) + 1,

@@ -6,13 +6,15 @@ from collections.abc import Iterator
 from contextlib import contextmanager
 from pathlib import Path
 
+from filelock import FileLock
+
 from components.errors import Refused, UsedWrongly
 from components.registry import ledger, models
-from components.registry.exclusive import exclusive
 from components.registry.gate import Verdict
 from components.registry.ledger import Action, Change, Entry, State
 from components.registry.models import ROLES, Roles
 from components.registry.tracking import Tracking
+from components.workspace import STATE
 
 HEAD_TAG = "ledger_head"
 """The registry remembers the last line of the ledger, so that lines cut off its end are missed."""
@@ -44,7 +46,7 @@ def promote(tracking: Tracking, version: str, quality: Verdict, infrastructure: 
         if before["challenger"] != version:
             raise UsedWrongly(f"version {version} is not the challenger", "Register it in a round: `embedline run`.")
         _require(tracking, version, quality, infrastructure, before)
-        folder = tracking.root / ".embedline" / "verdicts"
+        folder = tracking.root / STATE / "verdicts"
         verdicts = [verdict.write(folder).stem for verdict in (quality, infrastructure)]
         after = {"champion": version, "challenger": None, "previous": before["champion"]}
         return _change(tracking, "promote", version, "challenger", "champion", after, verdicts, reason)
@@ -65,7 +67,7 @@ def rollback(tracking: Tracking, reason: str = "") -> Roles:
 
 def reconcile(tracking: Tracking) -> Entry | None:
     """Finishes a change that was killed: completes it, or reverts it if its version is gone. Returns its last line."""
-    with exclusive(_path(tracking).with_name("promotion.lock")):
+    with FileLock(_path(tracking).with_name("promotion.lock")):
         return _reconcile(tracking)
 
 
@@ -77,7 +79,7 @@ def history(tracking: Tracking) -> list[Entry]:
 @contextmanager
 def _alone(tracking: Tracking) -> Iterator[None]:
     """One change at a time, and none upon an unfinished one."""
-    with exclusive(_path(tracking).with_name("promotion.lock")):
+    with FileLock(_path(tracking).with_name("promotion.lock")):
         _reconcile(tracking)
         yield
 
@@ -152,4 +154,4 @@ def _head(tracking: Tracking) -> str | None:
 
 
 def _path(tracking: Tracking) -> Path:
-    return tracking.root / ".embedline" / "ledger.jsonl"
+    return tracking.root / STATE / "ledger.jsonl"

@@ -16,6 +16,7 @@ from dataclasses import dataclass
 from pathlib import Path
 from typing import Any
 
+from filelock import FileLock
 from mlflow import MlflowClient
 from mlflow.data.meta_dataset import MetaDataset
 from mlflow.entities import DatasetInput, InputTag, Metric, Param, RunTag
@@ -24,7 +25,7 @@ from mlflow.utils.mlflow_tags import MLFLOW_DATASET_CONTEXT, MLFLOW_PARENT_RUN_I
 
 from components.errors import EmbedlineError
 from components.registry.dataset_source import DvcDatasetSource
-from components.registry.exclusive import exclusive
+from components.workspace import STATE
 
 EXPERIMENT = "embedline"
 RUNS = Path("artifacts", "runs")
@@ -85,7 +86,7 @@ class Run:
 
 def tracking_uri(root: Path) -> str:
     """Returns `MLFLOW_TRACKING_URI`, or the SQLite database of the workspace."""
-    return os.environ.get("MLFLOW_TRACKING_URI") or f"sqlite:///{root.resolve() / '.embedline' / 'mlflow.db'}"
+    return os.environ.get("MLFLOW_TRACKING_URI") or f"sqlite:///{root.resolve() / STATE / 'mlflow.db'}"
 
 
 def prepare(root: Path) -> Tracking:
@@ -94,10 +95,10 @@ def prepare(root: Path) -> Tracking:
     Raises `EmbedlineError` if the server does not answer.
     """
     uri = tracking_uri(root)
-    state = root.resolve() / ".embedline"
+    state = root.resolve() / STATE
     local = uri.startswith("sqlite:///")
     try:
-        with exclusive(state / "mlflow.lock"):
+        with FileLock(state / "mlflow.lock"):
             client = MlflowClient(uri)
             experiment = client.get_experiment_by_name(EXPERIMENT)
             folder = (state / "mlflow-artifacts").as_uri() if local else None

@@ -1,8 +1,9 @@
 """The stages: one file each, which binds the work of the components to the paths of a workspace.
 
-`components/stages/NAME.py` holds `SECTIONS`, the sections of `params.yaml` that the stage reads and is given, and
-`run(config, run)`. A stage adds its file, its name here, and its entry in `dvc.yaml`, which says what it depends on and
-makes; the flow runs whatever is listed, in this order.
+`components/stages/NAME.py` holds `SECTIONS`, the sections of `params.yaml` that the stage reads and is given,
+`run(config, run)`, and `CHOOSES`, those sections whose settings choose modules that the stage runs. A stage adds its
+file, its name here, and its entry in `dvc.yaml`, which says what it depends on and makes; the flow runs whatever is
+listed, in this order.
 """
 
 from __future__ import annotations
@@ -14,6 +15,7 @@ from typing import TYPE_CHECKING, Any
 
 from components import config as configuration
 from components.errors import UsedWrongly
+from components.quiet import configure
 
 if TYPE_CHECKING:
     from components.config import Config
@@ -23,6 +25,7 @@ STAGES = ("validate", "negatives", "teacher", "embed_teacher", "distill", "expor
 
 def run_stage(name: str) -> None:
     """Runs one stage in the present folder and logs it to MLflow. Raises `UsedWrongly` if there is no such stage."""
+    configure()
     from components.lineage import data_hash
     from components.registry.tracking import log_stage
 
@@ -30,7 +33,7 @@ def run_stage(name: str) -> None:
         raise UsedWrongly(f"{name}: no such stage", f"The stages are: {', '.join(STAGES)}.")
     config = configuration.read(Path(configuration.PARAMETERS))
     stage: Any = importlib.import_module(module_of(name))
-    sections = {section: getattr(config, section) for section in stage.SECTIONS}
+    sections = {section: getattr(config, section) for section in sections_of(name)}
     with log_stage(name) as run:
         run.log_parameters({section: settings.model_dump() for section, settings in sections.items()})
         run.log_dataset(data_hash(Path()), name)
@@ -42,13 +45,14 @@ def module_of(name: str) -> str:
     return f"{__name__}.{name}"
 
 
+def sections_of(name: str) -> tuple[str, ...]:
+    """Returns the sections of `params.yaml` that a stage reads."""
+    sections: tuple[str, ...] = importlib.import_module(module_of(name)).SECTIONS
+    return sections
+
+
 def only(sections: dict[str, Any]) -> Config:
     """Returns a configuration of these sections alone: a stage that reads another one, which `dvc.yaml` does not know
     of, fails."""
     config: Any = SimpleNamespace(**sections)
     return config  # type: ignore[no-any-return]
-
-
-def say(line: str) -> None:
-    """Prints what a stage reports while it runs."""
-    print(line, flush=True)

@@ -13,9 +13,9 @@ if TYPE_CHECKING:
     from components.config import Config
     from components.registry.tracking import Run
 
-SECTIONS = ("distillation", "evaluation")
+SECTIONS = CHOOSES = ("distillation",)
 
 
 def run(config: Config, run: Run) -> None:
     paths = TrainingPaths(DATA, NEGATIVES, STUDENT, CHECKPOINTS, TEACHER, EMBEDDINGS)
-    train_model(config.distillation, paths, progress(run, config.distillation), DevScorer(config.evaluation, DATA))
+    train_model(config.distillation, paths, progress(run, config.distillation), DevScorer(DATA))

@@ -7,7 +7,7 @@ from collections.abc import Mapping
 from typing import TYPE_CHECKING, Any
 
 from components.evaluation.stage import run as score
-from components.stages import say
+from components.progress import say
 from components.workspace import DATA, METRICS, ONNX, SCORES, STUDENT, TEACHER, VECTORS
 
 if TYPE_CHECKING:

@@ -13,9 +13,9 @@ if TYPE_CHECKING:
     from components.config import Config
     from components.registry.tracking import Run
 
-SECTIONS = ("teacher", "evaluation")
+SECTIONS = CHOOSES = ("teacher",)
 
 
 def run(config: Config, run: Run) -> None:
     paths = TrainingPaths(DATA, NEGATIVES, TEACHER, CHECKPOINTS)
-    train_model(config.teacher, paths, progress(run, config.teacher), DevScorer(config.evaluation, DATA))
+    train_model(config.teacher, paths, progress(run, config.teacher), DevScorer(DATA))

@@ -5,7 +5,7 @@ from __future__ import annotations
 from collections.abc import Callable, Mapping
 from typing import TYPE_CHECKING
 
-from components.stages import say
+from components.progress import say
 
 if TYPE_CHECKING:
     from components.registry.tracking import Run

@@ -32,6 +32,7 @@ from torch.distributed.launcher.api import LaunchConfig, elastic_launch
 from torch.multiprocessing.spawn import spawn
 
 from components.errors import EmbedlineError
+from components.quiet import configure
 
 LOOPBACK = "lo0" if sys.platform == "darwin" else "lo"
 ENDING_SECONDS = 10
@@ -196,7 +197,8 @@ def _agent(_: int, entry: Callable[..., None], arguments: tuple[Any, ...], proce
 
 
 def _work(entry: Callable[..., None], arguments: tuple[Any, ...], processes: int, channel: Channel) -> None:
-    """Is one rank."""
+    """Is one rank, in a fresh interpreter."""
+    configure()
     torch.set_num_threads(max(1, torch.get_num_threads() // processes))
     os.environ.setdefault("GLOO_SOCKET_IFNAME", LOOPBACK)
     backend = "nccl" if torch.cuda.device_count() >= processes else "gloo"

@@ -12,6 +12,7 @@ from components.corpus.manifest import Manifest
 from components.errors import DataInvalid
 from components.validation.config import Validation
 from components.validation.findings import Finding, Result
+from components.workspace import STATE
 
 if TYPE_CHECKING:
     from components.validation.measure import Measurements
@@ -19,7 +20,7 @@ if TYPE_CHECKING:
 __all__ = ["Finding", "Result", "run"]
 
 RESULT, PAGE = "result.json", "index.html"
-FAILED = Path(".embedline/validation")
+FAILED = STATE / "validation"
 PLACES_IN_MESSAGE = 3
 
 

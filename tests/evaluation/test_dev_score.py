@@ -7,10 +7,9 @@ from components.corpus.layout import EVAL_SCHEMA, write_rows
 from components.corpus.manifest import data_digest
 from components.errors import DataInvalid, EmbedlineError
 from components.evaluation import DevScorer
-from components.evaluation.config import Evaluation
 from components.evaluation.sets import read_suite
 
-from .conftest import CONFIG, HashEmbedder, Rows, TableEmbedder, row
+from .conftest import HashEmbedder, Rows, TableEmbedder, row
 
 WORDS = {"one": (1.0, 0.0), "two": (0.0, 1.0), "three": (-1.0, 0.0), "first": (0.9, 0.1), "second": (0.2, 0.8)}
 
@@ -57,25 +56,25 @@ def data(tmp_path: Path) -> Path:
 
 def test_the_score_is_the_mean_over_the_dev_sets(data: Path) -> None:
     """One of two queries and none of one are right: the mean over sets is a quarter, over queries a third."""
-    assert DevScorer(CONFIG, data)(TableEmbedder(WORDS)) == pytest.approx(0.25)
+    assert DevScorer(data)(TableEmbedder(WORDS)) == pytest.approx(0.25)
     swapped = WORDS | {"second": (-0.8, 0.2)}
-    assert DevScorer(CONFIG, data)(TableEmbedder(swapped)) == pytest.approx(0.5)
+    assert DevScorer(data)(TableEmbedder(swapped)) == pytest.approx(0.5)
 
 
 def test_no_set_of_the_gate_is_seen(data: Path) -> None:
     embedder = HashEmbedder()
-    DevScorer(CONFIG, data)(embedder)
+    DevScorer(data)(embedder)
     assert {item.text for item in embedder.encoded} == {"first", "second", "one", "two", "three"}
     assert list(read_suite(data, "dev").benchmark.tasks) == ["Half", "Wrong"]
     assert list(read_suite(data).benchmark.tasks) == ["Right"]
     assert read_suite(data, "dev").benchmark.name == "small-dev" and read_suite(data).benchmark.name == "small"
     (data / "eval" / "Right.parquet").unlink()
-    assert DevScorer(CONFIG, data)(TableEmbedder(WORDS)) == pytest.approx(0.25)
+    assert DevScorer(data)(TableEmbedder(WORDS)) == pytest.approx(0.25)
 
 
 def test_a_changed_model_is_scored_anew(data: Path) -> None:
     """Vectors of a model in training are never taken for those of the same model some steps before."""
-    scorer = DevScorer(Evaluation(batch_size=2), data)
+    scorer = DevScorer(data, batch_size=2)
     scores = [scorer(TableEmbedder(WORDS | {"second": second})) for second in ((0.2, 0.8), (-0.8, 0.2))]
     assert scores == pytest.approx([0.25, 0.5])
 
@@ -83,10 +82,10 @@ def test_a_changed_model_is_scored_anew(data: Path) -> None:
 def test_without_the_dev_sets_there_is_no_score(data: Path) -> None:
     (data / "dev" / "Half.parquet").unlink()
     with pytest.raises(EmbedlineError, match="Half"):
-        DevScorer(CONFIG, data)(TableEmbedder(WORDS))
+        DevScorer(data)(TableEmbedder(WORDS))
 
 
 def test_a_broken_dev_set_is_refused(data: Path) -> None:
     (data / "dev" / "Half.parquet").write_bytes(b"broken")
     with pytest.raises(DataInvalid, match="Half"):
-        DevScorer(CONFIG, data)(TableEmbedder(WORDS))
+        DevScorer(data)(TableEmbedder(WORDS))

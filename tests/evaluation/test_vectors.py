@@ -1,4 +1,3 @@
-import shutil
 import signal
 import subprocess
 import sys
@@ -11,8 +10,6 @@ import pyarrow as pa
 import pyarrow.parquet as pq
 import pytest
 
-import components.backends
-import components.embedder
 from components.backends.directory import Unopened
 from components.backends.multi_vector import MultiVectorEmbedder
 from components.corpus import Item, read_queries, task_names
@@ -20,6 +17,7 @@ from components.embedder import OnnxEmbedder
 from components.errors import EmbedlineError
 from components.evaluation import Model, Scores, evaluate, read_suite
 from components.evaluation.vectors import cached_vectors, vectors_key
+from tests.conftest import edit
 from tests.evaluation.conftest import CHUNK, CONFIG, HashEmbedder, vouch
 
 REPOSITORY = Path(__file__).parents[2]
@@ -85,9 +83,7 @@ def test_vectors_of_another_model_data_set_backend_or_dimension_are_not_used(dat
     assert encode(data, cache)[0] == 0, "a negative control: the same key is used"
 
 
-def test_vectors_of_other_items_or_other_code_are_not_used(
-    data: Path, tmp_path: Path, monkeypatch: pytest.MonkeyPatch
-) -> None:
+def test_vectors_of_other_items_or_other_code_are_not_used(data: Path, tmp_path: Path, source_copy: Path) -> None:
     cache = tmp_path / "cache"
     first = encode(data, cache)[0]
     file = data / "eval" / "Own.parquet"
@@ -95,10 +91,9 @@ def test_vectors_of_other_items_or_other_code_are_not_used(
     pq.write_table(table.set_column(1, "qry_text", pa.array([f"other {row}" for row in range(len(table))])), file)
     vouch(data)
     assert encode(data, cache)[0] > 0 and encode(data, cache)[0] == 0
-    code = shutil.copytree(components.embedder.__path__[0], tmp_path / "embedder")
-    monkeypatch.setattr(components.embedder, "__path__", [str(code)])
-    assert encode(data, cache)[0] == 0, "a negative control: the same code elsewhere"
-    (code / "runtime.py").write_text("changed")
+    edit(source_copy / "components/training/train.py")
+    assert encode(data, cache)[0] == 0, "a negative control: code that vectors do not come from"
+    edit(source_copy / "components/embedder/runtime.py")
     assert encode(data, cache)[0] >= first
 
 
@@ -204,23 +199,16 @@ def test_a_model_whose_vectors_are_all_there_is_not_opened(data: Path, tmp_path:
     assert Opened.times == 2, "another model is opened"
 
 
-def test_an_edit_of_a_backend_drops_the_vectors_of_those_that_import_it(
-    tmp_path: Path, monkeypatch: pytest.MonkeyPatch
-) -> None:
-    code = Path(shutil.copytree(components.backends.__path__[0], tmp_path / "backends"))
-    monkeypatch.setattr(components.backends, "__path__", [str(code)])
-    monkeypatch.setattr(sys.modules[MultiVectorEmbedder.__module__], "__file__", str(code / "multi_vector.py"))
-
+def test_an_edit_of_a_backend_drops_the_vectors_of_those_that_import_it(source_copy: Path) -> None:
     def keys() -> tuple[str, str]:
         return vectors_key(OnnxEmbedder, "a"), vectors_key(MultiVectorEmbedder, "a")
 
     onnx, multi_vector = keys()
     for name in ("endpoint.py", "precomputed.py"):
-        (code / name).write_text("changed")
+        edit(source_copy / "components/backends" / name)
         assert keys() == (onnx, multi_vector)
     for name in ("sentence_transformer.py", "multi_vector.py"):
-        with (code / name).open("a") as stream:
-            stream.write("# changed")
+        edit(source_copy / "components/backends" / name)
         assert keys()[0] == onnx and keys()[1] != multi_vector
         _, multi_vector = keys()
 

@@ -18,7 +18,7 @@ import yaml
 from components.profiles import overlay
 
 ROOT = Path(__file__).resolve().parents[2]
-COMMAND = str(Path(sys.executable).with_name("embedline"))
+COMMAND = (sys.executable, "-m", "cli.main")
 TIMEOUT = 300
 
 
@@ -31,7 +31,7 @@ class Line:
 
     def start(self, *arguments: str) -> subprocess.Popen[str]:
         return subprocess.Popen(
-            [COMMAND, *arguments],
+            [*COMMAND, *arguments],
             cwd=self.root,
             env=self.environment,
             text=True,

@@ -28,15 +28,14 @@ from components.registry import Verdict, models, promotion, tracking
 from components.registry.tracking import Run, Tracking
 from components.stages import BUNDLE, ONNX
 from flows import retrain
-from flows.serve import serve_versions, served_versions
 from serving import TritonEmbedder, TritonServer, repository
 from serving.control import loaded
+from serving.roles import serve_versions
 from serving.triton import process_birth
 from tests.serving.conftest import make_bundle
 from tests.serving.test_triton import leftovers
 
 ROOT = Path(__file__).resolve().parents[2]
-COMMAND = str(Path(sys.executable).with_name("embedline"))
 HOME = Path(".embedline")
 QUESTION = Item(text="a sad cat")
 END_SECONDS = 10
@@ -187,20 +186,19 @@ def test_a_round_brings_the_server_to_the_roles_of_one_that_was_killed(
 
 
 @pytest.mark.parametrize(
-    ("champion", "previous", "held"), [("2", "1", [2, 1]), ("1", None, [1]), ("1", "2", [1]), ("10", "9", [10, 9])]
-)
-def test_the_champion_is_the_highest_version_that_is_held(champion: str, previous: str | None, held: list[int]) -> None:
-    assert served_versions({"champion": champion, "challenger": "11", "previous": previous}) == held
-
-
-@pytest.mark.parametrize(
     ("sign", "code"), [(signal.SIGTERM, 0), (signal.SIGHUP, 0), (signal.SIGINT, None), (signal.SIGKILL, -9)]
 )
 def test_the_command_that_serves_takes_its_server_with_it(workspace: Workspace, sign: int, code: int | None) -> None:
     content = yaml.safe_load(Path("params.yaml").read_text())
     content["serving"] |= {"http_port": 0, "grpc_port": 0, "metrics_port": 0}
     Path("params.yaml").write_text(yaml.safe_dump(content))
-    command = subprocess.Popen([COMMAND, "serve"], stdout=subprocess.PIPE, stderr=subprocess.STDOUT, text=True)
+    command = subprocess.Popen(
+        [sys.executable, "-m", "cli.main", "serve"],
+        env={**os.environ, "PYTHONPATH": str(ROOT)},
+        stdout=subprocess.PIPE,
+        stderr=subprocess.STDOUT,
+        text=True,
+    )
     assert command.stdout is not None
     said = ""
     while "Triton answers" not in said and (line := command.stdout.readline()):

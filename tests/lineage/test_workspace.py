@@ -121,6 +121,6 @@ def test_a_second_writer_is_refused_with_the_first_one_s_process_number(tmp_path
         holder.send_signal(signal.SIGKILL)
         holder.wait()
     with lineage.lock(tmp_path):
-        assert json.loads((tmp_path / ".embedline" / "lock").read_text())["pid"] == os.getpid()
+        assert json.loads((tmp_path / ".embedline" / "holder.json").read_text())["pid"] == os.getpid()
     with lineage.lock(tmp_path):
         pass

@@ -216,7 +216,7 @@ def test_the_shipped_parameters_are_sound() -> None:
 def run_embedline(folder: Path, *arguments: str) -> tuple[int, str, bool]:
     """Returns the exit code of a command, what it said, and whether it imported torch."""
     code = "import atexit, sys; atexit.register(lambda: print('torch' in sys.modules))\n"
-    code += f"sys.argv = ['embedline', *{arguments!r}]\nfrom flows.command_line import main; main()"
+    code += f"sys.argv = ['embedline', *{arguments!r}]\nfrom cli.main import main; main()"
     environment = os.environ | {"PYTHONPATH": str(ROOT), "COLUMNS": "300"}
     done = subprocess.run([sys.executable, "-c", code], cwd=folder, env=environment, capture_output=True, text=True)
     assert "Traceback" not in done.stderr, done.stderr

@@ -9,7 +9,6 @@ import pytest
 from PIL import Image
 from safetensors.numpy import load_file, save_file
 
-from components import source
 from components.backends.directory import open_directory
 from components.corpus import Item, Manifest, Tasks
 from components.corpus.layout import TRAIN_SCHEMA, write_rows
@@ -19,6 +18,7 @@ from components.errors import UsedWrongly
 from components.training import TrainingPaths, embed_with_teacher, mine_negatives, train_model
 from components.training.config import Negatives, Recipe
 from components.training.config import TeacherEmbeddings as Settings
+from tests.conftest import edit
 
 from .conftest import MakeRecipe, ignored, stop_at, untrained
 
@@ -112,7 +112,7 @@ def test_another_training_does_not_go_on_where_this_one_stopped(
     make_teaching: MakeRecipe,
     text_model: Path,
     tmp_path: Path,
-    monkeypatch: pytest.MonkeyPatch,
+    source_copy: Path,
 ) -> None:
     copy = shutil.copytree(text_model, tmp_path / "pretrained")
     backbone = make_teaching().backbone.model_dump()
@@ -128,28 +128,19 @@ def test_another_training_does_not_go_on_where_this_one_stopped(
         weights = load_file(copy / "model.safetensors")
         save_file({name: value + 1 for name, value in weights.items()}, copy / "model.safetensors", {"format": "pt"})
     if changed == "code of the embedder":
-        edit_a_copy_of_the_source("components/embedder/runtime.py", tmp_path, monkeypatch)
+        edit(source_copy / "components/embedder/runtime.py")
     recipe = make_teaching(learning_rate=0.02) if changed == "recipe" else make_teaching()
     assert steps_of(recipe, places)[0] == 1
 
 
 def test_code_that_a_training_does_not_run_lets_it_go_on(
-    places: TrainingPaths, make_teaching: MakeRecipe, tmp_path: Path, monkeypatch: pytest.MonkeyPatch
+    places: TrainingPaths, make_teaching: MakeRecipe, source_copy: Path
 ) -> None:
     with pytest.raises(KeyboardInterrupt):
         train_model(make_teaching(), places, stop_at(5))
-    edit_a_copy_of_the_source("components/backends/endpoint.py", tmp_path, monkeypatch)
-    edit_a_copy_of_the_source("components/training/losses/structure.py", tmp_path, monkeypatch)
+    edit(source_copy / "components/backends/endpoint.py")
+    edit(source_copy / "components/training/losses/structure.py")
     assert steps_of(make_teaching(), places) == [5, 6]
-
-
-def edit_a_copy_of_the_source(path: str, folder: Path, monkeypatch: pytest.MonkeyPatch) -> None:
-    if not (folder / "source").exists():
-        shutil.copytree(source.ROOT / "components", folder / "source" / "components")
-        monkeypatch.setattr(source, "ROOT", folder / "source")
-        source._needs.cache_clear()
-    with (folder / "source" / path).open("a", encoding="utf-8") as file:
-        file.write("\nEDITED = True\n")
 
 
 def test_a_model_is_trained_whole(places: TrainingPaths, make_teaching: MakeRecipe) -> None:

@@ -6,13 +6,14 @@ import logging
 import time
 from collections.abc import Iterator
 from contextlib import contextmanager
-from pathlib import Path
 
 from prefect.logging.configuration import setup_logging
 from prefect.logging.handlers import PrefectConsoleHandler
 from rich.console import Console
 
-FLOW_LOG = Path(".embedline", "logs", "prefect.log")
+from components.workspace import STATE
+
+FLOW_LOG = STATE / "logs" / "prefect.log"
 
 
 class Steps(logging.Handler):

@@ -2,35 +2,17 @@
 
 from __future__ import annotations
 
-import time
-from collections.abc import Iterator, Mapping, Sequence
+from collections.abc import Iterator, Mapping
 from contextlib import contextmanager
-from dataclasses import dataclass
 from pathlib import Path
 
-import serving
 from components import lineage
-from components.corpus import Item, Manifest
 from components.errors import UsedWrongly
 from components.export.config import Serving
 from components.registry import models, promotion, tracking
 from components.registry.tracking import Tracking
-from components.workspace import DATA
-from serving import TritonEmbedder, TritonServer, repository
-from serving.control import loaded
-from serving.search import Hit, named_pictures, open_index
-from serving.search import search as nearest
-
-
-@dataclass(frozen=True)
-class Found:
-    """The answer to one search: by which model, how long the server took, among how many pictures."""
-
-    query: Item
-    hits: Sequence[Hit]
-    model: str
-    latency_ms: float
-    searched: int
+from serving import control, repository
+from serving.triton import TritonServer
 
 
 def served_versions(roles: Mapping[str, str | None]) -> list[int]:
@@ -51,8 +33,8 @@ def serve_versions(server: TritonServer, tracked: Tracking) -> list[int]:
     versions = served_versions(models.roles(tracked))
     for version in versions:
         if version not in repository.versions(server.repository):
-            serving.deploy(server, models.download(tracked, str(version), Path(server.home) / "fetched"), version)
-    serving.serve(server, versions)
+            control.deploy(server, models.download(tracked, str(version), Path(server.home) / "fetched"), version)
+    control.serve(server, versions)
     return versions
 
 
@@ -60,7 +42,7 @@ def follow_roles(home: Path, tracked: Tracking) -> None:
     """Brings a running server to the roles if it serves other versions: after a promotion, or after a round that was
     killed between its promotion and this."""
     server = TritonServer.find(home)
-    if server and loaded(server) != sorted(served_versions(models.roles(tracked))):
+    if server and control.loaded(server) != sorted(served_versions(models.roles(tracked))):
         serve_versions(server, tracked)
 
 
@@ -83,26 +65,6 @@ def roll_back(home: Path, reason: str) -> Mapping[str, str | None]:
         if server := TritonServer.find(home):
             serve_versions(server, tracked)
     return roles
-
-
-def search_served(
-    home: Path, config: Serving, text: str | None, image: Path | None, instruction: str | None, top: int
-) -> Found:
-    """Asks the champion on the running server; where none runs, on one that is started for this question."""
-    tracked = tracking.prepare(Path())
-    champion = served_versions(models.roles(tracked))[0]
-    query = Item(text, image, instruction=instruction)
-    with served(home, config, tracked) as server:
-        embedder = TritonEmbedder(server.url, version=champion)
-        fingerprint = models.facts(tracked, str(champion))["model_fingerprint"]
-        digest = Manifest.read(DATA).digest
-        index = open_index(home / "index", embedder, lambda: named_pictures(DATA), fingerprint, digest)
-        began = time.perf_counter()
-        vector = embedder.encode([query])[0]
-        latency_ms = (time.perf_counter() - began) * 1000
-    return Found(
-        query, nearest(index, vector, top), f"{models.MODEL} version {champion}", latency_ms, len(index.entries)
-    )
 
 
 @contextmanager

@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 import json
+import os
 import shutil
 import subprocess
 import sys
@@ -11,7 +12,6 @@ from typing import Any
 
 import numpy as np
 import pytest
-from rich.console import Console
 
 from components.backends.precomputed import write_precomputed
 from components.config import PARAMETERS
@@ -19,11 +19,13 @@ from components.corpus import EVAL_SCHEMA, Item
 from components.corpus.layout import write_rows
 from components.errors import UsedWrongly
 from components.evaluation import read_suite
+from components.evaluation.any_model import Evaluated, Questions, evaluate_elsewhere, evaluate_model, read_scores
 from components.evaluation.config import Evaluation
-from flows.evaluate import Evaluated, Questions, evaluate_elsewhere, evaluate_model, read_scores
+from serving.client import open_model
 from tests.evaluation.conftest import CONFIG, HashEmbedder, row, write_data
 
 REPOSITORY = Path(__file__).parents[2]
+ENVIRONMENT = {**os.environ, "PYTHONPATH": str(REPOSITORY)}
 WORDS = [f"word {number}" for number in range(40)]
 
 
@@ -53,8 +55,8 @@ def workspace(tmp_path_factory: pytest.TempPathFactory) -> Path:
 
 def embedline(workspace: Path, *arguments: str) -> tuple[int, Any]:
     """Returns the exit code and what was said to a machine."""
-    command = [sys.executable, "-m", "flows.command_line", *arguments, "--json"]
-    done = subprocess.run(command, cwd=workspace, capture_output=True, text=True, timeout=120)
+    command = [sys.executable, "-m", "cli.main", *arguments, "--json"]
+    done = subprocess.run(command, cwd=workspace, env=ENVIRONMENT, capture_output=True, text=True, timeout=120)
     return done.returncode, json.loads(done.stdout)
 
 
@@ -129,7 +131,7 @@ def inside(workspace: Path, monkeypatch: pytest.MonkeyPatch) -> Path:
 
 
 def evaluated(model: str, suite: str = "data", config: Evaluation = CONFIG, **questions: Any) -> Evaluated:
-    return evaluate_model(model, Questions(suite, **questions), config, Console(quiet=True))
+    return evaluate_model(model, Questions(suite, **questions), config, open_model, lambda _: None)
 
 
 def test_evaluations_of_other_models_or_other_sets_do_not_overwrite_each_other(inside: Path) -> None:
@@ -169,7 +171,7 @@ def test_json_has_the_score_of_every_set(workspace: Path) -> None:
 def test_what_a_suite_does_not_take_is_refused(inside: Path, suite: str) -> None:
     def evaluate(**options: Any) -> None:
         evaluate_one = evaluate_elsewhere if ":" in suite else evaluate_model
-        evaluate_one("vectors:good", Questions(suite, **options), CONFIG, Console(quiet=True))
+        evaluate_one("vectors:good", Questions(suite, **options), CONFIG, open_model, lambda _: None)
 
     with pytest.raises(UsedWrongly, match=f"{suite} takes no --backbone") as caught:
         evaluate(backbone="qwen2_vl")

@@ -1,19 +1,13 @@
-"""Scoring any model on any suite, outside a round: what `embedline evaluate` and `embedline compare` do."""
+"""Scoring any model on any suite, outside a round."""
 
 from __future__ import annotations
 
 import hashlib
-from collections.abc import Callable, Iterator, Sequence
-from contextlib import contextmanager
+from collections.abc import Callable, Sequence
 from dataclasses import dataclass
 from pathlib import Path
 
-from rich.console import Console
-from rich.progress import BarColumn, MofNCompleteColumn, Progress, TextColumn, TimeRemainingColumn
-
-from components.backends.directory import Unopened
-from components.backends.open import find_embedder as find_other_embedder
-from components.backends.open import opened
+from components.backends.directory import Unopened, opened
 from components.embedder import Embedder
 from components.errors import UsedWrongly
 from components.evaluation import (
@@ -21,6 +15,7 @@ from components.evaluation import (
     AnyEmbedder,
     Done,
     Model,
+    Progress,
     Scores,
     Suite,
     cached_vectors,
@@ -36,12 +31,15 @@ from components.evaluation.reports import published, report_page, worst, write_p
 from components.evaluation.siblings import SIBLINGS
 from components.evaluation.siblings.similarity import regression
 from components.evaluation.suites import chosen, mirrored_suite
-from components.workspace import DATA, SCORES, VECTORS
+from components.workspace import DATA, SCORES, STATE, VECTORS
 
-EVALUATIONS = Path(".embedline") / "evaluations"
+EVALUATIONS = STATE / "evaluations"
 MISSES_SHOWN = 24
-COMPARISON_SAMPLES = 10_000
 MTEB, SIMILARITY = "mteb:", "sts:"
+
+OpenModel = Callable[[str, int, Path], tuple[AnyEmbedder | Unopened, str]]
+"""Returns the embedder, opened or not, and its fingerprint, of a model's name, a batch size and the folder that image
+paths of precomputed vectors are relative to."""
 
 
 @dataclass(frozen=True)
@@ -66,16 +64,17 @@ class Questions:
     backbone: str | None = None
 
 
-def evaluate_model(model: str, questions: Questions, config: Evaluation, screen: Console) -> Evaluated:
+def evaluate_model(
+    model: str, questions: Questions, config: Evaluation, open_model: OpenModel, progress: Progress
+) -> Evaluated:
     """Scores a model, keeps the scores under `.embedline/evaluations/SUITE/` and writes the page beside them.
 
     Another model of the same name, other sets, another backbone or other data have a file of their own.
     """
     suite = find_suite(questions)
-    embedder, fingerprint = find_embedder(model, config.batch_size, suite.root)
+    embedder, fingerprint = open_model(model, config.batch_size, suite.root)
     chunk = config.batch_size * BATCHES_PER_CHUNK
-    with _bars(screen) as progress:
-        sides, speed = cached_vectors(embedder, embedder.name, fingerprint, suite, chunk, VECTORS, progress)
+    sides, speed = cached_vectors(embedder, embedder.name, fingerprint, suite, chunk, VECTORS, progress)
     described = Model(embedder.name, fingerprint, dimension(sides), _parameters(model))
     scores = score(described, suite, sides)
     sibling = SIBLINGS.get(questions.suite)
@@ -88,13 +87,15 @@ def evaluate_model(model: str, questions: Questions, config: Evaluation, screen:
     return Evaluated(scores, measured, speed, file, file.with_suffix(".html"))
 
 
-def evaluate_elsewhere(model: str, questions: Questions, config: Evaluation, screen: Console) -> dict[str, float]:
+def evaluate_elsewhere(
+    model: str, questions: Questions, config: Evaluation, open_model: OpenModel, progress: Progress
+) -> dict[str, float]:
     """Returns the numbers of a suite that is no set of questions of ours: `mteb:TASK`, or `sts:FILE` of rated pairs."""
     suite = questions.suite
     _require_fitting(questions)
     if questions.tasks:
         raise UsedWrongly(f"{suite} is scored as a whole", "Leave --task out.")
-    found, fingerprint = find_embedder(model, config.batch_size, DATA)
+    found, fingerprint = open_model(model, config.batch_size, DATA)
     embedder = opened(found)
     if not isinstance(embedder, Embedder):
         raise UsedWrongly(f"{model} gives an item several vectors", f"{suite} takes models that give one.")
@@ -105,11 +106,10 @@ def evaluate_elsewhere(model: str, questions: Questions, config: Evaluation, scr
         return numbers | {"pearson": measured.pearson, "pairs": measured.pairs}
     from components.evaluation.mteb_model import evaluate_with_mteb
 
-    with _bars(screen) as progress:
-        return evaluate_with_mteb(
-            embedder, embedder.name, fingerprint, [suite.removeprefix(MTEB)], EVALUATIONS / "mteb",
-            lambda task, done, total: progress(Done(task, done, total, done, total)),
-        )  # fmt: skip
+    return evaluate_with_mteb(
+        embedder, embedder.name, fingerprint, [suite.removeprefix(MTEB)], EVALUATIONS / "mteb",
+        lambda task, done, total: progress(Done(task, done, total, done, total)),
+    )  # fmt: skip
 
 
 def find_suite(questions: Questions) -> Suite:
@@ -127,19 +127,6 @@ def find_suite(questions: Questions) -> Suite:
         known = ", ".join((suite.benchmark.name, *known_benchmarks(), *SIBLINGS))
         raise UsedWrongly(f"{name}: there is no such suite", f"Name one of {known}, {MTEB}TASK or {SIMILARITY}FILE.")
     return chosen(suite, tasks)
-
-
-def find_embedder(model: str, batch_size: int, root: Path) -> tuple[AnyEmbedder | Unopened, str]:
-    """Returns the embedder, opened or not, and its fingerprint: `triton://HOST:PORT/MODEL/VERSION`, or what
-    `open_embedder` takes.
-
-    Image paths of precomputed vectors are relative to `root`.
-    """
-    if model.startswith("triton://"):
-        from serving.client import open_triton
-
-        return open_triton(model)
-    return find_other_embedder(model, batch_size, root, remember_images=True)
 
 
 def read_scores(name: str) -> Scores:
@@ -173,16 +160,3 @@ def _file_name(scores: Scores, questions: Questions) -> str:
 def _parameters(model: str) -> int | None:
     directory = Path(model)
     return parameters(directory) if any(directory.rglob("*.safetensors")) else None
-
-
-@contextmanager
-def _bars(screen: Console) -> Iterator[Callable[[Done], None]]:
-    columns = (TextColumn("{task.description:<28}"), BarColumn(), MofNCompleteColumn(), TimeRemainingColumn())
-    with Progress(*columns, console=screen, transient=True) as bars:
-        everything, one = bars.add_task("all items"), bars.add_task("")
-
-        def show(done: Done) -> None:
-            bars.update(everything, completed=done.all_items, total=done.of_all)
-            bars.update(one, description=done.task, completed=done.items, total=done.of)
-
-        yield show

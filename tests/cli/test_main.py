@@ -1,8 +1,9 @@
-"""How commands end: by Ctrl-C, with a usage error, with help; each in a process of its own."""
+"""How commands start and end: by Ctrl-C, with a usage error, with help; each in a process of its own."""
 
 from __future__ import annotations
 
 import json
+import os
 import signal
 import subprocess
 import sys
@@ -10,26 +11,32 @@ from pathlib import Path
 
 import pytest
 
-from .conftest import COMMAND, Line
-from .test_line import wait_for
+from tests.flows.conftest import COMMAND, ROOT, Line, line
+from tests.flows.test_line import wait_for
 
+__all__ = ["line"]
+
+ENVIRONMENT = {**os.environ, "PYTHONPATH": str(ROOT)}
 SAID = "stopped by Ctrl-C"
 REMEDY = "Run the same command again: it goes on where it was."
 WAIT = """
 import time
-from flows import command_line
+from cli.main import app, main
+from cli.options import Machine
 
-@command_line.app.command()
-def wait(machine: command_line.Machine = False) -> None:
+@app.command()
+def wait(machine: Machine = False) -> None:
     print("ready", flush=True)
     time.sleep(60)
 
-command_line.main()
+main()
 """
 
 
 def call(folder: Path, *arguments: str) -> subprocess.CompletedProcess[str]:
-    return subprocess.run([COMMAND, *arguments], cwd=folder, capture_output=True, text=True, timeout=60)
+    return subprocess.run(
+        [*COMMAND, *arguments], cwd=folder, env=ENVIRONMENT, capture_output=True, text=True, timeout=60
+    )
 
 
 @pytest.mark.parametrize("machine", [False, True])
@@ -37,6 +44,7 @@ def test_ctrl_c_says_how_to_go_on(machine: bool, tmp_path: Path) -> None:
     process = subprocess.Popen(
         [sys.executable, "-c", WAIT, "wait", *(["--json"] if machine else [])],
         cwd=tmp_path,
+        env=ENVIRONMENT,
         text=True,
         stdout=subprocess.PIPE,
         stderr=subprocess.PIPE,
@@ -53,8 +61,8 @@ def test_ctrl_c_says_how_to_go_on(machine: bool, tmp_path: Path) -> None:
 
 def test_ctrl_c_in_a_flow_says_so_too(line: Line) -> None:
     process = line.start("ingest")
-    lock = line.root / ".embedline" / "lock"
-    wait_for(lambda: lock.exists() and str(process.pid) in lock.read_text(), process)
+    holder = line.root / ".embedline" / "holder.json"
+    wait_for(lambda: holder.exists() and str(process.pid) in holder.read_text(), process)
     process.send_signal(signal.SIGINT)
     _, errors = process.communicate(timeout=60)
     assert process.returncode == 130

@@ -7,7 +7,7 @@ from prefect import flow, get_run_logger, task
 from prefect.testing.utilities import prefect_test_harness
 from rich.console import Console
 
-from flows.progress import shown
+from cli.progress import shown
 
 
 @task

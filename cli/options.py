@@ -1,0 +1,12 @@
+"""The options that several commands share."""
+
+from __future__ import annotations
+
+from typing import Annotated
+
+import typer
+
+Machine = Annotated[bool, typer.Option("--json", help="Print one line of JSON.")]
+Git = Annotated[
+    bool, typer.Option("--git", help="Make this folder a git repository with a first commit if it has none.")
+]

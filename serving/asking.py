@@ -1,0 +1,47 @@
+"""Asking the champion: the images of the data set that are nearest to a query, by the model that is served."""
+
+from __future__ import annotations
+
+import time
+from collections.abc import Sequence
+from dataclasses import dataclass
+from pathlib import Path
+
+from components.corpus import Item, Manifest
+from components.export.config import Serving
+from components.registry import models, tracking
+from components.workspace import DATA
+from serving.client import TritonEmbedder
+from serving.roles import served, served_versions
+from serving.search import Hit, named_pictures, open_index, search
+
+
+@dataclass(frozen=True)
+class Found:
+    """The answer to one search: by which model, how long the server took, among how many images."""
+
+    query: Item
+    hits: Sequence[Hit]
+    model: str
+    latency_ms: float
+    searched: int
+
+
+def search_served(
+    home: Path, config: Serving, text: str | None, image: Path | None, instruction: str | None, top: int
+) -> Found:
+    """Asks the champion on the running server; where none runs, on one that is started for this question."""
+    tracked = tracking.prepare(Path())
+    champion = served_versions(models.roles(tracked))[0]
+    query = Item(text, image, instruction=instruction)
+    with served(home, config, tracked) as server:
+        embedder = TritonEmbedder(server.url, version=champion)
+        fingerprint = models.facts(tracked, str(champion))["model_fingerprint"]
+        digest = Manifest.read(DATA).digest
+        index = open_index(home / "index", embedder, lambda: named_pictures(DATA), fingerprint, digest)
+        began = time.perf_counter()
+        vector = embedder.encode([query])[0]
+        latency_ms = (time.perf_counter() - began) * 1000
+    return Found(
+        query, search(index, vector, top), f"{models.MODEL} version {champion}", latency_ms, len(index.entries)
+    )
