@@ -2,24 +2,24 @@
 
 from __future__ import annotations
 
-import json
 import shutil
 import sys
 from pathlib import Path
 from typing import Annotated
 
 import typer
-from rich.console import Console
 from rich.table import Table
 
-import components
+from cli.options import Machine
+from cli.screen import say, screen
 from components.config import PARAMETERS, SCHEMA
 from components.errors import UsedWrongly
+from components.files import write_text
+from components.source import ROOT
 
 BEFORE = f"{PARAMETERS}.before-init"
 CODE = "components"
 COPIED = ("dvc.yaml", SCHEMA, ".gitignore")
-screen = Console()
 
 
 def init(
@@ -31,7 +31,7 @@ def init(
     text_column: Annotated[str | None, typer.Option(help="The column that holds the texts.")] = None,
     yes: Annotated[bool, typer.Option("--yes", help="Do not ask.")] = False,
     force: Annotated[bool, typer.Option("--force", help=f"Replace another {PARAMETERS}; a copy is kept.")] = False,
-    machine: Annotated[bool, typer.Option("--json", help="Print one line of JSON.")] = False,
+    machine: Machine = False,
 ) -> None:
     """Look at your own images and texts, and write a params.yaml that fits them.
 
@@ -61,7 +61,7 @@ def init(
         raise UsedWrongly("nothing was written", "Name columns with --image-column and --text-column.")
     written = write(text)
     if machine:
-        print(json.dumps({**as_json(facts), "written": written}, ensure_ascii=False))
+        say({**as_json(facts), "written": written})
     else:
         screen.print(f"Written: {', '.join(written)}. Next: [bold]embedline run[/bold]")
 
@@ -78,23 +78,20 @@ def refuse_to_replace(text: str, force: bool) -> None:
 
 def write(text: str) -> list[str]:
     """Writes params.yaml, keeps one that was there, and adds what else a workspace needs; returns what it wrote."""
-    project = Path(components.__file__).resolve().parents[1]
-    if not (project / "dvc.yaml").is_file():
-        raise UsedWrongly(f"{project}: the project's dvc.yaml is missing", "Install Embedline from its checkout.")
+    if not (ROOT / "dvc.yaml").is_file():
+        raise UsedWrongly(f"{ROOT}: the project's dvc.yaml is missing", "Install Embedline from its checkout.")
     written = []
     present = Path(PARAMETERS)
     if present.exists() and present.read_bytes() != text.encode():
         present.replace(BEFORE)
         written.append(BEFORE)
-    partial = Path(f".{PARAMETERS}.partial")
-    partial.write_text(text, encoding="utf-8")
-    partial.replace(present)
+    write_text(present, text)
     written.append(PARAMETERS)
     for file in COPIED:
-        if not Path(file).exists() and (project / file).is_file():
-            shutil.copyfile(project / file, file)
+        if not Path(file).exists() and (ROOT / file).is_file():
+            shutil.copyfile(ROOT / file, file)
             written.append(file)
     if not Path(CODE).exists():  # dvc.yaml depends on the code that runs, so DVC must find it here
-        Path(CODE).symlink_to(project / CODE)
+        Path(CODE).symlink_to(ROOT / CODE)
         written.append(CODE)
     return written

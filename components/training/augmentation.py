@@ -13,8 +13,7 @@ from torch import Tensor
 from torch.nn import functional
 
 from components.training.config import Schedule
-from components.training.examples import IMAGE, NONE, Examples
-from components.training.sampler import require_known
+from components.training.examples import IMAGE, NONE, Examples, require_known
 
 ANGLE, SCALE, STRETCH, MOVE_X, MOVE_Y, MIRROR, GREY, CONTRAST, RED, GREEN, BLUE = range(11)
 RANGES = torch.tensor(

@@ -7,16 +7,14 @@ would have seen.
 
 from __future__ import annotations
 
-import difflib
 import zlib
-from collections.abc import Collection, Iterable
 
 import numpy as np
 from numpy.typing import NDArray
 
 from components.errors import UsedWrongly
 from components.training.config import Planned, Schedule
-from components.training.examples import Examples, Integers, modalities, row_numbers
+from components.training.examples import Examples, Integers, modalities, require_known, row_numbers
 
 SIDES = {"none": (), "query": ("queries",), "positive": ("positives",), "both": ("queries", "positives")}
 
@@ -35,16 +33,6 @@ def planned(examples: Examples, schedule: Schedule) -> Planned:
     return Planned.model_validate(
         schedule.model_dump() | {"steps": steps, "epochs": None, "batch_size": batch_size}
     )
-
-
-def require_known(named: Iterable[str], tasks: Collection[str], place: str) -> None:
-    """Raises `UsedWrongly` that names the nearest tasks if one that `place` names is no task of the data set."""
-    for name in named:
-        if name not in tasks:
-            close = ", ".join(difflib.get_close_matches(name, tasks)) or ", ".join(tasks) or "none"
-            raise UsedWrongly(
-                f"{place}: {name}: the data set has no such training task", f"Correct the name: {close}; or remove it."
-            )
 
 
 def drawn_tasks(examples: Examples, schedule: Schedule) -> list[str]:

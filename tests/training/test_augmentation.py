@@ -2,9 +2,11 @@ from collections.abc import Callable
 from dataclasses import replace
 
 import numpy as np
+import pytest
 import torch
 from torch import Tensor
 
+from components.errors import UsedWrongly
 from components.training.augmentation import MIRROR, Augmentation, augment, changes, unmirrored
 from components.training.config import Schedule
 from components.training.examples import Examples
