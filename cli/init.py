@@ -24,7 +24,8 @@ COPIED = ("dvc.yaml", SCHEMA, ".gitignore")
 
 def init(
     source: Annotated[
-        Path, typer.Argument(help="A CSV, JSONL or Parquet table, a folder of images, a data set's directory, or a tar.")
+        Path,
+        typer.Argument(help="A CSV, JSONL or Parquet table, a folder of images, a data set, or a tar."),
     ],
     name: Annotated[str | None, typer.Option(help="What to call the data set; without it, as the source.")] = None,
     image_column: Annotated[str | None, typer.Option(help="The column that holds or names the images.")] = None,

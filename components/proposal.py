@@ -12,10 +12,11 @@ from pathlib import Path
 from typing import Any
 
 import numpy as np
+import yaml
 
 from components.config import parse
 from components.corpus import Manifest, ingest, read_pairs, read_queries
-from components.corpus.config import SOURCES
+from components.corpus.config import SOURCES, SourceSettings
 from components.corpus.pairs import joined
 from components.errors import DataInvalid
 from components.intervals import difference_interval
@@ -68,7 +69,9 @@ def look_at(source: dict[str, Any], name: str) -> Facts:
     section = {**source, "name": name, "licence": "", "seed": 0, "dev_share": 0.1, "eval_share": 0.2}
     with tempfile.TemporaryDirectory() as folder:
         data = Path(folder, "data")
-        manifest = ingest(SOURCES.validate({**section, "quarantine_limit": 1.0}), data)
+        settings = SOURCES.validate({**section, "quarantine_limit": 1.0})
+        assert isinstance(settings, SourceSettings)
+        manifest = ingest(settings, data)
         broken = manifest.quarantined / max(1, manifest.quarantined + _rows(manifest))
         if broken > MOST_BROKEN:
             reasons = Counter(json.loads(line)["reason"] for line in (data / "quarantine.jsonl").open(encoding="utf-8"))
@@ -124,7 +127,7 @@ def margin_of(queries: list[int]) -> float:
 
 def batch_size_of(pairs: int) -> int:
     """Returns the largest power of two that is at most a third of the pairs, between 4 and 256."""
-    return max(4, min(LARGEST_BATCH, 2 ** int(math.log2(max(4, pairs / 3)))))
+    return int(max(4, min(LARGEST_BATCH, 2 ** math.floor(math.log2(max(4, pairs / 3))))))
 
 
 def parameters(facts: Facts) -> str:
@@ -165,8 +168,6 @@ def parameters(facts: Facts) -> str:
         "max_tie_rate": min(1.0, _up(facts.tie_share + 0.05, 2)),
     }
     text = re.sub(r"<(\w+)>", lambda found: str(values[found[1]]), TEMPLATE)
-    import yaml
-
     parse(yaml.safe_load(text))
     return text
 
@@ -216,7 +217,8 @@ def _first(data: Path, task: str) -> list[tuple[str, str]]:
 
 
 def _up(value: float, digits: int) -> float:
-    return math.ceil(round(value * 10**digits, 6)) / 10**digits
+    scale = float(10**digits)
+    return math.ceil(round(value * scale, 6)) / scale
 
 
 TEMPLATE = """\

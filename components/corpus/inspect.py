@@ -32,7 +32,7 @@ def source_at(location: Path, image: str | None = None, text: str | None = None)
     """
     if not location.exists():
         raise UsedWrongly(f"{location} does not exist", "Name a table, a folder, a data set or a tar.")
-    found = {"source": _kind(location), "location": str(location)}
+    found: dict[str, Any] = {"source": _kind(location), "location": str(location)}
     if found["source"] in ("table", "dataset"):
         rows = list(islice(_rows(location), ROWS_LOOKED_AT))
         found["columns"] = _columns(location, rows, image, text)

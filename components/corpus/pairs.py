@@ -156,7 +156,8 @@ def retrieval_rows(
     A pair is `(image, text, group)`. All queries share one shuffled list of candidates; `label` holds every candidate
     of the query's group.
     """
-    images, texts = (dict((pair[side], pair[2]) for pair in pairs) for side in (0, 1))
+    images = {image: number for image, _, number in pairs}
+    texts = {text: number for _, text, number in pairs}
     offered = [list(side) for side in (images, texts)]
     shuffle = random.Random(seed).shuffle
     for side in offered:
@@ -174,9 +175,7 @@ def retrieval_rows(
     return t2i, i2t
 
 
-def label_rows(
-    pairs: Sequence[tuple[str, str, int]], labels: Iterable[str], seed: str
-) -> list[dict[str, Any]]:
+def label_rows(pairs: Sequence[tuple[str, str, int]], labels: Iterable[str], seed: str) -> list[dict[str, Any]]:
     """Returns the rows that ask for the label of each image; `label` holds every one that its group has."""
     offered = sorted(labels)
     random.Random(seed).shuffle(offered)
@@ -308,7 +307,8 @@ def _write(
 ) -> Iterator[tuple[str, EvaluationTask]]:
     images = list(found.images)
     written = _first_spellings(found)
-    captioned, labelled = [], []
+    captioned: list[tuple[str, str, int]] = []
+    labelled: list[tuple[str, str, int]] = []
     for row in rows:
         image, _, caption = found.rows[row]
         pair = (images[image], written[caption], grouped.group[image])

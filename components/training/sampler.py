@@ -30,9 +30,7 @@ def planned(examples: Examples, schedule: Schedule) -> Planned:
     pairs = sum(examples.rows(task) for task in drawn_tasks(examples, schedule))
     batch_size = min(schedule.batch_size, max(pairs, 2 * schedule.sub_batches))
     steps = schedule.steps or max(1, round((schedule.epochs or 1) * pairs / batch_size))
-    return Planned.model_validate(
-        schedule.model_dump() | {"steps": steps, "epochs": None, "batch_size": batch_size}
-    )
+    return Planned.model_validate(schedule.model_dump() | {"steps": steps, "epochs": None, "batch_size": batch_size})
 
 
 def drawn_tasks(examples: Examples, schedule: Schedule) -> list[str]:

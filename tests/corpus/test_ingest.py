@@ -149,7 +149,9 @@ def peaks(sections: list[SourceSettings], data: Path) -> list[tuple[int, int]]:
     return found
 
 
-def test_memory_grows_by_less_than_a_kilobyte_with_each_row(tmp_path: Path, config: MakeConfig, picture: MakePicture) -> None:
+def test_memory_grows_by_less_than_a_kilobyte_with_each_row(
+    tmp_path: Path, config: MakeConfig, picture: MakePicture
+) -> None:
     sections = [  # the first one imports what the others measure
         config("table", table(tmp_path / str(rows), rows, picture), eval_share=0.2) for rows in (100, 2_000, 12_000)
     ]
