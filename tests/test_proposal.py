@@ -133,7 +133,7 @@ def test_every_source_gets_a_configuration_that_fits_it(
 def test_another_params_yaml_is_replaced_only_by_force_and_kept(made: Callable[[str], Path], workspace: Path) -> None:
     (workspace / "params.yaml").write_text("mine: 1\n")
     location = made("folder")
-    with pytest.raises(UsedWrongly, match="params.yaml is there already"):
+    with pytest.raises(UsedWrongly, match=r"params\.yaml is there already"):
         init(location)
     assert [file.name for file in workspace.iterdir()] == ["params.yaml"]
     assert (workspace / "params.yaml").read_text() == "mine: 1\n"

@@ -82,7 +82,7 @@ def test_the_pictures_of_unmirrored_tasks_are_never_mirrored(examples: Examples,
         positives=examples.positives | {"LeftOf": examples.positives["LeftOf"][:3]},
     )
     assert unmirrored(half, ["LeftOf"]).tolist() == [True] * 4 + [False] * 6
-    with pytest.raises(UsedWrongly, match="unmirrored_tasks: LeftOff: .*") as refused:
+    with pytest.raises(UsedWrongly, match="unmirrored_tasks: LeftOff: ") as refused:
         unmirrored(half, ["LeftOf", "LeftOff"])
     assert "LeftOf;" in refused.value.remedy
     pixels, images = spots()[:10], torch.arange(10)
