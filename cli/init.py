@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import re
 import shutil
 import sys
 from pathlib import Path
@@ -41,6 +42,8 @@ def init(
     from components.corpus.inspect import name_of, source_at
     from components.proposal import as_json, look_at, parameters, spelt
 
+    if name is not None and not re.fullmatch(r"[\w-]+", name):
+        raise UsedWrongly(f"--name {name}: files are called after it", "Use letters, digits, - and _ alone.")
     section = source_at(source, image_column, text_column)
     facts = look_at(section, name or name_of(source))
     text = parameters(facts)
@@ -84,7 +87,7 @@ def write(text: str) -> list[str]:
     written = []
     present = Path(PARAMETERS)
     if present.exists() and present.read_bytes() != text.encode():
-        present.replace(BEFORE)
+        shutil.copyfile(present, BEFORE)
         written.append(BEFORE)
     write_text(present, text)
     written.append(PARAMETERS)

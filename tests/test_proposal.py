@@ -151,6 +151,8 @@ def test_columns_are_chosen_or_named_and_a_wrong_one_is_told(made: Callable[[str
     with pytest.raises(UsedWrongly, match="no column 'words'") as refused:
         source_at(location, text="words")
     assert "id, photo, title" in refused.value.remedy and "--text-column" in refused.value.remedy
+    with pytest.raises(UsedWrongly, match="--name a/b"):
+        init(location, "--name", "a/b")
     (location.parent / "texts.jsonl").write_text('{"a": "b", "c": "d"}\n')
     with pytest.raises(UsedWrongly, match="looks like the image"):
         source_at(location.parent / "texts.jsonl")
