@@ -42,7 +42,7 @@ from components.corpus.layout import TRAIN_SCHEMA, read_pairs, write_table
 from components.embedder.dual_encoder import DualEncoder, autocast
 from components.profiles import overlay
 from components.training import TrainingPaths, train_model
-from components.training.config import Recipe, Towers
+from components.training.config import Planned, Recipe, Towers
 from components.training.features import pixels
 from components.training.loop import CLIP_NORM, learning_rate_share
 from components.training.towers import build_towers
@@ -117,7 +117,7 @@ def our_stage(recipe: Recipe, data: Path, watch: Watch) -> None:
 
 def their_trainer(recipe: Recipe, data: Path, watch: Watch) -> None:
     """Trains as sentence-transformers' documentation shows: pictures are files of a data set, decoded as they come."""
-    schedule = recipe.schedule
+    schedule = Planned.model_validate(recipe.schedule.model_dump())
     names, images = names_and_images(data)
     pairs = Dataset.from_dict({"anchor": names, "positive": [str(image) for image in images]})
     model = SentenceTransformer(modules=[encoder(recipe)], device=get_device_name())
@@ -161,7 +161,7 @@ class Told(TrainerCallback):
 
 def bare_loop(recipe: Recipe, data: Path, watch: Watch) -> None:
     """Trains with the fewest lines of PyTorch: tokens and pixels are in memory, there is nothing but the steps."""
-    schedule = recipe.schedule
+    schedule = Planned.model_validate(recipe.schedule.model_dump())
     module = encoder(recipe).to(get_device_name()).train()
     device = module.model.device
     for tower in frozen_towers(recipe, module):

@@ -16,6 +16,7 @@ def ingest(git: Git = False, machine: Machine = False) -> None:
     from cli.progress import shown
     from components import lineage
     from components.corpus import Manifest
+    from components.corpus.pairs import joined
     from components.workspace import DATA
     from flows.ingest import ingest as flow
 
@@ -34,3 +35,5 @@ def ingest(git: Git = False, machine: Machine = False) -> None:
         say(facts)
     else:
         screen.print(f"data/ is version [bold]{version}[/bold]: {spell(facts)}")
+        if line := joined(DATA):
+            screen.print(line, markup=False)

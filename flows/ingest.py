@@ -10,6 +10,7 @@ from prefect.cache_policies import NO_CACHE
 from components import config as configuration
 from components import corpus, lineage
 from components.config import Config
+from components.corpus.pairs import joined
 from components.errors import UsedWrongly
 from components.workspace import DATA
 
@@ -26,6 +27,8 @@ def ingest_data(config: Config) -> str:
         get_run_logger().info(
             "%d rows, %d images, %d quarantined", manifest.tasks.rows, manifest.images, manifest.quarantined
         )
+        if line := joined(DATA):
+            get_run_logger().info(line)
         return lineage.add(root, str(DATA))
     if not Path("data.dvc").is_file():
         return lineage.add(root, str(DATA))

@@ -81,7 +81,6 @@ def test_an_unknown_key_that_is_near_to_none_gets_no_suggestion(changed: Change)
         ("teacher.schedule.steps", "many", "should be a valid integer"),
         ("teacher.schedule.steps", "700", "should be a valid integer"),
         ("teacher.schedule.steps", 7.5, "should be a valid integer"),
-        ("teacher.schedule.steps", None, "should be a valid integer"),
         ("corpus.licence", 3, "should be a valid string"),
         ("teacher.backbone.image.widths", 64, "should be a valid list"),
         ("validation", [1], "should be a valid dictionary"),
@@ -221,6 +220,14 @@ def test_hard_negatives_that_are_mined_can_be_asked_for(changed: Change) -> None
     assert parse(content).teacher.negatives_per_query == 4
     content["negatives"]["per_query"] = 3
     assert "asks for 4, and negatives mines 3" in refusal(content)
+
+
+def test_a_schedule_has_steps_or_epochs_and_not_both(changed: Change) -> None:
+    content = changed("teacher.schedule.epochs", 3)
+    assert refusal(content) == "params.yaml: teacher.schedule: needs one of steps and epochs, and not both"
+    del content["teacher"]["schedule"]["steps"]
+    assert parse(content).teacher.schedule.epochs == 3
+    assert "needs one of steps and epochs" in refusal(changed("teacher.schedule.steps", None))
 
 
 def test_every_wrong_key_is_named_at_once(changed: Change) -> None:

@@ -13,12 +13,18 @@ if TYPE_CHECKING:
 
 
 def progress(run: Run, recipe: Recipe) -> Callable[[int, Mapping[str, float]], None]:
-    """Returns what `train_model` calls with a step and its metrics."""
+    """Returns what `train_model` calls with a step and its metrics; first with what the data decide of the schedule."""
+    asked = recipe.schedule.batch_size
     steps = recipe.schedule.steps
 
     def report(step: int, metrics: Mapping[str, float]) -> None:
+        nonlocal steps
         run.log_metrics(metrics, step)
-        if "loss" in metrics:
+        if "steps" in metrics:
+            steps, size = int(metrics["steps"]), int(metrics["batch_size"])
+            fewer = "" if size == asked else f", not {asked}: the data have no more"
+            say(f"{steps} steps with {size} pairs each{fewer}")
+        elif "loss" in metrics:
             say(
                 f"step {step} of {steps}: loss {metrics['loss']:.3f}, {metrics['pairs_per_second']:.0f} pairs/s, "
                 f"{metrics['seconds_left']:.0f} s left"

@@ -13,7 +13,7 @@ from torch import Tensor
 from torch.nn import functional
 
 from components.training.config import Schedule
-from components.training.examples import IMAGE, NONE, Examples
+from components.training.examples import IMAGE, NONE, Examples, require_known
 
 ANGLE, SCALE, STRETCH, MOVE_X, MOVE_Y, MIRROR, GREY, CONTRAST, RED, GREEN, BLUE = range(11)
 RANGES = torch.tensor(
@@ -67,9 +67,13 @@ class Augmentation:
 
 
 def unmirrored(examples: Examples, tasks: Sequence[str]) -> Tensor:
-    """Returns `(pictures,)` bool: the pictures of tasks whose answers depend on left and right."""
+    """Returns `(pictures,)` bool: the pictures of tasks whose answers depend on left and right.
+
+    Raises `UsedWrongly` if one of `tasks` is no task of the examples.
+    """
+    require_known(tasks, examples.tasks, "unmirrored_tasks")
     fixed = torch.zeros(len(examples.images), dtype=torch.bool)
-    for task in set(tasks) & set(examples.tasks):
+    for task in tasks:
         for side in (examples.queries[task], examples.positives[task]):
             images = torch.from_numpy(side[:, IMAGE]).long()
             fixed[images[images != NONE]] = True

@@ -12,7 +12,7 @@ import torch
 from numpy.typing import NDArray
 from torch import Tensor
 
-from components.training.config import Schedule
+from components.training.config import Planned
 from components.training.examples import IMAGE, NONE, TEXT, Examples
 from components.training.negatives import HardNegatives
 from components.training.sampler import Sampler
@@ -67,7 +67,7 @@ class BatchBuilder:
     """
 
     def __init__(
-        self, examples: Examples, schedule: Schedule, negatives: Mapping[str, HardNegatives] | None = None
+        self, examples: Examples, schedule: Planned, negatives: Mapping[str, HardNegatives] | None = None
     ) -> None:
         self.examples = examples
         self.schedule = schedule

@@ -96,10 +96,12 @@ class Schedule(Section):
     A step draws `sub_batches` tasks by weight (1 where none is given), or first by modality and then by weight.
     `distinct` rows of a sub-batch share no query, no positive, or neither. Pictures of `unmirrored_tasks`, where
     answers depend on left and right, are never mirrored. With `companions`, pairs of a bare text and a drawn picture
-    join; `chunk` rows are computed at a time (0: all).
+    join; `chunk` rows are computed at a time (0: all). `epochs`, how often each pair is drawn, stands in place of
+    `steps` where it is not known how many pairs there are.
     """
 
-    steps: Positive
+    steps: Positive | None = None
+    epochs: Positive | None = None
     stop: Literal["steps", "first_exhausted", "all_exhausted"] = "steps"
     batch_size: Annotated[int, Field(ge=2)]
     sub_batches: Positive
@@ -120,8 +122,15 @@ class Schedule(Section):
 
     @model_validator(mode="after")
     def _has_negatives(self) -> Self:
+        demand(self, (self.steps is None) != (self.epochs is None), "needs one of steps and epochs, and not both")
         enough = self.batch_size >= 2 * self.sub_batches
         return demand(self, enough, "batch_size must be at least twice sub_batches, or a sub-batch has no negatives")
+
+
+class Planned(Schedule):
+    """A schedule whose number of steps is known."""
+
+    steps: Positive
 
 
 class Adapter(Section):

@@ -2,7 +2,8 @@
 
 from __future__ import annotations
 
-from collections.abc import Iterable, Sequence
+import difflib
+from collections.abc import Collection, Iterable, Sequence
 from dataclasses import dataclass
 from pathlib import Path
 
@@ -11,6 +12,7 @@ from numpy.typing import NDArray
 
 from components.corpus import read_pairs, task_names
 from components.corpus.item import Item
+from components.errors import UsedWrongly
 
 NONE = -1
 TEXT, IMAGE, INSTRUCTION = range(3)
@@ -59,6 +61,16 @@ def row_numbers(positions: NDArray[np.int32]) -> Integers:
     """Returns `(n,)` of `positions (n, parts)`: the same number for equal rows, each below `n`."""
     numbers: Integers = np.unique(positions, axis=0, return_inverse=True)[1].reshape(-1)
     return numbers
+
+
+def require_known(named: Iterable[str], tasks: Collection[str], place: str) -> None:
+    """Raises `UsedWrongly` that names the nearest tasks if one that `place` names is no task of the data set."""
+    for name in named:
+        if name not in tasks:
+            close = ", ".join(difflib.get_close_matches(name, tasks)) or ", ".join(tasks) or "none"
+            raise UsedWrongly(
+                f"{place}: {name}: the data set has no such training task", f"Correct the name: {close}; or remove it."
+            )
 
 
 def read_examples(data: Path) -> Examples:

@@ -13,7 +13,7 @@ from torch import Tensor, nn
 
 from components.errors import EmbedlineError, UsedWrongly
 from components.training import processes
-from components.training.config import Phase, Schedule
+from components.training.config import Phase, Planned, Schedule
 from components.training.dev_scores import DevScores, trained_state
 
 CLIP_NORM = 1.0
@@ -42,7 +42,7 @@ def train(
     module: nn.Module,
     phase: Phase,
     objective: Objective,
-    schedule: Schedule,
+    schedule: Planned,
     checkpoint: Path,
     report: Report,
     dev_scores: DevScores | None = None,
@@ -142,7 +142,7 @@ def set_training(module: nn.Module) -> None:
             part.eval()
 
 
-def learning_rate_share(step: int, schedule: Schedule) -> float:
+def learning_rate_share(step: int, schedule: Planned) -> float:
     """Returns the share of the full rate at a step: a linear rise, then half a cosine down to nothing."""
     warmup = max(1, round(schedule.steps * schedule.warmup_share))
     if step < warmup:

@@ -16,13 +16,14 @@ from components.training import processes, telemetry
 from components.training.adapters import add_adapter, merge_adapter
 from components.training.batch import Batch, BatchBuilder
 from components.training.chunks import in_chunks, require_independent_rows
-from components.training.config import Phase, Recipe, Schedule
+from components.training.config import Phase, Planned, Recipe
 from components.training.dev_scores import DevScores
 from components.training.encoder import Encoder
 from components.training.examples import Examples
 from components.training.loop import Report, freeze, train
 from components.training.losses import SubBatch, build
 from components.training.negatives import HardNegatives
+from components.training.sampler import planned
 from components.training.teacher_embeddings import TeacherEmbeddings, targets_of
 
 Scorer = Callable[[Embedder], float]
@@ -51,18 +52,19 @@ def train_by(
     recipe: Recipe, encoder: Encoder, data: TrainingData, workspace: Path, report: Report, scorer: Scorer | None = None
 ) -> None:
     """Trains the encoder's module in place. Features and checkpoints go to `workspace`, from which a killed run goes
-    on. `scorer` is asked if the recipe stops early. Raises as `train` does."""
+    on. `scorer` is asked if the recipe stops early. What the data decide of the schedule is reported as step 0.
+    Raises as `planned` and `train` do."""
+    whole = planned(data.examples, recipe.schedule)
+    if (whole.steps, whole.batch_size) != (recipe.schedule.steps, recipe.schedule.batch_size):
+        report(0, {"steps": whole.steps, "batch_size": whole.batch_size})
     if recipe.adapter:
         add_adapter(encoder.module, recipe.adapter, recipe.schedule.seed)
     learns = {name for name, parameter in encoder.module.named_parameters() if parameter.requires_grad}
-    ends = [
-        round(recipe.schedule.steps * share)
-        for share in accumulate((phase.share for phase in recipe.phases), initial=0)
-    ]
+    ends = [round(whole.steps * share) for share in accumulate((phase.share for phase in recipe.phases), initial=0)]
     done = 0
     for number, phase in enumerate(recipe.phases):
         steps = max(1, ends[number + 1] - ends[number])
-        schedule = recipe.schedule.model_copy(update={"steps": steps, "seed": recipe.schedule.seed + number})
+        schedule = whole.model_copy(update={"steps": steps, "seed": whole.seed + number})
         folder = workspace / f"phase-{number}"
         freeze(encoder.module, phase, learns)
         with processes.first_before_others():
@@ -100,7 +102,7 @@ class PhaseObjective:
         self,
         recipe: Recipe,
         phase: Phase,
-        schedule: Schedule,
+        schedule: Planned,
         encoder: Encoder,
         data: TrainingData,
         folder: Path,

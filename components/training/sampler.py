@@ -13,27 +13,46 @@ import numpy as np
 from numpy.typing import NDArray
 
 from components.errors import UsedWrongly
-from components.training.config import Schedule
-from components.training.examples import Examples, Integers, modalities, row_numbers
+from components.training.config import Planned, Schedule
+from components.training.examples import Examples, Integers, modalities, require_known, row_numbers
 
 SIDES = {"none": (), "query": ("queries",), "positive": ("positives",), "both": ("queries", "positives")}
+
+
+def planned(examples: Examples, schedule: Schedule) -> Planned:
+    """Returns the schedule with as many steps as its epochs take, and with a batch no larger than the data.
+
+    An epoch draws as many rows as all tasks with a weight have. Raises `UsedWrongly` if none has one, and if the
+    schedule names a task that the data set does not have.
+    """
+    require_known(schedule.task_weights, examples.tasks, "schedule.task_weights")
+    require_known(schedule.unmirrored_tasks, examples.tasks, "schedule.unmirrored_tasks")
+    pairs = sum(examples.rows(task) for task in drawn_tasks(examples, schedule))
+    batch_size = min(schedule.batch_size, max(pairs, 2 * schedule.sub_batches))
+    steps = schedule.steps or max(1, round((schedule.epochs or 1) * pairs / batch_size))
+    return Planned.model_validate(schedule.model_dump() | {"steps": steps, "epochs": None, "batch_size": batch_size})
+
+
+def drawn_tasks(examples: Examples, schedule: Schedule) -> list[str]:
+    """Returns the tasks that have rows and a weight. Raises `UsedWrongly` if there are none."""
+    tasks = [task for task in examples.tasks if schedule.task_weights.get(task, 1.0) > 0 and examples.rows(task)]
+    if not tasks:
+        raise UsedWrongly("schedule.task_weights: no task of the data set has a weight above 0", "Give one a weight.")
+    return tasks
 
 
 class Sampler:
     """Draws the rows of a step. `steps` is how many there are: the schedule's, or fewer by its stopping rule.
 
     The stopping rules are those of `datasets.interleave_datasets`: the step in which the first task, or the last one,
-    ends its first epoch is the last step. Raises `UsedWrongly` if no task has a weight.
+    ends its first epoch is the last step. Raises `UsedWrongly` if no task has a weight, or an unknown one has.
     """
 
     steps: int
 
-    def __init__(self, examples: Examples, schedule: Schedule) -> None:
-        tasks = [task for task in examples.tasks if schedule.task_weights.get(task, 1.0) > 0 and examples.rows(task)]
-        if not tasks:
-            raise UsedWrongly(
-                "schedule.task_weights: no task of the data set has a weight above 0", "Give one a weight."
-            )
+    def __init__(self, examples: Examples, schedule: Planned) -> None:
+        require_known(schedule.task_weights, examples.tasks, "schedule.task_weights")
+        tasks = drawn_tasks(examples, schedule)
         seed = schedule.seed % 2**63
         shares = task_shares(examples, schedule, tasks)
         uniform = np.random.default_rng(seed).random((schedule.steps, schedule.sub_batches))
@@ -74,7 +93,7 @@ class Sampler:
             if visit < len(self.visits[task]) and self.visits[task][visit] == step
         }
 
-    def _stop(self, schedule: Schedule) -> int:
+    def _stop(self, schedule: Planned) -> int:
         if schedule.stop == "steps":
             return schedule.steps
         lasts = [(self.visits[task], epochs.first_length - 1) for task, epochs in self.epochs.items()]

@@ -16,9 +16,10 @@ import pyarrow as pa
 import pyarrow.parquet as pq
 import pytest
 
+import components.corpus.pairs
 from components.corpus import ingest, read_pairs, read_queries
 from components.corpus.config import SourceSettings
-from components.corpus.pairs import HeldOut, retrieval_rows
+from components.corpus.pairs import retrieval_rows
 from components.errors import DataInvalid, UsedWrongly
 
 MakeConfig = Callable[..., SourceSettings]
@@ -57,6 +58,11 @@ def shop(tmp_path: Path, picture: MakePicture) -> Path:
             for number in numbers:
                 add(tar, f"things/{number:03}.png", picture(number))
                 add(tar, f"things/{number:03}.txt", f"thing {number}".encode())
+    (folder / "captioned" / "below").mkdir(parents=True)
+    for number, row in enumerate(rows):
+        place = folder / "captioned" / ("below" if number % 2 else "") / f"{number}.png"
+        place.write_bytes(picture(number))
+        place.with_suffix(".txt").write_text(f"\n{row['caption']}\nde=etwas\n", encoding="utf-8")
     return folder
 
 
@@ -75,6 +81,7 @@ SOURCES = [
     ("dataset", "saved", MAPPED),
     ("dataset", "split", MAPPED),
     ("webdataset", "tars", {}),
+    ("folder", "captioned", None),
 ]
 
 
@@ -101,10 +108,11 @@ def test_every_source_gives_the_same_pairs_in_both_directions(
     picture: MakePicture,
     source: str,
     location: str,
-    columns: dict[str, str],
+    columns: dict[str, str] | None,
 ) -> None:
     data = tmp_path / "data"
-    section = config(source, shop / location, columns=columns, eval_share=0.3, dev_share=0.3)
+    mapped = {} if columns is None else {"columns": columns}
+    section = config(source, shop / location, **mapped, eval_share=0.3, dev_share=0.3)
     manifest = ingest(section, data)
     assert captions(data) == {(picture(number), f"thing {number}") for number in range(PAIRS)}
     tasks = manifest.tasks
@@ -152,19 +160,25 @@ def test_all_captions_of_one_image_are_on_the_same_side_and_all_are_relevant(
 
 
 def test_the_truth_is_not_recognisable_by_its_position() -> None:
-    t2i, i2t = retrieval_rows([(f"{number}.png", str(number)) for number in range(200)], "seed")
+    t2i, i2t = retrieval_rows([(f"{number}.png", str(number), number) for number in range(200)], "seed")
     for rows in (t2i, i2t):
         assert sum(row["label"] == [position] for position, row in enumerate(rows)) < 10
         assert sorted(row["label"][0] for row in rows) == list(range(200))
 
 
-def test_held_out_pairs_and_their_images_are_bounded_to_those_with_the_smallest_hashes(tmp_path: Path) -> None:
-    pool = HeldOut(tmp_path)
-    for priority in range(3000, 0, -1):
-        pool.add(priority // 2, f"{priority // 2}.png", str(priority), b"")
-    assert [image for image, _ in pool.pairs[:3]] == ["0.png", "1.png", "1.png"]
-    assert len(pool.pairs) == 1000
-    assert {file.name for file in tmp_path.iterdir()} == {image for image, _ in pool.pairs}
+def test_held_out_pairs_and_their_images_are_bounded_to_those_with_the_smallest_hashes(
+    tmp_path: Path, shop: Path, config: MakeConfig, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    def held_out(largest: int) -> list[str | None]:
+        monkeypatch.setattr(components.corpus.pairs, "LARGEST_EVALUATION_SET", largest)
+        section = config("table", shop / "pairs.csv", columns=MAPPED, eval_share=0.6)
+        manifest = ingest(section, tmp_path / "data")
+        assert manifest.images == len(list((tmp_path / "data" / "images").iterdir()))
+        assert manifest.images == manifest.tasks.train["shop_t2i"] + manifest.tasks.eval["shop_t2i"].rows
+        return [query.item.text for query in read_queries(tmp_path / "data", "eval", "shop_t2i")]
+
+    assert held_out(1000)[:5] == held_out(5)
+    assert len(held_out(1000)) > 15
 
 
 @pytest.mark.parametrize(

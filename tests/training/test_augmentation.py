@@ -2,9 +2,11 @@ from collections.abc import Callable
 from dataclasses import replace
 
 import numpy as np
+import pytest
 import torch
 from torch import Tensor
 
+from components.errors import UsedWrongly
 from components.training.augmentation import MIRROR, Augmentation, augment, changes, unmirrored
 from components.training.config import Schedule
 from components.training.examples import Examples
@@ -79,7 +81,10 @@ def test_the_pictures_of_unmirrored_tasks_are_never_mirrored(examples: Examples,
         queries=examples.queries | {"LeftOf": examples.queries["LeftOf"][:3]},
         positives=examples.positives | {"LeftOf": examples.positives["LeftOf"][:3]},
     )
-    assert unmirrored(half, ["LeftOf", "of another corpus"]).tolist() == [True] * 4 + [False] * 6
+    assert unmirrored(half, ["LeftOf"]).tolist() == [True] * 4 + [False] * 6
+    with pytest.raises(UsedWrongly, match="unmirrored_tasks: LeftOff: ") as refused:
+        unmirrored(half, ["LeftOf", "LeftOff"])
+    assert "LeftOf;" in refused.value.remedy
     pixels, images = spots()[:10], torch.arange(10)
 
     def mirrored(tasks: list[str]) -> Tensor:

@@ -46,6 +46,7 @@ def make_config(text_model: Path) -> Any:
             if content[section].get("early_stopping"):
                 small["early_stopping"] = {"every": 1}
             content[section] = overlay(content[section], small)
+            content[section]["schedule"]["task_weights"] = {}
         content["distillation"]["matryoshka_dimensions"] = [24, 12]
         return parse(content)
 

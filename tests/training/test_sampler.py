@@ -10,7 +10,7 @@ from scipy.stats import chisquare
 from components.errors import UsedWrongly
 from components.training.config import Schedule
 from components.training.examples import NONE, Examples, modalities
-from components.training.sampler import Epochs, Sampler, deal
+from components.training.sampler import Epochs, Sampler, deal, planned
 
 ROWS = {"a": 50, "b": 5, "c": 1000}
 
@@ -230,3 +230,34 @@ def test_there_is_no_step_beyond_the_last() -> None:
 def test_a_data_set_of_no_weight_is_refused() -> None:
     with pytest.raises(UsedWrongly, match="no task of the data set has a weight above 0"):
         Sampler(examples_of({"a": 5}), schedule(task_weights={"a": 0}))
+
+
+@pytest.mark.parametrize("name", ["task_weights", "unmirrored_tasks"])
+def test_an_unknown_task_is_refused_beside_the_nearest_ones(name: str) -> None:
+    examples = examples_of({"NameToImage": 5, "ImageToName": 5})
+    wrong = {"task_weights": {"NameToImages": 1.0}, "unmirrored_tasks": ["NameToImages"]}[name]
+    with pytest.raises(UsedWrongly, match=f"schedule.{name}: NameToImages: the data set has no such") as refused:
+        planned(examples, schedule(**{name: wrong}))
+    assert "NameToImage" in refused.value.remedy
+    with pytest.raises(UsedWrongly, match="Zzz") as refused:
+        planned(examples, schedule(task_weights={"Zzz": 0.0}))
+    assert "NameToImage, ImageToName" in refused.value.remedy
+    with pytest.raises(UsedWrongly, match="NameToImages"):
+        Sampler(examples, planned(examples, schedule()).model_copy(update={"task_weights": {"NameToImages": 1.0}}))
+
+
+def test_epochs_become_steps_that_draw_every_row_as_often() -> None:
+    examples = examples_of({"a": 320, "b": 320, "unused": 1000})
+    changes = {"steps": None, "epochs": 3, "batch_size": 64, "sub_batches": 2, "task_weights": {"unused": 0}}
+    plan = planned(examples, schedule(**changes))
+    assert plan.steps == 3 * 640 / 64
+    drawn = Counter(task for step in all_steps(Sampler(examples, plan)) for task, rows in step.items() for _ in rows)
+    assert drawn.keys() == {"a", "b"} and sum(drawn.values()) == pytest.approx(3 * 640, rel=0.05)
+    assert planned(examples, schedule(**changes | {"epochs": 1, "batch_size": 4096})).steps == 1
+
+
+def test_steps_stay_and_a_batch_is_no_larger_than_the_data() -> None:
+    plan = planned(examples_of({"a": 12, "b": 8}), schedule(steps=7, batch_size=256, sub_batches=2))
+    assert (plan.steps, plan.batch_size) == (7, 20)
+    assert planned(examples_of({"a": 12, "b": 8}), schedule(batch_size=16)).batch_size == 16
+    assert planned(examples_of({"a": 1}), schedule(batch_size=16, sub_batches=2)).batch_size == 4
