@@ -13,6 +13,7 @@ import pyarrow as pa
 import pyarrow.parquet as pq
 import pytest
 import yaml
+from components.intervals import difference_interval
 from PIL import Image
 from typer.testing import CliRunner
 
@@ -20,7 +21,6 @@ from cli.main import app
 from components.config import read
 from components.corpus.inspect import name_of, source_at
 from components.errors import DataInvalid, UsedWrongly
-from components.intervals import difference_interval
 from components.proposal import batch_size_of, look_at, margin_of, parameters
 
 PAIRS = 90

@@ -6,11 +6,11 @@ from pathlib import Path
 
 import numpy as np
 import pytest
-from components.evaluation.any_model import Questions, find_suite
 
 from components.corpus import Item
 from components.errors import DataInvalid, EmbedlineError, UsedWrongly
 from components.evaluation import evaluate
+from components.evaluation.any_model import Questions, find_suite
 from components.evaluation.probes import probe
 from components.evaluation.xtd import xtd_suite
 from components.scores import Model
