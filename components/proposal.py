@@ -19,7 +19,7 @@ from components.corpus import Manifest, ingest, read_pairs, read_queries
 from components.corpus.config import SOURCES, SourceSettings
 from components.corpus.pairs import joined
 from components.errors import DataInvalid
-from components.intervals import difference_interval
+from components.scores.intervals import difference_interval
 
 LARGEST_BATCH = 256
 STEPS = {"teacher": 400, "distillation": 200}
