@@ -313,7 +313,9 @@ distillation:
 
 export:
   opset: 20
-  parity_cosine: {fp32: 0.9999, int8: 0.97}
+  variants:
+    - {name: fp32, parity_cosine: 0.9999}
+    - {name: int8, parity_cosine: 0.97, calibration_images: 256}
   parity_items: 64
 
 evaluation:

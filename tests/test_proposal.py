@@ -13,7 +13,6 @@ import pyarrow as pa
 import pyarrow.parquet as pq
 import pytest
 import yaml
-from components.intervals import difference_interval
 from PIL import Image
 from typer.testing import CliRunner
 
@@ -22,6 +21,7 @@ from components.config import read
 from components.corpus.inspect import name_of, source_at
 from components.errors import DataInvalid, UsedWrongly
 from components.proposal import batch_size_of, look_at, margin_of, parameters
+from components.scores.intervals import difference_interval
 
 PAIRS = 90
 Pairs = list[tuple[str, bytes, str]]
