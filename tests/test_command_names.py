@@ -15,7 +15,9 @@ PACKAGES = ("cli", "components", "flows", "monitoring", "serving")
 NAMED = re.compile(r"(?<![\w/.-])embedline ([a-z]+)")
 COMMANDS = set(getattr(typer.main.get_command(app), "commands", ()))
 TEXTS = [
-    *((ROOT / "README.md",)),
+    ROOT / "README.md",
+    ROOT / "CONTRIBUTING.md",
+    *sorted((ROOT / "docs").glob("*.md")),
     *(path for package in PACKAGES for path in sorted((ROOT / package).rglob("*.py"))),
 ]
 
