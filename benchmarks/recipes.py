@@ -178,7 +178,7 @@ def few_steps(steps: int) -> Overlay:
 def losses(name: str, **settings: Any) -> Overlay:
     """Returns a training without a teacher, on a pretrained text tower that stays as it is, by one loss."""
     rates = {"text_model": 0.0, "text_projection": 0.05}
-    return {"teacher": {"phases": [{"rates": rates, "losses": [{"name": name, **settings}]}]}}
+    return {"teacher": {"phases": [{"lr_multipliers": rates, "losses": [{"name": name, **settings}]}]}}
 
 
 def without_teacher(distillation: Overlay) -> Overlay:

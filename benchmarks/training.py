@@ -44,7 +44,7 @@ from components.profiles import overlay
 from components.training import TrainingPaths, train_model
 from components.training.config import Planned, Recipe, Towers
 from components.training.features import pixels
-from components.training.loop import CLIP_NORM, learning_rate_share
+from components.training.loop import CLIP_NORM, learning_rate_fraction
 from components.training.towers import build_towers
 from table import Row, show
 
@@ -132,7 +132,7 @@ def their_trainer(recipe: Recipe, data: Path, watch: Watch) -> None:
             learning_rate=schedule.learning_rate,
             weight_decay=schedule.weight_decay,
             lr_scheduler_type="cosine",
-            warmup_steps=round(schedule.steps * schedule.warmup_share),
+            warmup_steps=round(schedule.steps * schedule.warmup_fraction),
             max_grad_norm=CLIP_NORM,
             bf16=schedule.precision == "bfloat16",
             use_cpu=get_device_name() == "cpu",
@@ -173,7 +173,7 @@ def bare_loop(recipe: Recipe, data: Path, watch: Watch) -> None:
         pictures = torch.from_numpy(np.array(pixels(images, size, Path(folder) / "pixels.npy"))).to(device)
     learns = [parameter for parameter in module.parameters() if parameter.requires_grad]
     optimiser = torch.optim.AdamW(learns, schedule.learning_rate, weight_decay=schedule.weight_decay, fused=True)
-    rates = torch.optim.lr_scheduler.LambdaLR(optimiser, lambda step: learning_rate_share(step, schedule))
+    rates = torch.optim.lr_scheduler.LambdaLR(optimiser, lambda step: learning_rate_fraction(step, schedule))
     targets = torch.arange(schedule.batch_size, device=device)
     torch.manual_seed(schedule.seed)
     drawn = RandomSampler(names, num_samples=schedule.steps * schedule.batch_size)
@@ -200,7 +200,10 @@ def recipe(steps: int, frozen: Sequence[str] = ()) -> Recipe:
     changes = {
         "backbone": {"instruction_weight": 0.0},
         "phases": [
-            {"rates": dict.fromkeys(frozen, 0.0), "losses": [{"name": "contrastive", "temperature": TEMPERATURE}]}
+            {
+                "lr_multipliers": dict.fromkeys(frozen, 0.0),
+                "losses": [{"name": "contrastive", "temperature": TEMPERATURE}],
+            }
         ],
         "schedule": {
             "steps": steps,
@@ -223,7 +226,7 @@ def encoder(recipe: Recipe) -> DualEncoder:
 
 
 def frozen_towers(recipe: Recipe, module: DualEncoder) -> list[torch.nn.Module]:
-    return [getattr(module.model, name) for name, rate in recipe.phases[0].rates.items() if not rate]
+    return [getattr(module.model, name) for name, rate in recipe.phases[0].lr_multipliers.items() if not rate]
 
 
 def whole_batches(data: Path, copy: Path) -> Path:

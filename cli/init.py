@@ -14,7 +14,7 @@ from rich.table import Table
 from cli.options import Machine
 from cli.screen import say, screen
 from components.config import PARAMETERS, SCHEMA
-from components.errors import UsedWrongly
+from components.errors import UsageError
 from components.files import write_text
 from components.source import ROOT
 
@@ -43,7 +43,7 @@ def init(
     from components.proposal import as_json, look_at, parameters, spelt
 
     if name is not None and not re.fullmatch(r"[\w-]+", name):
-        raise UsedWrongly(f"--name {name}: files are called after it", "Use letters, digits, - and _ alone.")
+        raise UsageError(f"--name {name}: files are called after it", "Use letters, digits, - and _ alone.")
     section = source_at(source, image_column, text_column)
     facts = look_at(section, name or name_of(source))
     text = parameters(facts)
@@ -62,7 +62,7 @@ def init(
         )  # fmt: skip
     asked = not (machine or yes or name or image_column or text_column) and sys.stdin.isatty()
     if asked and not typer.confirm(f"Write {PARAMETERS}?", default=True):
-        raise UsedWrongly("nothing was written", "Name columns with --image-column and --text-column.")
+        raise UsageError("nothing was written", "Name columns with --image-column and --text-column.")
     written = write(text)
     if machine:
         say({**as_json(facts), "written": written})
@@ -71,10 +71,10 @@ def init(
 
 
 def refuse_to_replace(text: str, force: bool) -> None:
-    """Raises `UsedWrongly` if there is another params.yaml here, unless it may be replaced."""
+    """Raises `UsageError` if there is another params.yaml here, unless it may be replaced."""
     present = Path(PARAMETERS)
     if present.exists() and present.read_bytes() != text.encode() and not force:
-        raise UsedWrongly(
+        raise UsageError(
             f"{present} is there already, with other content",
             f"Work in a new folder, or replace it with --force: the present one is kept as {BEFORE}.",
         )
@@ -83,7 +83,7 @@ def refuse_to_replace(text: str, force: bool) -> None:
 def write(text: str) -> list[str]:
     """Writes params.yaml, keeps one that was there, and adds what else a workspace needs; returns what it wrote."""
     if not (ROOT / "dvc.yaml").is_file():
-        raise UsedWrongly(f"{ROOT}: the project's dvc.yaml is missing", "Install Embedline from its checkout.")
+        raise UsageError(f"{ROOT}: the project's dvc.yaml is missing", "Install Embedline from its checkout.")
     written = []
     present = Path(PARAMETERS)
     if present.exists() and present.read_bytes() != text.encode():

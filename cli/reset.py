@@ -11,7 +11,7 @@ import typer
 
 from cli.options import Machine
 from cli.screen import errors, say, screen
-from components.errors import UsedWrongly
+from components.errors import UsageError
 from components.workspace import ARTIFACTS, CHECKPOINTS, DATA, STATE
 
 MADE_BY_ROUNDS = (
@@ -29,7 +29,7 @@ def reset(yes: Annotated[bool, typer.Option("--yes", help="Do not ask.")] = Fals
     if found and not yes:
         errors.print(f"This deletes for good: {', '.join(found)}.\nType yes to go on: ", end="", markup=False)
         if sys.stdin.readline().strip() != "yes":
-            raise UsedWrongly("nothing was deleted: the answer was not yes", "Answer yes, or run embedline reset --yes")
+            raise UsageError("nothing was deleted: the answer was not yes", "Answer yes, or run embedline reset --yes")
     delete(Path())
     if machine:
         say({"deleted": found})
@@ -43,12 +43,12 @@ def made_by_rounds(root: Path) -> list[Path]:
 
 
 def delete(root: Path) -> None:
-    """Deletes `made_by_rounds`. Raises `UsedWrongly`, and deletes nothing, while a round or a server uses it."""
+    """Deletes `made_by_rounds`. Raises `UsageError`, and deletes nothing, while a round or a server uses it."""
     from components import lineage
     from serving import TritonServer
 
     with lineage.lock(root):
         if server := TritonServer.find(root / STATE):
-            raise UsedWrongly(f"{root.resolve()}: Triton serves from it on {server.url}", "Stop it, then try again.")
+            raise UsageError(f"{root.resolve()}: Triton serves from it on {server.url}", "Stop it, then try again.")
         for path in made_by_rounds(root):
             shutil.rmtree(path) if path.is_dir() and not path.is_symlink() else path.unlink()

@@ -11,7 +11,7 @@ from rich.table import Table
 
 from cli.options import Machine
 from cli.screen import say, screen
-from components.errors import UsedWrongly
+from components.errors import UsageError
 from components.workspace import STATE
 
 PAGE = Path("search.html")
@@ -37,9 +37,9 @@ def search(
     from serving.page import results_page, write_page
 
     if not text and image is None:
-        raise UsedWrongly("nothing to search for", 'Give a text or an image: embedline search "a sad cat"')
+        raise UsageError("nothing to search for", 'Give a text or an image: embedline search "a sad cat"')
     if image is not None and not image.is_file():
-        raise UsedWrongly(f"{image}: no such file", "Name a PNG, JPEG, WebP or GIF file.")
+        raise UsageError(f"{image}: no such file", "Name a PNG, JPEG, WebP or GIF file.")
     settings = configuration.read_section(Path(configuration.PARAMETERS), Serving)
     found = search_served(STATE, settings, text, image, instruction, top)
     if page:

@@ -8,7 +8,7 @@ from collections.abc import Iterator
 from contextlib import contextmanager, suppress
 from pathlib import Path
 
-from components.errors import UsedWrongly
+from components.errors import UsageError
 
 
 @contextmanager
@@ -32,7 +32,7 @@ def whole(output: Path) -> Iterator[Path]:
 def write_text(path: Path, text: str) -> None:
     """Writes a text file in UTF-8, whole or not at all; characters that UTF-8 has not become `?`.
 
-    Raises `UsedWrongly` where nothing can be written, `OSError` if the disk is full.
+    Raises `UsageError` where nothing can be written, `OSError` if the disk is full.
     """
     partial = path.with_name(f".{path.name}.partial")
     try:
@@ -44,6 +44,6 @@ def write_text(path: Path, text: str) -> None:
             partial.unlink(missing_ok=True)
         if error.errno == errno.ENOSPC:
             raise
-        raise UsedWrongly(
+        raise UsageError(
             f"{path} cannot be written: {error.strerror}", "Name a file in a folder that can be written to."
         ) from error

@@ -11,7 +11,7 @@ import yaml
 from pydantic import BaseModel, ValidationError, create_model, model_validator
 
 from components.corpus.config import Corpus
-from components.errors import UsedWrongly
+from components.errors import UsageError
 from components.evaluation.config import Evaluation
 from components.export.config import Export, Serving
 from components.found_by_name import FoundByName
@@ -54,7 +54,7 @@ class Config(Section):
 
 
 def read(path: Path) -> Config:
-    """Returns the configuration. Raises `UsedWrongly` that names each wrong key, what was found, and a remedy."""
+    """Returns the configuration. Raises `UsageError` that names each wrong key, what was found, and a remedy."""
     return parse(_load(path), path.name)
 
 
@@ -82,20 +82,20 @@ def parse(content: Any, origin: str = PARAMETERS) -> Config:
 
 def _load(path: Path) -> Any:
     if not path.is_file():
-        raise UsedWrongly(
+        raise UsageError(
             f"{path}: missing", f"Run in a folder that has a {PARAMETERS}, such as a checkout of this project."
         )
     try:
         return yaml.safe_load(path.read_text(encoding="utf-8"))
     except (yaml.YAMLError, UnicodeDecodeError) as error:
-        raise UsedWrongly(f"{path}: is not YAML: {error}", "Correct the line that the message names.") from error
+        raise UsageError(f"{path}: is not YAML: {error}", "Correct the line that the message names.") from error
 
 
 def _validated(kind: type[Model], content: Any, origin: str) -> Model:
     try:
         return kind.model_validate(content)
     except ValidationError as error:
-        raise UsedWrongly(
+        raise UsageError(
             "\n".join(_explain(origin, fault, content) for fault in error.errors()),
             f"Correct {origin}; {SCHEMA} and each component's config.py say what every key may be.",
         ) from error

@@ -12,7 +12,7 @@ class EmbedlineError(Exception):
         self.remedy = remedy
 
 
-class UsedWrongly(EmbedlineError):
+class UsageError(EmbedlineError):
     """A wrong parameter, argument or file name."""
 
     exit_code = 2

@@ -17,7 +17,7 @@ from ruamel.yaml.error import YAMLError
 from ruamel.yaml.representer import RoundTripRepresenter
 
 from components.config import PARAMETERS, parse, read
-from components.errors import UsedWrongly
+from components.errors import UsageError
 from components.workspace import STATE
 
 PROFILES = Path("profiles")
@@ -45,16 +45,16 @@ def profile_names(folder: Path = PROFILES) -> list[str]:
 
 
 def read_profile(name: str, folder: Path = PROFILES) -> Profile:
-    """Returns a profile. Raises `UsedWrongly` that names the known ones if there is no such, or if it is not one."""
+    """Returns a profile. Raises `UsageError` that names the known ones if there is no such, or if it is not one."""
     file = folder / f"{name}.yaml"
     if not file.is_file():
         known = ", ".join(profile_names(folder)) or "none"
-        raise UsedWrongly(f"{file}: there is no such profile", f"The profiles are: {known}.")
+        raise UsageError(f"{file}: there is no such profile", f"The profiles are: {known}.")
     try:
         content = _yaml().load(file.read_text(encoding="utf-8"))
         return Profile(name, content.pop("paper"), content.pop("differs"), content)
     except (YAMLError, UnicodeDecodeError, AttributeError, KeyError, TypeError) as error:
-        raise UsedWrongly(
+        raise UsageError(
             f"{file}: is no profile: {error}", "It needs `paper`, `differs` and keys of params.yaml."
         ) from error
 
@@ -75,7 +75,7 @@ def apply_profile(name: str, parameters: Path = Path(PARAMETERS), folder: Path =
     """Rewrites the recipes in the file of parameters, if that makes a configuration; returns the profile.
 
     It starts from the recipes without a profile, which `BEFORE` keeps. Comments, order and anchors stay where the
-    profile changes nothing. Raises `UsedWrongly` as `read_profile`, `read` and `parse` do, if the profile changes more
+    profile changes nothing. Raises `UsageError` as `read_profile`, `read` and `parse` do, if the profile changes more
     than recipes, and if the recipes without a profile are lost; the file is then left as it was.
     """
     profile = read_profile(name, folder)
@@ -84,7 +84,7 @@ def apply_profile(name: str, parameters: Path = Path(PARAMETERS), folder: Path =
     changed = _changed(before, profile.changes)
     parse(yaml.safe_load(changed), f"{parameters.name} with {name}")
     if others := sorted(set(profile.changes) - set(RECIPES)):
-        raise UsedWrongly(f"{name}: a profile cannot change {others[0]}", f"It can change {', '.join(RECIPES)}.")
+        raise UsageError(f"{name}: a profile cannot change {others[0]}", f"It can change {', '.join(RECIPES)}.")
     text = _with_recipes(before, changed)
     kept = parameters.parent / BEFORE
     kept.parent.mkdir(exist_ok=True)
@@ -96,7 +96,7 @@ def apply_profile(name: str, parameters: Path = Path(PARAMETERS), folder: Path =
 def restore_default(parameters: Path = Path(PARAMETERS)) -> None:
     """Gives the file of parameters its recipes from before any profile again; other sections stay as they are.
 
-    Raises `UsedWrongly` as `read` does, and if those recipes are lost.
+    Raises `UsageError` as `read` does, and if those recipes are lost.
     """
     read(parameters)
     _write(parameters, _without_profile(parameters))
@@ -110,7 +110,7 @@ def _without_profile(parameters: Path) -> str:
     mark, _, text = text.partition("\n")
     kept = parameters.parent / BEFORE
     if not kept.is_file():
-        raise UsedWrongly(
+        raise UsageError(
             f"{parameters} has the profile {mark.removeprefix(MARK).strip()}, and {kept}, from before it, is missing",
             f"Go back to a committed one without a profile: `git checkout {parameters.name}`.",
         )
@@ -128,7 +128,7 @@ def _sections(text: str) -> dict[str, str]:
     parts = re.split(r"^(?=\w+:)", text, flags=re.MULTILINE)
     sections = {part.partition(":")[0] if number else "": part for number, part in enumerate(parts)}
     if missing := [name for name in RECIPES if name not in sections]:
-        raise UsedWrongly(
+        raise UsageError(
             f"{PARAMETERS}: no line starts with {missing[0]}:", "Write each section's name at the start of a line."
         )
     return sections

@@ -41,15 +41,15 @@ class Facts:
     dev: dict[str, int]
     images: int
     quarantined: int
-    broken_share: float
+    broken_fraction: float
     shortest_side: int
     longest_side: int
     aspect: float
     longest_text: int
-    duplicate_share: float
+    duplicate_fraction: float
     scripts: dict[str, float]
     chance: float
-    tie_share: float
+    tie_fraction: float
     joined: str
     shown: list[tuple[str, str]]
 
@@ -66,7 +66,7 @@ def look_at(source: dict[str, Any], name: str) -> Facts:
     """
     from components.validation.measure import measure
 
-    section = {**source, "name": name, "licence": "", "seed": 0, "dev_share": 0.1, "eval_share": 0.2}
+    section = {**source, "name": name, "licence": "", "seed": 0, "dev_fraction": 0.1, "eval_fraction": 0.2}
     with tempfile.TemporaryDirectory() as folder:
         data = Path(folder, "data")
         settings = SOURCES.validate({**section, "quarantine_limit": 1.0})
@@ -85,7 +85,7 @@ def look_at(source: dict[str, Any], name: str) -> Facts:
                 "Give at least fifty pairs that are not all of one group.",
             )
         measured = measure(data)
-        shares = measured.tasks[["duplicate_share", "ambiguous_share"]].to_numpy(float)
+        shares = measured.tasks[["duplicate_fraction", "ambiguous_fraction"]].to_numpy(float)
         scripts: Counter[str] = Counter()
         for (split, _), each in measured.scripts.items():
             if split == "train":
@@ -98,15 +98,15 @@ def look_at(source: dict[str, Any], name: str) -> Facts:
             dev={task: found.rows for task, found in manifest.tasks.dev.items()},
             images=manifest.images,
             quarantined=manifest.quarantined,
-            broken_share=broken,
+            broken_fraction=broken,
             shortest_side=int(measured.pictures["shortest_side"].min()),
             longest_side=int(measured.pictures["longest_side"].max()),
             aspect=float(measured.pictures["aspect"].max()),
             longest_text=int(measured.tasks["longest_text"].max()),
-            duplicate_share=float(np.nanmax(shares)),
+            duplicate_fraction=float(np.nanmax(shares)),
             scripts={script: share / sum(scripts.values()) for script, share in scripts.most_common(3)},
             chance=float(np.mean(chances)),
-            tie_share=max(ties),
+            tie_fraction=max(ties),
             joined=joined(data).partition(" (")[0],
             shown=_first(data, next(iter(manifest.tasks.train))),
         )
@@ -150,7 +150,7 @@ def parameters(facts: Facts) -> str:
         "max_image_side": max(4096, facts.longest_side),
         "max_aspect": max(4.0, _up(facts.aspect, 1)),
         "max_text_length": max(2000, facts.longest_text),
-        "max_duplicate_share": max(0.02, min(1.0, _up(facts.duplicate_share, 2))),
+        "max_duplicate_fraction": max(0.02, min(1.0, _up(facts.duplicate_fraction, 2))),
         "teacher_epochs": epochs["teacher"],
         "student_epochs": epochs["distillation"],
         "teacher_steps": steps["teacher"],
@@ -165,7 +165,7 @@ def parameters(facts: Facts) -> str:
         "chance": f"{facts.chance:.3f}",
         "margin": margin,
         "max_task_drop": max(0.05, margin),
-        "max_tie_rate": min(1.0, _up(facts.tie_share + 0.05, 2)),
+        "max_tie_rate": min(1.0, _up(facts.tie_fraction + 0.05, 2)),
     }
     text = re.sub(r"<(\w+)>", lambda found: str(values[found[1]]), TEMPLATE)
     parse(yaml.safe_load(text))
@@ -237,8 +237,8 @@ validation:                     # what was measured; the next version of the dat
   max_image_side: <max_image_side>
   max_aspect: <max_aspect>
   max_text_length: <max_text_length>
-  max_duplicate_share: <max_duplicate_share>
-  max_class_share: 0.95
+  max_duplicate_fraction: <max_duplicate_fraction>
+  max_class_fraction: 0.95
 
 negatives:
   model: null                   # a model directory or hub name mines hard negatives for the recipes that ask for them
@@ -259,13 +259,13 @@ teacher:
     instruction_weight: 0.2
   phases:
     - &small_images
-      share: 0.75
+      fraction: 0.75
       image_size: 32            # a quarter of the places: more than twice the steps in the same time
-      rates: {text_model: 0, text_projection: 0.05}  # the text space is what carries over to new words
+      lr_multipliers: {text_model: 0, text_projection: 0.05}  # the text space is what carries over to new words
       losses:
         - {name: contrastive, temperature: 0.05}
     - <<: *small_images
-      share: 0.25
+      fraction: 0.25
       image_size: 64
   early_stopping: {every: <teacher_every>, patience: 4}  # in steps; scored on the dev split
   schedule: &schedule
@@ -274,10 +274,10 @@ teacher:
     sub_batches: <sub_batches>
     task_weights: {}            # every task counts 1
     augmentation: 1.0
-    unmirrored_tasks: []        # tasks whose answers depend on left and right
+    no_flip_tasks: []        # tasks whose answers depend on left and right
     learning_rate: 0.002
     weight_decay: 0.05
-    warmup_share: 0.15
+    warmup_fraction: 0.15
     precision: bfloat16
     checkpoint_every: 100
     log_every: 20
@@ -287,7 +287,7 @@ teacher_embeddings:
   others: []
   views: 0
   augmentation: 1.0
-  unmirrored_tasks: []
+  no_flip_tasks: []
   seed: 0
 
 distillation:
@@ -299,7 +299,7 @@ distillation:
     max_tokens: 32
     instruction_weight: 0.2
   phases:
-    - rates: {vision_model: 0, visual_projection: 0}  # the teacher's own image tower; its outputs are computed once
+    - lr_multipliers: {vision_model: 0, visual_projection: 0}  # the teacher's image tower, computed once
       losses:
         - {name: vectors, weight: 6.0}
         - {name: similarities, student_temperature: 0.05, teacher_temperature: 0.05}

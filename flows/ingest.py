@@ -11,7 +11,7 @@ from components import config as configuration
 from components import corpus, lineage
 from components.config import Config
 from components.corpus.pairs import joined
-from components.errors import UsedWrongly
+from components.errors import UsageError
 from components.workspace import DATA
 
 
@@ -19,7 +19,7 @@ from components.workspace import DATA
 def ingest_data(config: Config) -> str:
     """Builds the data set unless the present one is current, and returns its DVC hash.
 
-    Raises `UsedWrongly` if somebody has changed files of a current data set without adding them to DVC.
+    Raises `UsageError` if somebody has changed files of a current data set without adding them to DVC.
     """
     root = Path()
     if not corpus.is_current(config.corpus, DATA):
@@ -33,7 +33,7 @@ def ingest_data(config: Config) -> str:
     if not Path("data.dvc").is_file():
         return lineage.add(root, str(DATA))
     if changes := lineage.unreviewed_changes(root, str(DATA)):
-        raise UsedWrongly(
+        raise UsageError(
             f"{DATA}/ differs from data.dvc: {changes}",
             "Accept the changes with `dvc add data`, or delete data/ to build it again.",
         )

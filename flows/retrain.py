@@ -19,7 +19,7 @@ from components import lineage
 from components.config import Config
 from components.corpus import Manifest
 from components.embedder import OnnxEmbedder, fingerprint
-from components.errors import Refused, UsedWrongly
+from components.errors import Refused, UsageError
 from components.evaluation import evaluate, read_suite
 from components.registry import Verdict, compare, infrastructure, models, promotion, tracking
 from components.registry.tracking import Run, Tracking
@@ -45,7 +45,7 @@ class Outcome:
 
 def _may_pass(_task: object, _run: object, state: Any) -> bool:
     """Whether another try may help: what a gate refused or a user wrote stays as it is."""
-    return not isinstance(state.result(raise_on_failure=False), Refused | UsedWrongly)
+    return not isinstance(state.result(raise_on_failure=False), Refused | UsageError)
 
 
 @flow(name="retrain", description="One round: from the data set to a promoted version on a running server.")

@@ -22,7 +22,7 @@ from pathlib import Path
 
 from packaging.requirements import Requirement
 
-from components.errors import UsedWrongly
+from components.errors import UsageError
 from components.quiet import OFFLINE_BY_DEFAULT, TELEMETRY_OFF
 from components.workspace import STATE
 
@@ -104,7 +104,7 @@ def parameters(path: Path) -> Finding:
         from components import config  # imports packages that a broken installation may lack
 
         config.check_without_torch(path)
-    except UsedWrongly as error:
+    except UsageError as error:
         return Finding(path.name, False, error.problem, error.remedy)
     except ImportError as error:
         return Finding(path.name, False, f"cannot be checked: {error}", INSTALL)
@@ -118,7 +118,7 @@ def serving_ports(path: Path) -> Sequence[int]:
         from components.export.config import Serving
 
         serving = read_section(path, Serving)
-    except (UsedWrongly, ImportError):
+    except (UsageError, ImportError):
         return PORTS
     return serving.http_port, serving.grpc_port, serving.metrics_port
 

@@ -23,7 +23,7 @@ from components.backends.open import find_embedder, probed_fingerprint
 from components.corpus.item import Item
 from components.embedder import Embedder
 from components.embedder.runtime import load_image, normalise
-from components.errors import EmbedlineError, UsedWrongly
+from components.errors import EmbedlineError, UsageError
 
 if TYPE_CHECKING:
     from components.backends.multi_vector import MultiVectorEmbedder
@@ -125,13 +125,13 @@ class TritonEmbedder:
 def open_triton(address: str) -> tuple[TritonEmbedder, str]:
     """Returns the embedder at `triton://HOST:PORT/MODEL/VERSION` and its fingerprint, made of a probe's vector too.
 
-    Without a version it is the highest served one. Raises `UsedWrongly` if the address is none, `EmbedlineError` if
+    Without a version it is the highest served one. Raises `UsageError` if the address is none, `EmbedlineError` if
     nothing answers there.
     """
     place = urlsplit(address)
     name, _, version = place.path.strip("/").partition("/")
     if not place.netloc or not (version.isdecimal() or not version):
-        raise UsedWrongly(f"{address}: is no address", "Write it as triton://127.0.0.1:8000/embedder/1.")
+        raise UsageError(f"{address}: is no address", "Write it as triton://127.0.0.1:8000/embedder/1.")
     embedder = TritonEmbedder(place.netloc, name or "embedder", int(version) if version else None)
     return embedder, probed_fingerprint(embedder.encode([Item(PROBE)]), address)
 
@@ -187,7 +187,7 @@ def as_row(position: int, item: Item) -> Row:
     """Returns the item's text, encoded image and instruction as they travel; what is missing is empty."""
     if item.video or item.is_empty:
         problem = "is a video, which the served model does not take" if item.video else "has neither text nor image"
-        raise UsedWrongly(f"{named(position, item)} {problem}", "send text, an image, or both")
+        raise UsageError(f"{named(position, item)} {problem}", "send text, an image, or both")
     return (item.text or "").encode(), image_bytes(position, item), (item.instruction or "").encode()
 
 
@@ -203,7 +203,7 @@ def image_bytes(position: int, item: Item) -> bytes:
             try:
                 return path.read_bytes()
             except OSError as error:
-                raise UsedWrongly(
+                raise UsageError(
                     f"{named(position, item)} cannot be read: {error.strerror}", "name an image"
                 ) from error
         case data:

@@ -9,7 +9,7 @@ from pathlib import Path
 import numpy as np
 from tritonclient.utils import InferenceServerException
 
-from components.errors import EmbedlineError, UsedWrongly
+from components.errors import EmbedlineError, UsageError
 from components.export import read_examples
 from serving import repository
 from serving.client import TritonEmbedder, connect
@@ -27,7 +27,7 @@ def serve(server: TritonServer, versions: Sequence[int]) -> None:
     """
     before = repository.read_config(server.repository)
     if before is None:
-        raise UsedWrongly("nothing was ever deployed here", "deploy a version first: `embedline run`")
+        raise UsageError("nothing was ever deployed here", "deploy a version first: `embedline run`")
     repository.write_config(server.repository, before, versions)
     try:
         load(server)

@@ -27,7 +27,7 @@ VERSION = 1
 def measure(home: Path, bundle: Path, startup_seconds: float = 60) -> dict[str, float]:
     """Returns what was measured of the bundle on a server of its own, the only one that runs in `home`.
 
-    Each example of the bundle is asked alone. `answered_share` of them got a finite vector of the right length;
+    Each example of the bundle is asked alone. `answered_fraction` of them got a finite vector of the right length;
     `server_cosine` is the least cosine of those to the bundle's expected vectors, -1 if there are none. `latency_ms` is
     the median of single text requests, `size_bytes` the size of the version's files. Raises `EmbedlineError` if the
     server does not start, does not load the bundle, or answers no text.
@@ -48,7 +48,7 @@ def measure(home: Path, bundle: Path, startup_seconds: float = 60) -> dict[str, 
     ]
     return {
         "server_cosine": least_cosine(*map(np.stack, zip(*right, strict=True))) if right else -1.0,
-        "answered_share": len(right) / len(examples) if examples else 0.0,
+        "answered_fraction": len(right) / len(examples) if examples else 0.0,
         "latency_ms": latency_ms,
         "size_bytes": sum(file.stat().st_size for file in (bundle / "version").rglob("*") if file.is_file()),
     }

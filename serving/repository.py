@@ -12,7 +12,7 @@ import shutil
 from collections.abc import Sequence
 from pathlib import Path
 
-from components.errors import EmbedlineError, UsedWrongly
+from components.errors import EmbedlineError, UsageError
 
 MODEL = "embedder"
 CONFIG = "config.pbtxt"
@@ -34,14 +34,14 @@ def served(repository: Path) -> list[int]:
 def add_version(repository: Path, bundle: Path, version: int) -> bool:
     """Copies the bundle's version folder to its number, whole or not at all; returns whether it was new.
 
-    Raises `EmbedlineError` if the number is taken by another content, and `UsedWrongly` if `bundle` is no bundle.
+    Raises `EmbedlineError` if the number is taken by another content, and `UsageError` if `bundle` is no bundle.
     """
     source, target = bundle / "version", repository / MODEL / str(version)
     if version < 1:
-        raise UsedWrongly(f"{version} is no version number", "versions count from 1")
+        raise UsageError(f"{version} is no version number", "versions count from 1")
     for part in ("version/model.py", "bundle.json", CONFIG):
         if not (bundle / part).is_file():
-            raise UsedWrongly(f"{bundle} is no bundle: it has no {part}", "make one: `embedline stage package`")
+            raise UsageError(f"{bundle} is no bundle: it has no {part}", "make one: `embedline stage package`")
     if target.exists():
         if content_digest(target) != content_digest(source):
             raise EmbedlineError(
@@ -79,11 +79,11 @@ def read_config(repository: Path) -> str | None:
 
 
 def write_config(repository: Path, config: str, serve: Sequence[int]) -> None:
-    """Writes the text `config` as the model's configuration, with the versions to serve put in. Raises `UsedWrongly`
+    """Writes the text `config` as the model's configuration, with the versions to serve put in. Raises `UsageError`
     if one of them is not in the repository or none is given."""
     there = versions(repository)
     if not serve or not set(serve) <= set(there):
-        raise UsedWrongly(
+        raise UsageError(
             f"versions to serve: {list(serve)}; versions in {repository / MODEL}: {there}",
             "name at least one, and only versions that were added",
         )

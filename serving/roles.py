@@ -7,7 +7,7 @@ from contextlib import contextmanager
 from pathlib import Path
 
 from components import lineage
-from components.errors import UsedWrongly
+from components.errors import UsageError
 from components.export.config import Serving
 from components.registry import models, promotion, tracking
 from components.registry.tracking import Tracking
@@ -19,11 +19,11 @@ def served_versions(roles: Mapping[str, str | None]) -> list[int]:
     """Returns the versions that a server holds ready: the champion first, then the one to go back to.
 
     Triton answers clients that name no version by the highest one that it has loaded, which must be the champion:
-    a previous version of a higher number is loaded only when it is gone back to. Raises `UsedWrongly` before the first
+    a previous version of a higher number is loaded only when it is gone back to. Raises `UsageError` before the first
     promotion.
     """
     if not roles["champion"]:
-        raise UsedWrongly("there is no champion yet", "Make one with `embedline run`.")
+        raise UsageError("there is no champion yet", "Make one with `embedline run`.")
     champion, previous = int(roles["champion"]), int(roles["previous"] or 0)
     return [champion, previous] if 0 < previous < champion else [champion]
 

@@ -97,7 +97,7 @@ def test_a_wrong_direction_is_found(package: str, source: str, wrong: set[str]) 
         ("corpus", "from components import embedder", {"embedder"}),
         (
             "corpus",
-            "import components.config\nfrom components.errors import UsedWrongly\nfrom components import corpus",
+            "import components.config\nfrom components.errors import UsageError\nfrom components import corpus",
             set(),
         ),
         ("embedder", "if TYPE_CHECKING:\n    from components.corpus import Item", set()),

@@ -11,7 +11,7 @@ from pydantic import ValidationError
 
 from components import config as configuration
 from components.config import parse, read, schema
-from components.errors import UsedWrongly
+from components.errors import UsageError
 from components.export.config import Serving
 from components.training import losses
 
@@ -42,7 +42,7 @@ def changed() -> Change:
 
 
 def refusal(content: Any) -> str:
-    with pytest.raises(UsedWrongly) as raised:
+    with pytest.raises(UsageError) as raised:
         parse(content)
     assert raised.value.exit_code == 2 and raised.value.remedy
     return raised.value.problem
@@ -61,7 +61,7 @@ def test_the_shipped_file_is_a_configuration() -> None:
         ("teacher.schedule.learning_rat", "learning_rate"),
         ("teacher.backbone.image.width", "widths"),
         ("teacher.backbone.max_token", "max_tokens"),
-        ("teacher.phases.0.rate", "rates"),
+        ("teacher.phases.0.lr_multiplier", "lr_multipliers"),
         ("teacher.negative_per_query", "negatives_per_query"),
         ("corpus.train_scene", "train_scenes"),
         ("servng", "serving"),
@@ -88,10 +88,10 @@ def test_an_unknown_key_that_is_near_to_none_gets_no_suggestion(changed: Change)
         ("teacher.schedule.batch_size", 1, "greater than or equal to 2"),
         ("teacher.phases.0.losses.0.weight", -0.02, "greater than 0"),
         ("teacher.phases.0.losses.0.weight", float("nan"), "finite"),
-        ("teacher.phases.0.share", 0, "greater than 0"),
+        ("teacher.phases.0.fraction", 0, "greater than 0"),
         ("teacher.schedule.learning_rate", float("nan"), "finite"),
         ("teacher.schedule.task_weights.Group", -1, "greater than or equal to 0"),
-        ("corpus.eval_share", 1.2, "less than or equal to 1"),
+        ("corpus.eval_fraction", 1.2, "less than or equal to 1"),
         ("serving.http_port", 70000, "less than or equal to 65535"),
         ("corpus.source", "emojis", "'emoji'"),
         ("teacher.schedule.precision", "float16", "'bfloat16'"),
@@ -169,7 +169,7 @@ def test_every_loss_can_be_named_in_a_recipe(changed: Change) -> None:
 @pytest.mark.parametrize(
     ("key", "value", "said"),
     [
-        ("teacher.phases.0.share", 0.5, "teacher: the shares of the phases must sum to 1"),
+        ("teacher.phases.0.fraction", 0.5, "teacher: the fractions of the phases must sum to 1"),
         ("teacher.phases.0.losses", [], "teacher.phases.0.losses: List should have at least 1 item"),
         ("teacher.schedule.sub_batches", 200, "teacher.schedule: batch_size must be at least twice sub_batches"),
         ("teacher.backbone.image.depths", [1], "teacher.backbone.image: widths and depths must be of the same length"),
@@ -247,7 +247,7 @@ def test_integers_are_taken_where_a_number_is_asked(changed: Change) -> None:
 def test_what_is_not_yaml_is_refused(content: bytes, tmp_path: Path) -> None:
     file = tmp_path / "params.yaml"
     file.write_bytes(content)
-    with pytest.raises(UsedWrongly, match="is not YAML"):
+    with pytest.raises(UsageError, match="is not YAML"):
         read(file)
 
 
@@ -255,12 +255,12 @@ def test_what_is_not_yaml_is_refused(content: bytes, tmp_path: Path) -> None:
 def test_what_holds_no_sections_is_refused(content: str, tmp_path: Path) -> None:
     file = tmp_path / "params.yaml"
     file.write_text(content)
-    with pytest.raises(UsedWrongly, match=r"params\.yaml: .*valid dictionary"):
+    with pytest.raises(UsageError, match=r"params\.yaml: .*valid dictionary"):
         read(file)
 
 
 def test_a_missing_file_is_named_and_where_to_find_one(tmp_path: Path) -> None:
-    with pytest.raises(UsedWrongly, match=r"params\.yaml: missing") as raised:
+    with pytest.raises(UsageError, match=r"params\.yaml: missing") as raised:
         read(tmp_path / "params.yaml")
     assert "params.yaml" in raised.value.remedy
 
@@ -303,7 +303,7 @@ def test_a_wrong_section_is_refused_as_in_the_whole_file(
     content = changed(key, value)
     path.write_text(yaml.safe_dump(content), encoding="utf-8")
     assert refusal(content) == said
-    with pytest.raises(UsedWrongly) as raised:
+    with pytest.raises(UsageError) as raised:
         configuration.read_section(path, Serving)
     assert raised.value.problem == said
 
@@ -312,7 +312,7 @@ def test_a_wrong_section_is_refused_as_in_the_whole_file(
 def test_a_section_that_is_not_there_is_refused(text: str, tmp_path: Path) -> None:
     path = tmp_path / "params.yaml"
     path.write_text(text, encoding="utf-8")
-    with pytest.raises(UsedWrongly, match=r"^params\.yaml: "):
+    with pytest.raises(UsageError, match=r"^params\.yaml: "):
         configuration.read_section(path, Serving)
 
 
@@ -320,8 +320,8 @@ def test_the_recipes_can_be_left_unchecked_and_nothing_else(changed: Change, tmp
     path = tmp_path / "params.yaml"
     path.write_text(yaml.safe_dump(changed("teacher.phases.0.losses.0.name", "contrast")), encoding="utf-8")
     configuration.check_without_torch(path)
-    with pytest.raises(UsedWrongly, match="did you mean 'contrastive'"):
+    with pytest.raises(UsageError, match="did you mean 'contrastive'"):
         read(path)
     path.write_text(yaml.safe_dump(changed("negatives.depth", -1)), encoding="utf-8")
-    with pytest.raises(UsedWrongly, match=r"negatives\.depth: should be greater than 0"):
+    with pytest.raises(UsageError, match=r"negatives\.depth: should be greater than 0"):
         configuration.check_without_torch(path)

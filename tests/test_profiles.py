@@ -7,7 +7,7 @@ import yaml
 
 from components import config as configuration
 from components.config import parse, read
-from components.errors import UsedWrongly
+from components.errors import UsageError
 from components.profiles import BEFORE, MARK, apply_profile, overlay, profile_names, read_profile, restore_default
 
 ROOT = Path(__file__).parents[1]
@@ -151,7 +151,7 @@ def test_a_profile_whose_default_is_lost_is_not_taken_for_the_default(parameters
     (parameters.parent / BEFORE).unlink()
     before = parameters.read_bytes()
     for change in (lambda: apply_profile("clip", parameters, FOLDER), lambda: restore_default(parameters)):
-        with pytest.raises(UsedWrongly, match=r"has the profile vlm2vec, and .* is missing") as raised:
+        with pytest.raises(UsageError, match=r"has the profile vlm2vec, and .* is missing") as raised:
             change()
         assert "git checkout params.yaml" in raised.value.remedy
     assert parameters.read_bytes() == before
@@ -160,7 +160,7 @@ def test_a_profile_whose_default_is_lost_is_not_taken_for_the_default(parameters
 def test_sections_that_cannot_be_told_apart_are_refused(parameters: Path) -> None:
     quoted = PARAMS.read_bytes().replace(b"\nteacher:", b'\n"teacher":')
     parameters.write_bytes(quoted)
-    with pytest.raises(UsedWrongly, match="no line starts with teacher:"):
+    with pytest.raises(UsageError, match="no line starts with teacher:"):
         apply_profile("clip", parameters, FOLDER)
     assert parameters.read_bytes() == quoted
 
@@ -207,7 +207,7 @@ def test_a_profile_that_makes_no_configuration_changes_nothing(
     content: str, said: str, parameters: Path, tmp_path: Path
 ) -> None:
     before = parameters.read_bytes()
-    with pytest.raises(UsedWrongly) as raised:
+    with pytest.raises(UsageError) as raised:
         apply_profile("own", parameters, written(tmp_path, content))
     assert said in raised.value.problem and raised.value.exit_code == 2 and raised.value.remedy
     assert parameters.read_bytes() == before
@@ -219,16 +219,16 @@ def test_parameters_that_are_none_are_refused(
     content: bytes | None, said: str, parameters: Path, tmp_path: Path
 ) -> None:
     parameters.unlink() if content is None else parameters.write_bytes(content)
-    with pytest.raises(UsedWrongly, match=said):
+    with pytest.raises(UsageError, match=said):
         apply_profile("clip", parameters, FOLDER)
     assert not parameters.exists() if content is None else parameters.read_bytes() == content
 
 
 def test_an_unknown_profile_is_answered_with_the_known_ones(tmp_path: Path) -> None:
-    with pytest.raises(UsedWrongly, match="there is no such profile") as raised:
+    with pytest.raises(UsageError, match="there is no such profile") as raised:
         read_profile("vlmvec", FOLDER)
     assert all(name in raised.value.remedy for name in NAMES)
-    with pytest.raises(UsedWrongly) as raised:
+    with pytest.raises(UsageError) as raised:
         read_profile("clip", tmp_path)
     assert raised.value.remedy == "The profiles are: none."
 

@@ -19,7 +19,7 @@ from typer.testing import CliRunner
 from cli.main import app
 from components.config import read
 from components.corpus.inspect import name_of, source_at
-from components.errors import DataInvalid, UsedWrongly
+from components.errors import DataInvalid, UsageError
 from components.proposal import batch_size_of, look_at, margin_of, parameters
 from components.scores.intervals import difference_interval
 
@@ -133,7 +133,7 @@ def test_every_source_gets_a_configuration_that_fits_it(
 def test_another_params_yaml_is_replaced_only_by_force_and_kept(made: Callable[[str], Path], workspace: Path) -> None:
     (workspace / "params.yaml").write_text("mine: 1\n")
     location = made("folder")
-    with pytest.raises(UsedWrongly, match=r"params\.yaml is there already"):
+    with pytest.raises(UsageError, match=r"params\.yaml is there already"):
         init(location)
     assert [file.name for file in workspace.iterdir()] == ["params.yaml"]
     assert (workspace / "params.yaml").read_text() == "mine: 1\n"
@@ -141,20 +141,20 @@ def test_another_params_yaml_is_replaced_only_by_force_and_kept(made: Callable[[
     assert (workspace / "params.yaml.before-init").read_text() == "mine: 1\n"
     assert read(workspace / "params.yaml").corpus.name == "my_things"
     assert init(location)["written"] == ["params.yaml"], "the same content is no other"
-    with pytest.raises(UsedWrongly, match="already"):
+    with pytest.raises(UsageError, match="already"):
         init(location, "--name", "another")
 
 
 def test_columns_are_chosen_or_named_and_a_wrong_one_is_told(made: Callable[[str], Path], workspace: Path) -> None:
     location = made("jsonl")
     assert init(location, "--text-column", "title", "--name", "x")["corpus"]["name"] == "x"
-    with pytest.raises(UsedWrongly, match="no column 'words'") as refused:
+    with pytest.raises(UsageError, match="no column 'words'") as refused:
         source_at(location, text="words")
     assert "id, photo, title" in refused.value.remedy and "--text-column" in refused.value.remedy
-    with pytest.raises(UsedWrongly, match="--name a/b"):
+    with pytest.raises(UsageError, match="--name a/b"):
         init(location, "--name", "a/b")
     (location.parent / "texts.jsonl").write_text('{"a": "b", "c": "d"}\n')
-    with pytest.raises(UsedWrongly, match="looks like the image"):
+    with pytest.raises(UsageError, match="looks like the image"):
         source_at(location.parent / "texts.jsonl")
 
 
@@ -162,7 +162,7 @@ def test_what_no_source_reads_is_refused(tmp_path: Path, made: Callable[[str], P
     (tmp_path / "a.xlsx").touch()
     (tmp_path / "empty").mkdir()
     for location, said in (("a.xlsx", "neither"), ("none", "does not exist"), ("empty", "holds no images")):
-        with pytest.raises(UsedWrongly, match=said):
+        with pytest.raises(UsageError, match=said):
             source_at(tmp_path / location)
     broken = made("jsonl")
     for file in list(broken.parent.glob("*.png"))[:70]:

@@ -45,8 +45,8 @@ ENTRIES = {
         {"prefect", "mlflow"},
     ),
     "a stage": (
-        "from components.errors import UsedWrongly\nfrom components.stages import run_stage\n"
-        "try: run_stage('fly')\nexcept UsedWrongly: pass",
+        "from components.errors import UsageError\nfrom components.stages import run_stage\n"
+        "try: run_stage('fly')\nexcept UsageError: pass",
         {"mlflow"},
     ),
     **{

@@ -7,9 +7,9 @@ from components.source import closure, code_digest
 
 FILES = {
     "components/__init__.py": "",
-    "components/errors.py": "class UsedWrongly(Exception): ...\n",
+    "components/errors.py": "class UsageError(Exception): ...\n",
     "components/parts/__init__.py": "from components.parts.one import One\nfrom components.parts.other import Other\n",
-    "components/parts/one.py": "from components.errors import UsedWrongly\nclass One: ...\n",
+    "components/parts/one.py": "from components.errors import UsageError\nclass One: ...\n",
     "components/parts/other.py": "import components.parts.deep\nclass Other: ...\n",
     "components/parts/deep.py": "DEEP = 1\n",
     "components/parts/typed.py": "TYPED = 1\n",

@@ -12,7 +12,7 @@ from components.embedder import Embedder, OnnxEmbedder, TorchEmbedder, find_mode
 from components.embedder.embedders import RUNTIME
 from components.embedder.pretrained import PACKAGED
 from components.embedder.runtime import DESCRIPTION
-from components.errors import EmbedlineError, UsedWrongly
+from components.errors import EmbedlineError, UsageError
 
 if TYPE_CHECKING:
     from components.backends.multi_vector import MultiVectorEmbedder
@@ -42,7 +42,7 @@ def opened(embedder: Embedder | MultiVectorEmbedder | Unopened) -> Embedder | Mu
 def open_directory(model: str, batch_size: int, remember_images: bool = False) -> Embedder | MultiVectorEmbedder:
     """Returns the embedder of a directory, or of what the hub has under that name where `HF_HUB_OFFLINE=0`.
 
-    With `remember_images`, one of ours encodes each image file once. Raises `UsedWrongly` if it is no model directory,
+    With `remember_images`, one of ours encodes each image file once. Raises `UsageError` if it is no model directory,
     or one of the hub's with a `runtime.py`, which would run here, and `EmbedlineError` if it cannot be fetched.
     """
     return unopened_directory(model, batch_size, remember_images).open()
@@ -53,7 +53,7 @@ def unopened_directory(model: str, batch_size: int, remember_images: bool = Fals
     directory = find_directory(model)
     if (directory / GRAPH).is_file():
         if (directory / RUNTIME).is_file() and not Path(model).is_dir():
-            raise UsedWrongly(
+            raise UsageError(
                 f"{model}: brings code of its own, {RUNTIME}, which would run here",
                 f"Read {directory / RUNTIME}, and name that folder if you trust it.",
             )
@@ -61,7 +61,7 @@ def unopened_directory(model: str, batch_size: int, remember_images: bool = Fals
     if (directory / DESCRIPTION).is_file():
         return Unopened(directory.name, TorchEmbedder, (directory, batch_size), remember_images)
     if not (directory / MODULES).is_file():
-        raise UsedWrongly(
+        raise UsageError(
             f"{directory}: no model directory: it has neither {GRAPH} nor {DESCRIPTION} nor {MODULES}",
             "Name one that `embedline` or sentence-transformers has written; of bare weights the pooling is not known.",
         )
@@ -73,7 +73,7 @@ def unopened_directory(model: str, batch_size: int, remember_images: bool = Fals
 
         return Unopened(name, MultiVectorEmbedder, (directory, batch_size, name))
     if kind != "SentenceTransformer":
-        raise UsedWrongly(f"{directory}: is a {kind}", "Name a SentenceTransformer or a MultiVectorEncoder.")
+        raise UsageError(f"{directory}: is a {kind}", "Name a SentenceTransformer or a MultiVectorEncoder.")
     from components.backends.sentence_transformer import SentenceTransformerEmbedder
 
     return Unopened(name, SentenceTransformerEmbedder, (directory, batch_size, name))
@@ -86,7 +86,7 @@ def find_directory(model: str) -> Path:
     if model in PACKAGED and (packaged := Path(find_model(model))).is_dir():
         return packaged
     if os.environ.get("HF_HUB_OFFLINE") != "0":
-        raise UsedWrongly(
+        raise UsageError(
             f"{model}: no such directory, and the model hub is switched off",
             "Name a local directory, or allow the hub with HF_HUB_OFFLINE=0.",
         )
@@ -103,4 +103,4 @@ def _configuration(directory: Path) -> dict[str, Any]:
     try:
         return dict(json.loads(file.read_text(encoding="utf-8"))) if file.is_file() else {}
     except (ValueError, TypeError) as error:
-        raise UsedWrongly(f"{file}: {error}", "Get the model again.") from error
+        raise UsageError(f"{file}: {error}", "Get the model again.") from error

@@ -22,7 +22,7 @@ from PIL import Image
 
 from components.embedder.embedders import Vectors
 from components.embedder.runtime import UnreadableImage, load_image, normalise
-from components.errors import EmbedlineError, UsedWrongly
+from components.errors import EmbedlineError, UsageError
 
 if TYPE_CHECKING:
     from components.corpus.item import ImageSource, Item
@@ -41,7 +41,7 @@ class EndpointEmbedder:
     takes messages, in the system message.
 
     The key comes from `EMBEDLINE_ENDPOINT_KEY`, or, for OpenAI's own host alone, from `OPENAI_API_KEY`. Raises
-    `UsedWrongly` if the URL is none, or if `takes` or `encoding` is unknown.
+    `UsageError` if the URL is none, or if `takes` or `encoding` is unknown.
     """
 
     def __init__(
@@ -55,7 +55,7 @@ class EndpointEmbedder:
     ) -> None:
         for name, value, known in (("takes", takes, get_args(Takes)), ("encoding", encoding, get_args(Encoding))):
             if value not in known:
-                raise UsedWrongly(f"{url}: {name} is {value!r}", f"Known are {', '.join(known)}.")
+                raise UsageError(f"{url}: {name} is {value!r}", f"Known are {', '.join(known)}.")
         self.name = model
         parsed = _parsed(url)
         self.url = parsed.copy_with(path=f"{parsed.path.rstrip('/')}/embeddings", fragment=None)
@@ -82,7 +82,7 @@ class EndpointEmbedder:
 
         A request is tried again after 429, 5xx, a timeout or a broken connection, at most `ATTEMPTS` times in all.
         Raises `EmbedlineError` if the endpoint does not answer, refuses, or answers with something else than one finite
-        vector of one length for each item; `UsedWrongly` that names an item which the endpoint does not take.
+        vector of one length for each item; `UsageError` that names an item which the endpoint does not take.
         """
         vectors = np.empty((len(items), self.dimension), np.float32)
 
@@ -106,9 +106,9 @@ class EndpointEmbedder:
     def _content(self, position: int, item: Item) -> dict[str, str]:
         """Returns the item's text, image and instruction as they travel, each only if it is there."""
         if item.is_empty:
-            raise UsedWrongly(f"item {position} has neither text nor image", "Send text, an image, or both.")
+            raise UsageError(f"item {position} has neither text nor image", "Send text, an image, or both.")
         if item.video or (item.image and self.takes == "text"):
-            raise UsedWrongly(
+            raise UsageError(
                 f"item {position} is {'a video' if item.video else 'of an image'}, and {self.place} takes "
                 f"{'no video' if self.takes != 'text' else 'text'}",
                 "Choose sets of text. If the endpoint takes images, say how: "
@@ -181,10 +181,10 @@ class EndpointEmbedder:
 
 def endpoint_at(address: str, batch_size: int) -> EndpointEmbedder:
     """Returns the embedder of `URL#MODEL`; `takes` and `encoding` may stand in the URL's query. Raises as the embedder
-    does, and `UsedWrongly` if no model is named."""
+    does, and `UsageError` if no model is named."""
     place, _, model = address.partition("#")
     if not model:
-        raise UsedWrongly(f"{place}: names no model", f"Write {place}#MODEL.")
+        raise UsageError(f"{place}: names no model", f"Write {place}#MODEL.")
     url = _parsed(place)
     options: dict[str, Any] = {name: url.params[name] for name in ("takes", "encoding") if name in url.params}
     for name in options:
@@ -196,9 +196,9 @@ def _parsed(url: str) -> httpx.URL:
     try:
         parsed = httpx.URL(url)
     except httpx.InvalidURL as error:
-        raise UsedWrongly(f"{url}: no URL: {error}", "Write it as https://HOST/v1.") from error
+        raise UsageError(f"{url}: no URL: {error}", "Write it as https://HOST/v1.") from error
     if parsed.scheme not in ("http", "https") or not parsed.host or parsed.userinfo:
-        raise UsedWrongly(
+        raise UsageError(
             f"{parsed.host or url}: no URL of an endpoint", f"Write https://HOST/v1; a key belongs in {KEY}."
         )
     return parsed
@@ -230,7 +230,7 @@ def _data_url(position: int, source: ImageSource) -> str:
             kind = image.get_format_mimetype()
     except (OSError, UnreadableImage) as error:
         where = f"{source}: " if isinstance(source, Path) else ""
-        raise UsedWrongly(f"item {position}: {where}{error}", "Name an image that can be read.") from error
+        raise UsageError(f"item {position}: {where}{error}", "Name an image that can be read.") from error
     return f"data:{kind};base64,{base64.b64encode(data).decode()}"
 
 

@@ -52,7 +52,7 @@ class MultiVectorEmbedder:
     def encode(self, items: Sequence[Item], side: Side = "document") -> list[Vectors]:
         """Returns, for each item, `(tokens, dimension)` float32, as the model gives them.
 
-        Raises `UsedWrongly` that names the item which the model does not take.
+        Raises `UsageError` that names the item which the model does not take.
         """
         encode = self.model.encode_query if side == "query" else self.model.encode_document
         answers: dict[int, Vectors] = {}

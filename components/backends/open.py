@@ -35,7 +35,7 @@ def find_embedder(
     `?encoding=` before the `#` are those of `EndpointEmbedder`; `vectors:FOLDER`, its image paths relative to `root`.
 
     A directory and a folder are known by the bytes of their files, an endpoint by `probed_fingerprint`. Raises
-    `UsedWrongly` if it is none of these, `EmbedlineError` if it cannot be fetched.
+    `UsageError` if it is none of these, `EmbedlineError` if it cannot be fetched.
     """
     if model.startswith(("http://", "https://")):
         from components.backends.endpoint import endpoint_at

@@ -17,7 +17,7 @@ import numpy as np
 from components.artifact import whole
 from components.embedder.embedders import Vectors
 from components.embedder.runtime import normalise
-from components.errors import EmbedlineError, UsedWrongly
+from components.errors import EmbedlineError, UsageError
 
 if TYPE_CHECKING:
     from components.corpus.item import ImageSource, Item
@@ -29,7 +29,7 @@ FIELDS = {"text", "image", "video", "instruction"}
 class PrecomputedEmbedder:
     """Looks vectors up by the item's content, image paths relative to `root`; a digest of each item is in memory.
 
-    Raises `UsedWrongly` if the files are not what this module says, or name an item twice.
+    Raises `UsageError` if the files are not what this module says, or name an item twice.
     """
 
     def __init__(self, folder: Path, root: Path) -> None:
@@ -39,7 +39,7 @@ class PrecomputedEmbedder:
         self.rows = _read_rows(folder / ITEMS)
         self.dimension = int(self.vectors.shape[1])
         if len(self.rows) != len(self.vectors):
-            raise UsedWrongly(
+            raise UsageError(
                 f"{folder}: {ITEMS} names {len(self.rows)} items, and {VECTORS} has {len(self.vectors)} rows",
                 "Write both again.",
             )
@@ -60,10 +60,10 @@ class PrecomputedEmbedder:
 def write_precomputed(folder: Path, items: Sequence[Item], vectors: Vectors, root: Path) -> None:
     """Writes the vectors `(n, dimension)` of the items so that `PrecomputedEmbedder` finds them; replaces `folder`.
 
-    Raises `UsedWrongly` if there are not as many vectors as items, or if an image is not a file below `root`.
+    Raises `UsageError` if there are not as many vectors as items, or if an image is not a file below `root`.
     """
     if len(items) != len(vectors):
-        raise UsedWrongly(f"{len(vectors)} vectors for {len(items)} items", "Give one vector an item.")
+        raise UsageError(f"{len(vectors)} vectors for {len(items)} items", "Give one vector an item.")
     with whole(folder) as partial:
         with (partial / ITEMS).open("w", encoding="utf-8") as stream:
             for item in items:
@@ -72,7 +72,7 @@ def write_precomputed(folder: Path, items: Sequence[Item], vectors: Vectors, roo
 
 
 def describe(item: Item, root: Path) -> dict[str, Any]:
-    """Returns the item as `items.jsonl` has it. Raises `UsedWrongly` if an image is not a file below `root`."""
+    """Returns the item as `items.jsonl` has it. Raises `UsageError` if an image is not a file below `root`."""
     fields = {
         "text": item.text,
         "image": _relative(item.image, root) if item.image else None,
@@ -85,7 +85,7 @@ def describe(item: Item, root: Path) -> dict[str, Any]:
 def _relative(image: ImageSource, root: Path) -> str:
     if not (isinstance(image, Path) and image.absolute().is_relative_to(root.absolute())):
         where = image if isinstance(image, Path) else "an image in memory"
-        raise UsedWrongly(f"{where} is not below {root}", "Precomputed vectors are of files in the data set's folder.")
+        raise UsageError(f"{where} is not below {root}", "Precomputed vectors are of files in the data set's folder.")
     return image.absolute().relative_to(root.absolute()).as_posix()
 
 
@@ -105,7 +105,7 @@ def _read_rows(file: Path) -> dict[bytes, int]:
                 if rows.setdefault(_key({name: part for name, part in described.items() if part}), row) != row:
                     raise ValueError(f"line {row + 1} names an item that an earlier line names too")
     except (OSError, ValueError) as error:
-        raise UsedWrongly(f"{file}: {error}", "Write it with `write_precomputed`, or as its docstring says.") from error
+        raise UsageError(f"{file}: {error}", "Write it with `write_precomputed`, or as its docstring says.") from error
     return rows
 
 
@@ -113,7 +113,7 @@ def _read_vectors(file: Path) -> np.ndarray:
     try:
         vectors: np.ndarray = np.load(file, mmap_mode="r")
     except (OSError, ValueError, EOFError) as error:
-        raise UsedWrongly(f"{file}: {error}", "Write it with `numpy.save`.") from error
+        raise UsageError(f"{file}: {error}", "Write it with `numpy.save`.") from error
     if vectors.ndim != 2 or vectors.dtype.kind != "f":
-        raise UsedWrongly(f"{file}: {vectors.dtype} of shape {vectors.shape}", "Write floats, one row an item.")
+        raise UsageError(f"{file}: {vectors.dtype} of shape {vectors.shape}", "Write floats, one row an item.")
     return vectors

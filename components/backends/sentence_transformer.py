@@ -12,7 +12,7 @@ import numpy as np
 
 from components.embedder.embedders import Vectors
 from components.embedder.runtime import UnreadableImage, load_image, normalise
-from components.errors import UsedWrongly
+from components.errors import UsageError
 
 if TYPE_CHECKING:
     from sentence_transformers import SentenceTransformer
@@ -51,7 +51,7 @@ class SentenceTransformerEmbedder:
         """Returns `(n, dimension)` float32, L2-normalised.
 
         Without a side, an item that has no instruction goes under the model's default prompt, and with one under the
-        model's prompt for that side. Raises `UsedWrongly` that names the item which the model does not take.
+        model's prompt for that side. Raises `UsageError` that names the item which the model does not take.
         """
         encode = getattr(self.model, f"encode_{side}") if side else self.model.encode
         total = np.zeros((len(items), self.dimension), np.float32)
@@ -72,7 +72,7 @@ class Part:
 
 
 def parts_of(row: int, item: Item, model: BaseModel, name: str) -> Iterator[Part]:
-    """Yields the item whole if the model takes it so, else each modality of it. Raises `UsedWrongly` that names the
+    """Yields the item whole if the model takes it so, else each modality of it. Raises `UsageError` that names the
     item which the model does not take."""
     whole = content(row, item)
     if takes(model, whole):
@@ -95,7 +95,7 @@ def parts_of(row: int, item: Item, model: BaseModel, name: str) -> Iterator[Part
 def load_model(kind: type[Model], directory: Path) -> Model:
     """Returns the model, or the module, in the directory, on the accelerator if there is one.
 
-    Raises `UsedWrongly` if the library cannot load it, or if the model brings code of its own, which would run here.
+    Raises `UsageError` if the library cannot load it, or if the model brings code of its own, which would run here.
     """
     from components.backends.without_torchvision import register_stand_ins
 
@@ -103,17 +103,17 @@ def load_model(kind: type[Model], directory: Path) -> Model:
     try:
         return kind(str(directory)).eval()
     except Exception as error:  # whatever is wrong with a directory of somebody else's, the user is told
-        raise UsedWrongly(
+        raise UsageError(
             f"{directory}: sentence-transformers cannot load it: {error}", "Name a model directory that it can load."
         ) from error
 
 
 def content(row: int, item: Item) -> dict[str, Any]:
-    """Returns what the item holds, by modality, images first as MMEB's prompts have them. Raises `UsedWrongly` if it
+    """Returns what the item holds, by modality, images first as MMEB's prompts have them. Raises `UsageError` if it
     holds nothing."""
     found = {name: part for name in ("image", "text", "video") if (part := getattr(item, name))}
     if not found:
-        raise UsedWrongly(f"item {row} has neither text nor image", "Send text, an image, or both.")
+        raise UsageError(f"item {row} has neither text nor image", "Send text, an image, or both.")
     return found
 
 
@@ -128,10 +128,10 @@ def takes(model: BaseModel, part: dict[str, Any]) -> bool:
     return model.supports(modality)
 
 
-def refusal(row: int, part: dict[str, Any], name: str, model: BaseModel) -> UsedWrongly:
+def refusal(row: int, part: dict[str, Any], name: str, model: BaseModel) -> UsageError:
     """Returns the error that says what the item is of, and what the model takes."""
     known = ", ".join("+".join([modality] if isinstance(modality, str) else modality) for modality in model.modalities)
-    return UsedWrongly(
+    return UsageError(
         f"item {row} is of {' and '.join(part)}, and {name} takes {known}",
         "Choose sets that the model can read, or a model that reads them.",
     )
@@ -142,7 +142,7 @@ def batches(
 ) -> Iterator[tuple[list[int], list[Any], str | None]]:
     """Yields the rows, the inputs and the prompt of each batch: parts of one modality, texts of like length together.
 
-    Pictures are decoded when their batch comes. Raises `UsedWrongly` that names the item whose picture is unreadable.
+    Pictures are decoded when their batch comes. Raises `UsageError` that names the item whose picture is unreadable.
     """
     groups: dict[tuple[tuple[str, ...], str | None], list[Part]] = {}
     for part in parts:
@@ -172,4 +172,4 @@ def _picture(row: int, source: ImageSource) -> Any:
         return load_image(source)
     except UnreadableImage as error:
         where = f"{source}: " if isinstance(source, Path) else ""
-        raise UsedWrongly(f"item {row}: {where}{error}", "Name an image that can be read.") from error
+        raise UsageError(f"item {row}: {where}{error}", "Name an image that can be read.") from error

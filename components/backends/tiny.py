@@ -62,7 +62,7 @@ from transformers import (
 
 from components.artifact import whole
 from components.backends.without_torchvision import video_processor
-from components.errors import UsedWrongly
+from components.errors import UsageError
 
 WIDTH, HEADS, LAYERS = 32, 2, 2
 PATCH, SIDE = 8, 16  # pixels
@@ -88,11 +88,11 @@ Made = tuple[PreTrainedModel, ProcessorMixin]
 def write_tiny(architecture: str, directory: Path, seed: int = 0) -> None:
     """Writes a model of that architecture: weights drawn from `seed`, tokenizer, image processor, chat template.
 
-    The weights are well under a million; pictures become 16 or 32 pixels wide. Raises `UsedWrongly` that names the
+    The weights are well under a million; pictures become 16 or 32 pixels wide. Raises `UsageError` that names the
     known architectures.
     """
     if architecture not in MAKERS:
-        raise UsedWrongly(f"{architecture}: no known architecture", f"Known are {', '.join(ARCHITECTURES)}.")
+        raise UsageError(f"{architecture}: no known architecture", f"Known are {', '.join(ARCHITECTURES)}.")
     with torch.random.fork_rng(devices=[]), whole(directory) as partial:
         torch.manual_seed(seed)
         model, processor = MAKERS[architecture]()

@@ -15,7 +15,7 @@ from transformers import Idefics3Processor
 from components.backends.directory import MODULES, find_directory
 from components.backends.sentence_transformer import load_model
 from components.backends.tiny import write_tiny
-from components.errors import UsedWrongly
+from components.errors import UsageError
 
 PoolingMode = Literal["lasttoken", "mean", "cls"]
 RANDOM = "random:"
@@ -29,7 +29,7 @@ def load_whole(model: str, pooling: PoolingMode | None, seed: int, kept: Path | 
     `model` is a directory, a name on the hub where `HF_HUB_OFFLINE=0`, or `random:ARCHITECTURE`, a tiny one that
     `seed` draws, written to `kept` if other processes need it; `seed` also draws what a directory lacks. `pooling` is
     how a generative model's hidden states become a vector. A dual encoder pools by itself, as does a directory that
-    sentence-transformers has written: they want None. Raises `UsedWrongly` where pooling does not fit, where there is
+    sentence-transformers has written: they want None. Raises `UsageError` where pooling does not fit, where there is
     no such model or architecture, or where a vision-language model has no chat template; `EmbedlineError` if the hub
     does not give the model.
     """
@@ -46,16 +46,16 @@ def load_whole(model: str, pooling: PoolingMode | None, seed: int, kept: Path | 
 def _load(directory: Path, pooling: PoolingMode | None, name: str) -> SentenceTransformer:
     if (directory / MODULES).is_file():
         if pooling:
-            raise UsedWrongly(f"{name}: says itself how it pools", f"Leave pooling out instead of {pooling}.")
+            raise UsageError(f"{name}: says itself how it pools", f"Leave pooling out instead of {pooling}.")
         return load_model(SentenceTransformer, directory).float()
     transformer = load_model(Transformer, directory).float()
     pools_itself = transformer.module_output_name == "sentence_embedding"
     if pools_itself and pooling:
-        raise UsedWrongly(f"{name}: pools by itself", f"Leave pooling out instead of {pooling}.")
+        raise UsageError(f"{name}: pools by itself", f"Leave pooling out instead of {pooling}.")
     if not pools_itself and not pooling:
-        raise UsedWrongly(f"{name}: does not pool by itself", "Name a pooling: lasttoken, mean or cls.")
+        raise UsageError(f"{name}: does not pool by itself", "Name a pooling: lasttoken, mean or cls.")
     if not pools_itself and "image" in transformer.modalities and "message" not in transformer.modalities:
-        raise UsedWrongly(
+        raise UsageError(
             f"{name}: has no chat template, so that it is not known where pictures stand among words",
             "Put the model's chat_template.jinja into its directory.",
         )

@@ -19,7 +19,7 @@ from transformers.models.auto.video_processing_auto import AutoVideoProcessor
 from transformers.utils.import_utils import is_torchvision_available
 from transformers.video_processing_utils import VideoProcessorMixin
 
-from components.errors import UsedWrongly
+from components.errors import UsageError
 
 CLASSES: dict[str, type[PretrainedConfig]] = {
     "Qwen2VLVideoProcessor": Qwen2VLConfig,
@@ -36,7 +36,7 @@ class NoVideo(VideoProcessorMixin):
     num_frames = fps = None  # processors ask for these even where there is no video
 
     def preprocess(self, videos: Any, **_: Any) -> NoReturn:
-        raise UsedWrongly("videos need torchvision, which is not installed", "Install it, or leave videos out.")
+        raise UsageError("videos need torchvision, which is not installed", "Install it, or leave videos out.")
 
 
 STAND_INS: dict[str, type[NoVideo]] = {name: type(name, (NoVideo,), {}) for name in CLASSES}

@@ -20,12 +20,14 @@ class SourceSettings(Section):
     licence: str = ""
     seed: Seed = 0
     quarantine_limit: Fraction = 0.01
-    dev_share: Fraction = 0.05
-    eval_share: Fraction = 0.2
+    dev_fraction: Fraction = 0.05
+    eval_fraction: Fraction = 0.2
 
     @model_validator(mode="after")
     def _leaves_something_to_train_on(self) -> Self:
-        return demand(self, self.dev_share + self.eval_share < 1, "dev_share and eval_share together must be below 1")
+        return demand(
+            self, self.dev_fraction + self.eval_fraction < 1, "dev_fraction and eval_fraction together must be below 1"
+        )
 
     def modules(self) -> list[str]:
         return [f"{SOURCES.package}.{self.source}"]

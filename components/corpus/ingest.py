@@ -15,7 +15,7 @@ from components.errors import DataInvalid, EmbedlineError
 def ingest(config: SourceSettings, destination: Path) -> Manifest:
     """Builds the data set that `config` describes at `destination` and returns its manifest.
 
-    Whatever is at `destination` stays until the new data set is complete. Raises `UsedWrongly` if the source
+    Whatever is at `destination` stays until the new data set is complete. Raises `UsageError` if the source
     cannot be found, and `DataInvalid` if it holds no rows, or too many that cannot be used; `quarantine.jsonl`,
     whose place the message names, then says which.
     """

@@ -14,7 +14,7 @@ from components.corpus.sources.folder import images
 from components.corpus.sources.table import FORMATS
 from components.corpus.sources.webdataset import TAR_SUFFIXES
 from components.corpus.tables import read_rows, record
-from components.errors import UsedWrongly
+from components.errors import UsageError
 
 ROWS_LOOKED_AT = 200
 SAVED_TO_DISK = ("dataset_dict.json", "state.json")
@@ -27,18 +27,18 @@ def source_at(location: Path, image: str | None = None, text: str | None = None)
     """Returns `source`, `location` and, where it has them, `columns` of the section `corpus`.
 
     `image` and `text` name the columns; without them the column whose values are images, and the one of other texts
-    with the most usual name, or else the longest values, are taken. Raises `UsedWrongly` if nothing that a source
+    with the most usual name, or else the longest values, are taken. Raises `UsageError` if nothing that a source
     reads is there, or no column fits.
     """
     if not location.exists():
-        raise UsedWrongly(f"{location} does not exist", "Name a table, a folder, a data set or a tar.")
+        raise UsageError(f"{location} does not exist", "Name a table, a folder, a data set or a tar.")
     found: dict[str, Any] = {"source": _kind(location), "location": str(location)}
     if found["source"] in ("table", "dataset"):
         rows = list(islice(_rows(location), ROWS_LOOKED_AT))
         found["columns"] = _columns(location, rows, image, text)
     elif image or text:
         if found["source"] == "folder":
-            raise UsedWrongly(f"{location} is a folder of images: it has no columns", "Leave the columns out.")
+            raise UsageError(f"{location} is a folder of images: it has no columns", "Leave the columns out.")
         found["columns"] = {name: column for name, column in (("image", image), ("text", text)) if column}
     return found
 
@@ -55,7 +55,7 @@ def _kind(location: Path) -> str:
             return "table"
         if location.name.endswith(TAR_SUFFIXES):
             return "webdataset"
-        raise UsedWrongly(
+        raise UsageError(
             f"{location}: neither a table nor a tar", f"It should end in {', '.join((*FORMATS, *TAR_SUFFIXES))}."
         )
     if any((location / name).is_file() for name in SAVED_TO_DISK) or any(location.rglob("*.parquet")):
@@ -64,7 +64,7 @@ def _kind(location: Path) -> str:
         return "webdataset"
     if images(location):
         return "folder"
-    raise UsedWrongly(
+    raise UsageError(
         f"{location} holds no images, tars or data set",
         "Name a table (CSV, JSONL, Parquet), a folder of images, a Hugging Face data set, or a tar.",
     )
@@ -107,7 +107,7 @@ def _columns(location: Path, rows: list[Row], image: str | None, text: str | Non
     for side, column in chosen.items():
         if column not in names:
             what = f"has no column {column!r}" if column else f"has no column that looks like the {side}"
-            raise UsedWrongly(
+            raise UsageError(
                 f"{location} {what}", f"It has {', '.join(map(str, names)) or 'no rows'}; name one: --{side}-column."
             )
     return {"image": str(image), "text": str(text)}

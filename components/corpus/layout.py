@@ -24,7 +24,7 @@ import pyarrow.parquet as pq
 from components.corpus.images import inside
 from components.corpus.item import Item, Pair, Query
 from components.corpus.quarantine import Rejected
-from components.errors import DataInvalid, UsedWrongly
+from components.errors import DataInvalid, UsageError
 
 Split = Literal["train", "dev", "eval", "multilingual"]
 
@@ -71,7 +71,7 @@ def task_names(data: Path, split: Split) -> list[str]:
 def read_pairs(data: Path, task: str | None = None) -> Iterator[Pair]:
     """Yields the training pairs of one task, or of all tasks in the order of their names.
 
-    Raises `UsedWrongly` if `data` has no such task, `DataInvalid` naming file and row if one is broken or names an
+    Raises `UsageError` if `data` has no such task, `DataInvalid` naming file and row if one is broken or names an
     image outside `images/`.
     """
     item = _items(data)
@@ -94,7 +94,7 @@ def read_queries(data: Path, split: Literal["dev", "eval", "multilingual"], task
     """Yields the queries of one task, each with its candidates in the order of the file.
 
     Rows without `label` follow MMEB's convention: candidate 0 is the truth. Items that repeat are shared, so that
-    a thousand queries with the same thousand candidates cost a thousand items. Raises `UsedWrongly` if `data` has
+    a thousand queries with the same thousand candidates cost a thousand items. Raises `UsageError` if `data` has
     no such task, `DataInvalid` naming file and row if one is broken or names an image outside `images/`.
     """
     item = _items(data)
@@ -233,7 +233,7 @@ def _existing(data: Path, split: Split, task: str) -> Path:
     file = data / split / f"{task}.parquet"
     if not file.is_file():
         known = ", ".join(task_names(data, split)) or "nothing"
-        raise UsedWrongly(f"{file}: there is no such task", f"{data / split} holds {known}; run `embedline ingest`.")
+        raise UsageError(f"{file}: there is no such task", f"{data / split} holds {known}; run `embedline ingest`.")
     return file
 
 

@@ -10,7 +10,7 @@ from typing import Any, Literal
 
 from pydantic import BaseModel, ConfigDict, PositiveInt, ValidationError
 
-from components.errors import DataInvalid, UsedWrongly
+from components.errors import DataInvalid, UsageError
 
 MANIFEST = "manifest.json"
 MetaTask = Literal["classification", "vqa", "retrieval", "grounding"]
@@ -70,11 +70,11 @@ class Manifest(Record):
 
     @classmethod
     def read(cls, data: Path) -> Manifest:
-        """Raises `UsedWrongly` if there is no manifest in `data`, `DataInvalid` if it is not one."""
+        """Raises `UsageError` if there is no manifest in `data`, `DataInvalid` if it is not one."""
         try:
             return cls.model_validate_json((data / MANIFEST).read_bytes())
         except FileNotFoundError as error:
-            raise UsedWrongly(f"{data / MANIFEST} is missing", "Build the data set with `embedline ingest`.") from error
+            raise UsageError(f"{data / MANIFEST} is missing", "Build the data set with `embedline ingest`.") from error
         except ValidationError as error:
             raise DataInvalid(
                 f"{data / MANIFEST} is no manifest: {error}", "Build the data set again with `embedline ingest`."

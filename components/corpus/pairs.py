@@ -133,7 +133,7 @@ def divided(config: SourceSettings, found: Pairs, grouped: Grouped) -> tuple[lis
     rows: dict[str, list[int]] = {"train": [], "dev": [], "eval": []}
     for row, (image, _, _) in enumerate(found.rows):
         position = priority[grouped.group[image]] / 16**16
-        rows[split_of(position, config.eval_share, config.dev_share)].append(row)
+        rows[split_of(position, config.eval_fraction, config.dev_fraction)].append(row)
     held_out = {
         split: sorted(rows[split], key=lambda row: (priority[grouped.group[found.rows[row][0]]], row))
         for split in ("dev", "eval")
@@ -141,11 +141,11 @@ def divided(config: SourceSettings, found: Pairs, grouped: Grouped) -> tuple[lis
     return rows["train"], {split: each[:LARGEST_EVALUATION_SET] for split, each in held_out.items()}
 
 
-def split_of(position: float, eval_share: float, dev_share: float) -> Split:
+def split_of(position: float, eval_fraction: float, dev_fraction: float) -> Split:
     """Returns the split of a group whose hash lies at `position` between 0 and 1."""
-    if position < eval_share:
+    if position < eval_fraction:
         return "eval"
-    return "dev" if position < eval_share + dev_share else "train"
+    return "dev" if position < eval_fraction + dev_fraction else "train"
 
 
 def retrieval_rows(

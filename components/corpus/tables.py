@@ -14,7 +14,7 @@ import pyarrow.parquet as pq
 from components.corpus.config import FileSettings
 from components.corpus.pairs import ImageText
 from components.corpus.quarantine import Rejected
-from components.errors import DataInvalid, UsedWrongly
+from components.errors import DataInvalid, UsageError
 
 ROWS_PER_BATCH = 256
 
@@ -33,18 +33,18 @@ def file_pairs(file: Path, name: str, columns: dict[str, str]) -> Iterator[Image
 
 
 def require_columns(name: str, wanted: tuple[str, ...], present: Any) -> None:
-    """Raises `UsedWrongly` if a wanted column is not present."""
+    """Raises `UsageError` if a wanted column is not present."""
     if missing := [column for column in wanted if column not in present]:
-        raise UsedWrongly(
+        raise UsageError(
             f"{name} has no column {missing[0]!r}",
             f"It has {', '.join(map(str, present))}; set corpus.columns.image and corpus.columns.text to two of them.",
         )
 
 
 def located(config: FileSettings) -> Path:
-    """Returns the path that `corpus.location` names; raises `UsedWrongly` if nothing is there."""
+    """Returns the path that `corpus.location` names; raises `UsageError` if nothing is there."""
     if not (path := Path(config.location)).exists():
-        raise UsedWrongly(f"corpus.location: {path} does not exist", "Correct the path.")
+        raise UsageError(f"corpus.location: {path} does not exist", "Correct the path.")
     return path
 
 

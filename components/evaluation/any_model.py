@@ -9,7 +9,7 @@ from pathlib import Path
 
 from components.backends.directory import Unopened, opened
 from components.embedder import Embedder
-from components.errors import UsedWrongly
+from components.errors import UsageError
 from components.evaluation import (
     BATCHES_PER_CHUNK,
     AnyEmbedder,
@@ -94,11 +94,11 @@ def evaluate_elsewhere(
     suite = questions.suite
     _require_fitting(questions)
     if questions.tasks:
-        raise UsedWrongly(f"{suite} is scored as a whole", "Leave --task out.")
+        raise UsageError(f"{suite} is scored as a whole", "Leave --task out.")
     found, fingerprint = open_model(model, config.batch_size, DATA)
     embedder = opened(found)
     if not isinstance(embedder, Embedder):
-        raise UsedWrongly(f"{model} gives an item several vectors", f"{suite} takes models that give one.")
+        raise UsageError(f"{model} gives an item several vectors", f"{suite} takes models that give one.")
     if suite.startswith(SIMILARITY):
         measured = regression(embedder, embedder.name, Path(suite.removeprefix(SIMILARITY)), config.batch_size)
         low, high = measured.interval
@@ -113,12 +113,12 @@ def evaluate_elsewhere(
 
 
 def find_suite(questions: Questions) -> Suite:
-    """Returns the suite of that name, or the chosen sets of it. Raises `UsedWrongly` that names the known ones."""
+    """Returns the suite of that name, or the chosen sets of it. Raises `UsageError` that names the known ones."""
     name, tasks = questions.suite, questions.tasks
     _require_fitting(questions)
     if name in (*known_benchmarks(), XTD):
         if questions.mirror is None:
-            raise UsedWrongly(f"{name} needs its files", "Name the folder that holds them with --mirror.")
+            raise UsageError(f"{name} needs its files", "Name the folder that holds them with --mirror.")
         if name == XTD:
             return chosen(xtd_suite(questions.mirror), tasks)
         return mirrored_suite(name, questions.mirror, tasks, questions.backbone, VECTORS)
@@ -127,21 +127,21 @@ def find_suite(questions: Questions) -> Suite:
         return chosen(probe(name).build(suite, EVALUATIONS / name / "images"), tasks)
     if name not in (suite.benchmark.name, "data"):
         known = ", ".join((suite.benchmark.name, *known_benchmarks(), XTD, *probe_names()))
-        raise UsedWrongly(f"{name}: there is no such suite", f"Name one of {known}, {MTEB}TASK or {SIMILARITY}FILE.")
+        raise UsageError(f"{name}: there is no such suite", f"Name one of {known}, {MTEB}TASK or {SIMILARITY}FILE.")
     return chosen(suite, tasks)
 
 
 def read_scores(name: str) -> Scores:
-    """Returns a score file: a path, or the name of a model that a round has scored. Raises `UsedWrongly` if neither."""
+    """Returns a score file: a path, or the name of a model that a round has scored. Raises `UsageError` if neither."""
     for file in (Path(name), SCORES / f"{name}.json"):
         if file.is_file():
             return Scores.read(file)
     known = ", ".join(file.stem for file in sorted(SCORES.glob("*.json"))) or "none yet"
-    raise UsedWrongly(f"{name}: no score file", f"Name a file below {EVALUATIONS}, or one of {SCORES}: {known}.")
+    raise UsageError(f"{name}: no score file", f"Name a file below {EVALUATIONS}, or one of {SCORES}: {known}.")
 
 
 def _require_fitting(questions: Questions) -> None:
-    """Raises `UsedWrongly` for what a suite does not take, and for an unknown backbone."""
+    """Raises `UsageError` for what a suite does not take, and for an unknown backbone."""
     if questions.backbone is not None:
         require_backbone(questions.backbone)
     worded = known_benchmarks()
@@ -150,7 +150,7 @@ def _require_fitting(questions: Questions) -> None:
         ("--mirror", questions.mirror, (*worded, XTD)),
     ):
         if value is not None and questions.suite not in takers:
-            raise UsedWrongly(f"{questions.suite} takes no {option}", f"{option} is for {', '.join(takers)}.")
+            raise UsageError(f"{questions.suite} takes no {option}", f"{option} is for {', '.join(takers)}.")
 
 
 def _file_name(scores: Scores, questions: Questions) -> str:

@@ -9,7 +9,7 @@ import yaml
 from pydantic import PositiveInt, ValidationError, field_validator
 
 from components.corpus.manifest import Record
-from components.errors import DataInvalid, UsedWrongly
+from components.errors import DataInvalid, UsageError
 from components.evaluation.metrics import parse
 
 TABLES = Path(__file__).parent / "tables"
@@ -47,7 +47,7 @@ class Task(Record):
     def _exists(cls, metric: str) -> str:
         try:
             parse(metric)
-        except UsedWrongly as error:
+        except UsageError as error:
             raise ValueError(error.problem) from error
         return metric
 
@@ -67,10 +67,10 @@ def known_benchmarks() -> list[str]:
 def read_benchmark(name: str) -> Benchmark:
     """Returns a benchmark that comes with this package.
 
-    Raises `UsedWrongly` that names the known ones if it is none of them, `DataInvalid` if its table is broken.
+    Raises `UsageError` that names the known ones if it is none of them, `DataInvalid` if its table is broken.
     """
     if name not in known_benchmarks():
-        raise UsedWrongly(f"{name}: there is no such benchmark", f"Known are {', '.join(known_benchmarks())}.")
+        raise UsageError(f"{name}: there is no such benchmark", f"Known are {', '.join(known_benchmarks())}.")
     file = TABLES / f"{name}.yaml"
     try:
         table = yaml.safe_load(file.read_text(encoding="utf-8"))

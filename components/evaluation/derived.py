@@ -11,7 +11,7 @@ import numpy as np
 
 from components.corpus import Item, Query
 from components.corpus.manifest import file_sha256
-from components.errors import UsedWrongly
+from components.errors import UsageError
 from components.evaluation.benchmark import Benchmark, Task
 from components.evaluation.scoring import Positions
 from components.evaluation.sets import Collection, EvaluationSet, Suite
@@ -47,10 +47,10 @@ def derived_suite(
     """Returns the suite of sets that were made of those of `base`, with the pictures that were `made` for them.
 
     Its digest is over the base's, over what is asked and over the bytes of the new pictures, wherever these lie. Raises
-    `UsedWrongly` that says what `base` lacks if there is no set.
+    `UsageError` that says what `base` lacks if there is no set.
     """
     if not sets:
-        raise UsedWrongly(f"{name}: {base.benchmark.name} has {lacks}", "Take another suite to derive this one from.")
+        raise UsageError(f"{name}: {base.benchmark.name} has {lacks}", "Take another suite to derive this one from.")
     suite = collection.suite(Benchmark(name=name, tasks={each.name: each.task for each in sets}), "", base.root, sets)
     digest = hashlib.sha256(f"{base.digest} {name}".encode())
     hashes = {picture: file_sha256(picture) for picture in made}
@@ -70,8 +70,8 @@ def derived_suite(
 
 
 def require_one_vector(probe: str, sides: Iterable[tuple[Side, Side]]) -> None:
-    """Raises `UsedWrongly` if an item has several vectors, so that there is no place of it in space to speak of."""
+    """Raises `UsageError` if an item has several vectors, so that there is no place of it in space to speak of."""
     if any(side.bounds is not None for both in sides for side in both):
-        raise UsedWrongly(
+        raise UsageError(
             f"{probe}: the model gives an item several vectors", "Measure a model that gives each item one vector."
         )

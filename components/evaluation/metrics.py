@@ -20,7 +20,7 @@ from itertools import product
 import numpy as np
 from numpy.typing import NDArray
 
-from components.errors import UsedWrongly
+from components.errors import UsageError
 
 Numbers = NDArray[np.float64]
 Counts = NDArray[np.int64]
@@ -97,7 +97,7 @@ class Groups:
 
 
 def values(ranks: Ranks, metric: str) -> Numbers:
-    """Returns the metric of each query, `(queries,)` within 0 to 1. Raises `UsedWrongly` for an unknown metric.
+    """Returns the metric of each query, `(queries,)` within 0 to 1. Raises `UsageError` for an unknown metric.
 
     The metrics are `hit@k`, `recall@k`, `precision@k`, `f1@k`, `mrr@k`, `map@k`, `ndcg_linear@k` and
     `ndcg_exponential@k`, for any k above 0.
@@ -107,10 +107,10 @@ def values(ranks: Ranks, metric: str) -> Numbers:
 
 
 def parse(metric: str) -> tuple[str, int]:
-    """Returns the name and the k of a metric such as `hit@1`. Raises `UsedWrongly` for an unknown one."""
+    """Returns the name and the k of a metric such as `hit@1`. Raises `UsageError` for an unknown one."""
     found = re.fullmatch(r"(\w+)@([1-9]\d*)", metric)
     if not found or found[1] not in METRICS:
-        raise UsedWrongly(f"{metric}: no such metric", f"Name one of {', '.join(METRICS)} with its k, such as hit@1.")
+        raise UsageError(f"{metric}: no such metric", f"Name one of {', '.join(METRICS)} with its k, such as hit@1.")
     return found[1], int(found[2])
 
 

@@ -25,7 +25,7 @@ from components.backends.sentence_transformer import SentenceTransformerEmbedder
 from components.corpus import Item
 from components.embedder import Embedder, Vectors
 from components.embedder.runtime import UnreadableImage, load_image
-from components.errors import EmbedlineError, UsedWrongly
+from components.errors import EmbedlineError, UsageError
 from components.evaluation.scoring import normalised
 from components.evaluation.vectors import vectors_key
 
@@ -54,7 +54,7 @@ def evaluate_with_mteb(
 ) -> dict[str, float]:
     """Returns the main score of each task, as mteb defines it; its results lie below `output`, one folder a task.
 
-    A task that is there already, of the same model, code and version of mteb, is not run again. Raises `UsedWrongly` if
+    A task that is there already, of the same model, code and version of mteb, is not run again. Raises `UsageError` if
     mteb is not installed, has no such task, or the task is not of texts and images; `EmbedlineError` if its data set is
     not on this machine, or if the vectors give no score.
     """
@@ -187,13 +187,13 @@ def _find(name: str) -> AbsTask:
     try:
         import mteb
     except ImportError as error:
-        raise UsedWrongly("mteb is not installed", "Install it with: pip install 'embedline[mteb]'") from error
+        raise UsageError("mteb is not installed", "Install it with: pip install 'embedline[mteb]'") from error
     try:
         task = mteb.get_task(name)
     except KeyError as error:
-        raise UsedWrongly(f"mteb:{name}: {error.args[0].removeprefix('KeyError: ')}", "Name a task of mteb.") from error
+        raise UsageError(f"mteb:{name}: {error.args[0].removeprefix('KeyError: ')}", "Name a task of mteb.") from error
     if others := sorted({*task.metadata.modalities} - MODALITIES):
-        raise UsedWrongly(f"mteb:{name} is of {' and '.join(others)}", "Name a task of texts and images.")
+        raise UsageError(f"mteb:{name} is of {' and '.join(others)}", "Name a task of texts and images.")
     return task
 
 

@@ -15,7 +15,7 @@ from typing import Literal, NamedTuple
 
 from components.corpus import Item
 from components.corpus.layout import IMAGE_TOKEN, bare
-from components.errors import DataInvalid, UsedWrongly
+from components.errors import DataInvalid, UsageError
 
 IMAGE_TOKENS = {
     "phi3_v": IMAGE_TOKEN,
@@ -56,11 +56,11 @@ def plain(item: Item) -> Item:
 def render(parser: str, side: Literal["query", "target"], item: Item, backbone: str) -> Item:
     """Returns the item with the one prompt as `text`, None where it is empty, and without instruction.
 
-    Raises `UsedWrongly` for an unknown parser or backbone, or a backbone that takes no video and gets one, and
+    Raises `UsageError` for an unknown parser or backbone, or a backbone that takes no video and gets one, and
     `DataInvalid` if the item lacks the instruction that its prompt is made of.
     """
     if parser not in PARSERS:
-        raise UsedWrongly(f"{parser}: there is no such parser of prompts", f"Known are {', '.join(PARSERS)}.")
+        raise UsageError(f"{parser}: there is no such parser of prompts", f"Known are {', '.join(PARSERS)}.")
     require_backbone(backbone)
     rules = PARSERS[parser]
     rule = rules.query if side == "query" else rules.target
@@ -68,9 +68,9 @@ def render(parser: str, side: Literal["query", "target"], item: Item, backbone: 
 
 
 def require_backbone(backbone: str) -> None:
-    """Raises `UsedWrongly` that names the known backbones if it is none of them."""
+    """Raises `UsageError` that names the known backbones if it is none of them."""
     if backbone not in IMAGE_TOKENS:
-        raise UsedWrongly(
+        raise UsageError(
             f"{backbone}: the prompts of this backbone are not known", f"Known are {_listed(IMAGE_TOKENS)}."
         )
 
@@ -163,7 +163,7 @@ def _token(item: Item, backbone: str) -> str:
     if not item.video:
         return IMAGE_TOKENS[backbone]
     if backbone not in VIDEO_TOKENS:
-        raise UsedWrongly(f"{backbone}: this backbone takes no video", f"{_listed(VIDEO_TOKENS)} do.")
+        raise UsageError(f"{backbone}: this backbone takes no video", f"{_listed(VIDEO_TOKENS)} do.")
     return VIDEO_TOKENS[backbone]
 
 

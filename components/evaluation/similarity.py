@@ -24,7 +24,7 @@ from scipy.stats import bootstrap, pearsonr, rankdata
 
 from components.corpus import Item
 from components.embedder import Embedder, Vectors
-from components.errors import DataInvalid, EmbedlineError, UsedWrongly
+from components.errors import DataInvalid, EmbedlineError, UsageError
 from components.evaluation.aggregate import CONFIDENCE
 from components.evaluation.loaders.tables import rows
 from components.evaluation.scoring import STEPS, normalised
@@ -90,7 +90,7 @@ def rated_pairs(file: Path) -> list[RatedPair]:
     """Returns the pairs of a CSV, TSV, JSONL or Parquet file with the columns `sentence1`, `sentence2` and `score`.
 
     Other columns are ignored. A text file with tabs in its first line is tab-separated and has no quoting, whatever its
-    name ends in; if it names no columns it is one of STS-B's own. Raises `UsedWrongly` if there is no such file or its
+    name ends in; if it names no columns it is one of STS-B's own. Raises `UsageError` if there is no such file or its
     kind is unknown, `DataInvalid` naming the row if a text is missing or a score is no number.
     """
     pairs = [
@@ -105,13 +105,13 @@ def rated_pairs(file: Path) -> list[RatedPair]:
 def _rows(file: Path) -> Iterator[tuple[str, Mapping[str, Any]]]:
     """Yields the place of each row in words, and its columns."""
     if not file.is_file():
-        raise UsedWrongly(f"{file}: there is no such file", "Name a file of sentence pairs with scores.")
+        raise UsageError(f"{file}: there is no such file", "Name a file of sentence pairs with scores.")
     if file.suffix in (".jsonl", ".parquet"):
         yield from rows([file], COLUMNS)
     elif file.suffix in (".csv", ".tsv"):
         yield from _text_rows(file)
     else:
-        raise UsedWrongly(f"{file}: sentence pairs end in .csv, .tsv, .jsonl or .parquet", "Convert the file.")
+        raise UsageError(f"{file}: sentence pairs end in .csv, .tsv, .jsonl or .parquet", "Convert the file.")
 
 
 def _text_rows(file: Path) -> Iterator[tuple[str, Mapping[str, Any]]]:

@@ -11,7 +11,7 @@ from typing import Literal
 
 from components.corpus import Item
 from components.corpus.hashes import FileHashes
-from components.errors import UsedWrongly
+from components.errors import UsageError
 from components.evaluation.benchmark import Benchmark, Task, read_benchmark
 from components.evaluation.loaders import IMAGE_LAYOUTS, LOADERS, image_set
 from components.evaluation.prompts import plain, render
@@ -30,12 +30,12 @@ def mirrored_suite(
     The suite's digest is that of the rows as the files word them, whatever the backbone; its prompts are the backbone's
     own. `cache` remembers the hashes of unchanged images.
 
-    Raises `UsedWrongly` for an unknown benchmark or set, `EmbedlineError` naming what is missing or broken.
+    Raises `UsageError` for an unknown benchmark or set, `EmbedlineError` naming what is missing or broken.
     """
     table = read_benchmark(benchmark)
     require_known(benchmark, tasks, table)
     if not mirror.is_dir():
-        raise UsedWrongly(f"{mirror}: no such folder", f"Name the folder that holds {benchmark}'s sets with --mirror.")
+        raise UsageError(f"{mirror}: no such folder", f"Name the folder that holds {benchmark}'s sets with --mirror.")
     worded, filed = Collection(MEND, without_blanks=True), Collection(MEND)
     pairs = [
         _load((worded, filed), name, task, mirror, backbone)
@@ -51,7 +51,7 @@ def mirrored_suite(
 
 
 def chosen(suite: Suite, tasks: Sequence[str]) -> Suite:
-    """Returns the suite with these of its sets alone, or with all if there are none. Raises `UsedWrongly` that names
+    """Returns the suite with these of its sets alone, or with all if there are none. Raises `UsageError` that names
     the known ones if it has no such set."""
     require_known(suite.benchmark.name, tasks, suite.benchmark)
     return replace(suite, sets=tuple(each for each in suite.sets if each.name in tasks or not tasks))
@@ -59,7 +59,7 @@ def chosen(suite: Suite, tasks: Sequence[str]) -> Suite:
 
 def require_known(name: str, tasks: Sequence[str], benchmark: Benchmark) -> None:
     if unknown := sorted(set(tasks) - set(benchmark.tasks)):
-        raise UsedWrongly(
+        raise UsageError(
             f"{name} has no set {', '.join(unknown)}", f"Its sets are: {', '.join(sorted(benchmark.tasks))}."
         )
 

@@ -12,7 +12,7 @@ from pathlib import Path
 
 from components.corpus import Item, Query
 from components.corpus.manifest import file_sha256
-from components.errors import DataInvalid, UsedWrongly
+from components.errors import DataInvalid, UsageError
 from components.evaluation.benchmark import Benchmark
 from components.evaluation.probes.multilingual import ENGLISH, language_task
 from components.evaluation.sets import Collection, Suite
@@ -25,14 +25,14 @@ XTD_AGAIN = "Get XTD again: git clone https://github.com/adobe-research/Cross-li
 def xtd_suite(mirror: Path) -> Suite:
     """Returns XTD in all the languages that the folder holds at any depth, each under the code in its file's name.
 
-    The images of MSCOCO 2014 that XTD names lie at any depth below the same folder. Raises `UsedWrongly` if there are
+    The images of MSCOCO 2014 that XTD names lie at any depth below the same folder. Raises `UsageError` if there are
     no captions in English or two files for a language, `DataInvalid` if a caption, its picture or the list of pictures
     is missing.
     """
     found = sorted(mirror.rglob(f"{CAPTIONS}*.txt"))
     files = {file.stem.removeprefix(CAPTIONS): file for file in found}
     if ENGLISH not in files or len(files) < len(found):
-        raise UsedWrongly(
+        raise UsageError(
             f"{mirror}: should hold one {CAPTIONS}LANGUAGE.txt for each language, {ENGLISH} among them",
             "Name the folder that holds XTD's folders MIC, STAIR and XTD10.",
         )

@@ -20,7 +20,7 @@ from typing import Any
 import psutil
 import yaml
 
-from components.errors import DataInvalid, EmbedlineError, Refused, UsedWrongly
+from components.errors import DataInvalid, EmbedlineError, Refused, UsageError
 from components.workspace import STATE
 
 TETHER = Path(__file__).with_name("tether.py")
@@ -28,7 +28,7 @@ KEPT_LINES = 1000
 PATIENCE_SECONDS = 10
 DYING_SECONDS = 2
 SHELL_SIGNAL_BASE = 128
-KINDS: dict[int, type[EmbedlineError]] = {kind.exit_code: kind for kind in (UsedWrongly, Refused, DataInvalid)}
+KINDS: dict[int, type[EmbedlineError]] = {kind.exit_code: kind for kind in (UsageError, Refused, DataInvalid)}
 
 
 @dataclass(frozen=True)
@@ -104,11 +104,11 @@ def add(root: Path, path: str = "data") -> str:
 
 
 def data_hash(root: Path, path: str = "data") -> str:
-    """Returns the hash in `PATH.dvc`. Raises `UsedWrongly` if the data set was never added."""
+    """Returns the hash in `PATH.dvc`. Raises `UsageError` if the data set was never added."""
     try:
         content = yaml.safe_load((root / f"{path}.dvc").read_text(encoding="utf-8"))
     except FileNotFoundError as error:
-        raise UsedWrongly(f"{root / path}.dvc is missing", "Build the data set with `embedline ingest`.") from error
+        raise UsageError(f"{root / path}.dvc is missing", "Build the data set with `embedline ingest`.") from error
     return str(content["outs"][0]["md5"])
 
 

@@ -15,7 +15,7 @@ from pathlib import Path
 import psutil
 from filelock import FileLock, Timeout
 
-from components.errors import EmbedlineError, UsedWrongly
+from components.errors import EmbedlineError, UsageError
 from components.files import write_text
 from components.workspace import STATE
 
@@ -37,11 +37,11 @@ class GitState:
 def prepare(root: Path) -> list[str]:
     """Makes `root`, in a git repository, a DVC workspace where it is none yet. Returns what it did, in words.
 
-    Raises `UsedWrongly` if no repository with a commit holds it, and `EmbedlineError` if git or DVC cannot.
+    Raises `UsageError` if no repository with a commit holds it, and `EmbedlineError` if git or DVC cannot.
     """
     _hide_state(root)
     if not _has_commit(root):
-        raise UsedWrongly(
+        raise UsageError(
             f"{root.resolve()}: no git repository with a commit: lineage names the commit that a model was made from",
             "Run `git init && git add . && git commit`, or let `embedline run --git` (or `embedline ingest --git`)\n"
             "do it: it says how many files it commits, and leaves out data, artifacts and what .gitignore names.",
@@ -77,7 +77,7 @@ def git_state(root: Path) -> GitState:
 def lock(root: Path, timeout: float = 0) -> Iterator[None]:
     """Holds the workspace for this process; waits at most `timeout` seconds for another to let go.
 
-    The operating system frees the lock when its holder ends, however that is. Raises `UsedWrongly`, naming the holder.
+    The operating system frees the lock when its holder ends, however that is. Raises `UsageError`, naming the holder.
     """
     try:
         held = FileLock(root / LOCK).acquire(timeout)
@@ -92,14 +92,14 @@ def lock(root: Path, timeout: float = 0) -> Iterator[None]:
             (root / HOLDER).unlink(missing_ok=True)  # `embedline reset` has deleted it
 
 
-def _held(root: Path) -> UsedWrongly:
+def _held(root: Path) -> UsageError:
     who, remedy = "another process has just begun to write to it", "Wait until it has ended."
     with suppress(FileNotFoundError):
         holder = json.loads((root / HOLDER).read_text(encoding="utf-8"))
         if psutil.pid_exists(holder["pid"]):  # one that was killed has left its number there
             who = f"process {holder['pid']} has been writing to it since {holder['since']}"
             remedy = f"Wait until it has ended, or stop it with `kill {holder['pid']}`; finished stages are kept."
-    return UsedWrongly(f"{root}: one run at a time: {who}", remedy)
+    return UsageError(f"{root}: one run at a time: {who}", remedy)
 
 
 def _hide_state(root: Path) -> None:

@@ -103,14 +103,14 @@ def infrastructure(subject: str, checks: Mapping[str, Any], config: Promotion) -
     """Returns the infrastructure verdict on the bundle with fingerprint `subject`.
 
     `checks` holds what was measured: `parity_cosine` (the least, exported against trained), `server_cosine` (the least,
-    server against the bundle's expected vectors), `answered_share` (of the bundle's examples, those that the server
+    server against the bundle's expected vectors), `answered_fraction` (of the bundle's examples, those that the server
     answered: all must be), `latency_ms` (the median of single text requests) and `size_bytes` (of the bundle). One that
     is missing, not finite or outside its limits refuses.
     """
     limits: dict[str, tuple[float, float]] = {
         "parity_cosine": (config.min_parity_cosine, 1 + ROUNDING),
         "server_cosine": (config.min_parity_cosine, 1 + ROUNDING),
-        "answered_share": (1, 1),
+        "answered_fraction": (1, 1),
         "latency_ms": (0, config.max_latency_ms),
         "size_bytes": (1, config.max_size_bytes),
     }

@@ -27,7 +27,7 @@ from mlflow.pyfunc import save_model
 from mlflow.types import ColSpec, DataType, Schema, TensorSpec
 
 from components.corpus.manifest import folder_sha256
-from components.errors import EmbedlineError, UsedWrongly
+from components.errors import EmbedlineError, UsageError
 from components.registry.tracking import Run, Tracking
 from components.scores import Scores
 
@@ -89,14 +89,14 @@ def download(tracking: Tracking, version: str, to: Path) -> Path:
 
 
 def facts(tracking: Tracking, version: str) -> dict[str, str]:
-    """Returns the tags of a version. Raises `UsedWrongly` if there is none of this number."""
+    """Returns the tags of a version. Raises `UsageError` if there is none of this number."""
     try:
         return dict(tracking.client.get_model_version(MODEL, version).tags)
     except MlflowException as error:
         if error.error_code not in UNKNOWN_VERSION:
             raise
         remedy = "MLflow's page of the model lists its versions."
-        raise UsedWrongly(f"{MODEL} has no version {version}", remedy) from error
+        raise UsageError(f"{MODEL} has no version {version}", remedy) from error
 
 
 def role(tracking: Tracking, name: Role) -> str | None:

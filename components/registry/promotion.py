@@ -8,7 +8,7 @@ from pathlib import Path
 
 from filelock import FileLock
 
-from components.errors import Refused, UsedWrongly
+from components.errors import Refused, UsageError
 from components.registry import ledger, models
 from components.registry.gate import Verdict
 from components.registry.ledger import Action, Change, Entry, State
@@ -37,14 +37,14 @@ def nominate(tracking: Tracking, version: str, reason: str = "") -> Roles:
 def promote(tracking: Tracking, version: str, quality: Verdict, infrastructure: Verdict, reason: str = "") -> Roles:
     """Makes the challenger the champion and the champion the previous one. Returns the roles afterwards.
 
-    Raises `Refused` unless both verdicts passed and are about this very version, `UsedWrongly` if it is no challenger.
+    Raises `Refused` unless both verdicts passed and are about this very version, `UsageError` if it is no challenger.
     """
     with _alone(tracking):
         before = models.roles(tracking)
         if before["champion"] == version:
             return before
         if before["challenger"] != version:
-            raise UsedWrongly(f"version {version} is not the challenger", "Register it in a round: `embedline run`.")
+            raise UsageError(f"version {version} is not the challenger", "Register it in a round: `embedline run`.")
         _require(tracking, version, quality, infrastructure, before)
         folder = tracking.root / STATE / "verdicts"
         verdicts = [verdict.write(folder).stem for verdict in (quality, infrastructure)]
@@ -60,7 +60,7 @@ def rollback(tracking: Tracking, reason: str = "") -> Roles:
     with _alone(tracking):
         before = models.roles(tracking)
         if (version := before["previous"]) is None:
-            raise UsedWrongly("there is no previous version to go back to", "Promote another version: `embedline run`.")
+            raise UsageError("there is no previous version to go back to", "Promote another version: `embedline run`.")
         after = before | {"champion": version, "previous": None}
         return _change(tracking, "rollback", version, "previous", "champion", after, [], reason)
 
@@ -144,7 +144,7 @@ def _refuse_if_rolled_back(tracking: Tracking, version: str) -> None:
 def _exists(tracking: Tracking, version: str) -> bool:
     try:
         models.facts(tracking, version)
-    except UsedWrongly:
+    except UsageError:
         return False
     return True
 

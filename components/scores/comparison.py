@@ -21,7 +21,7 @@ from typing import Literal, NamedTuple
 import numpy as np
 from scipy.special import bdtr
 
-from components.errors import UsedWrongly
+from components.errors import UsageError
 from components.scores.file import ROUNDING, Scores, TaskScore, defects
 from components.scores.intervals import Values, difference_interval
 
@@ -91,17 +91,17 @@ def compare(ours: Scores, theirs: Scores, samples: int, confidence: float, same_
     """Returns how the first of two scores on the same queries differ from the second.
 
     `samples` random signs are drawn for the p-values, the same ones each time. `confidence` (0 to 1) is that of the
-    intervals; what it leaves is the level of the verdicts. Raises `UsedWrongly` that says why if the scores have
+    intervals; what it leaves is the level of the verdicts. Raises `UsageError` that says why if the scores have
     defects or do not compare, or if with so few samples Holm's correction would let no p-value pass, however large the
     difference. `same_prompts` is that of `unlike`.
     """
     if reasons := [*defects(ours), *defects(theirs)] or unlike(ours, theirs, same_prompts):
         remedy = "Score both models on the same data with the same version of this program."
-        raise UsedWrongly("the scores do not compare: " + "\n".join(reasons), remedy)
+        raise UsageError("the scores do not compare: " + "\n".join(reasons), remedy)
     names = sorted(ours.tasks)
     if samples < (enough := math.ceil(2 * len(names) / (1 - confidence)) - 1):
         problem = f"{samples} samples of random signs are too few to show a difference on {len(names)} sets"
-        raise UsedWrongly(problem, f"Draw at least {enough}, or ask for less confidence.")
+        raise UsageError(problem, f"Draw at least {enough}, or ask for less confidence.")
     generator = np.random.default_rng(0)
     sets = [_paired(name, ours.tasks[name], theirs.tasks[name], samples, generator) for name in names]
     p_by_set = [_p_values(each) for each in sets]

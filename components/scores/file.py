@@ -12,7 +12,7 @@ import numpy as np
 from pydantic import ConfigDict, Field, NonNegativeInt, PositiveInt, TypeAdapter, ValidationError
 
 from components.artifact import write_text
-from components.errors import UsedWrongly
+from components.errors import UsageError
 
 SCORER = "3"
 """Rises with every change that can change a score; scores of different scorers do not compare."""
@@ -79,28 +79,28 @@ class Scores:
     confidence: dict[str, tuple[Share, Share]]
 
     def write(self, path: Path) -> None:
-        """Raises `UsedWrongly` where nothing can be written."""
+        """Raises `UsageError` where nothing can be written."""
         write_text(path, json.dumps(asdict(self), allow_nan=False) + "\n")
 
     @classmethod
     def read(cls, path: Path) -> Scores:
-        """Raises `UsedWrongly` naming file, set and what is wrong if it is no score file of this scorer."""
+        """Raises `UsageError` naming file, set and what is wrong if it is no score file of this scorer."""
         again = "Score the model again with `embedline evaluate`."
         try:
             text = path.read_text(encoding="utf-8")
             content: dict[str, Any] = json.loads(text)
             scorer = content["scorer"]
         except (OSError, ValueError, TypeError, KeyError) as error:
-            raise UsedWrongly(f"{path}: is no score file", "Name one that `embedline evaluate` has written.") from error
+            raise UsageError(f"{path}: is no score file", "Name one that `embedline evaluate` has written.") from error
         if scorer != SCORER:
-            raise UsedWrongly(f"{path}: was written by scorer {scorer}, this is scorer {SCORER}", again)
+            raise UsageError(f"{path}: was written by scorer {scorer}, this is scorer {SCORER}", again)
         try:
             scores = TypeAdapter(cls).validate_json(text)
         except ValidationError as error:
             problem = f"{path}: is no score file of this version: {'; '.join(_explained(error))}"
-            raise UsedWrongly(problem, again) from error
+            raise UsageError(problem, again) from error
         if found := _contradictions(scores):
-            raise UsedWrongly(f"{path}: {'; '.join(found)}", again)
+            raise UsageError(f"{path}: {'; '.join(found)}", again)
         return scores
 
 

@@ -14,7 +14,7 @@ from types import SimpleNamespace
 from typing import TYPE_CHECKING, Any
 
 from components import config as configuration
-from components.errors import UsedWrongly
+from components.errors import UsageError
 from components.quiet import configure
 
 if TYPE_CHECKING:
@@ -24,13 +24,13 @@ STAGES = ("validate", "negatives", "teacher", "embed_teacher", "distill", "expor
 
 
 def run_stage(name: str) -> None:
-    """Runs one stage in the present folder and logs it to MLflow. Raises `UsedWrongly` if there is no such stage."""
+    """Runs one stage in the present folder and logs it to MLflow. Raises `UsageError` if there is no such stage."""
     configure()
     from components.lineage import data_hash
     from components.registry.tracking import log_stage
 
     if name not in STAGES:
-        raise UsedWrongly(f"{name}: no such stage", f"The stages are: {', '.join(STAGES)}.")
+        raise UsageError(f"{name}: no such stage", f"The stages are: {', '.join(STAGES)}.")
     config = configuration.read(Path(configuration.PARAMETERS))
     stage: Any = importlib.import_module(module_of(name))
     sections = {section: getattr(config, section) for section in sections_of(name)}

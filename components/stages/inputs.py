@@ -14,7 +14,7 @@ from pathlib import Path
 from ruamel.yaml import YAML
 
 from components.config import Config
-from components.errors import UsedWrongly
+from components.errors import UsageError
 from components.files import write_text
 from components.source import closure
 from components.stages import STAGES, module_of
@@ -30,10 +30,10 @@ def needed(name: str, config: Config) -> list[str]:
 
 
 def declared(root: Path) -> dict[str, list[str]]:
-    """Returns the dependencies of each stage in `dvc.yaml`. Raises `UsedWrongly` if it lacks a stage."""
+    """Returns the dependencies of each stage in `dvc.yaml`. Raises `UsageError` if it lacks a stage."""
     stages = YAML(typ="safe").load((root / PIPELINE).read_text(encoding="utf-8"))["stages"]
     if missing := [name for name in STAGES if name not in stages]:
-        raise UsedWrongly(f"{PIPELINE}: has no stage {', '.join(missing)}", f"Restore it: git checkout {PIPELINE}")
+        raise UsageError(f"{PIPELINE}: has no stage {', '.join(missing)}", f"Restore it: git checkout {PIPELINE}")
     return {name: list(stages[name]["deps"]) for name in STAGES}
 
 

@@ -14,7 +14,7 @@ from torch.nn.modules.linear import NonDynamicallyQuantizableLinear
 from transformers import PreTrainedModel
 from transformers.pytorch_utils import Conv1D
 
-from components.errors import UsedWrongly
+from components.errors import UsageError
 from components.training.config import Adapter
 
 LINEAR = (nn.Linear, Conv1D)
@@ -25,7 +25,7 @@ READ_BY_ATTENTION = NonDynamicallyQuantizableLinear  # torch's own attention rea
 def add_adapter(module: nn.Module, adapter: Adapter, seed: int) -> nn.Module:
     """Returns `module`, changed in place: it computes what it did, and only the adapter's weights train.
 
-    Raises `UsedWrongly` that names the layers there are if one of the adapter's targets is the name of none.
+    Raises `UsageError` that names the layers there are if one of the adapter's targets is the name of none.
     """
     chosen = _targets(module, adapter.targets)
     with torch.random.fork_rng():
@@ -83,7 +83,7 @@ def _targets(module: nn.Module, targets: list[str]) -> list[str]:
     linear = [name for name, layer in layers.items() if isinstance(layer, LINEAR)]
     chosen = [name for names in named.values() for name in names] if targets else linear
     if unknown or not chosen:
-        raise UsedWrongly(
+        raise UsageError(
             f"adapter.targets: the model has no layer called {', '.join(unknown)}"
             if unknown
             else "adapter.targets: the model has no linear layer",

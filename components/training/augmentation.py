@@ -42,7 +42,7 @@ class Augmentation:
         self.examples = examples
         self.schedule = schedule
         self.stored = stored
-        self.fixed = unmirrored(examples, schedule.unmirrored_tasks)
+        self.fixed = not_flipped(examples, schedule.no_flip_tasks)
 
     def __call__(self, pixels: Tensor, images: Tensor, step: int) -> Tensor:
         """Returns `pixels (n, 3, size, size)` of the pictures `images (n,)` as the step shows them."""
@@ -66,12 +66,12 @@ class Augmentation:
         return self.schedule.seed * 1_000_003 + step
 
 
-def unmirrored(examples: Examples, tasks: Sequence[str]) -> Tensor:
+def not_flipped(examples: Examples, tasks: Sequence[str]) -> Tensor:
     """Returns `(pictures,)` bool: the pictures of tasks whose answers depend on left and right.
 
-    Raises `UsedWrongly` if one of `tasks` is no task of the examples.
+    Raises `UsageError` if one of `tasks` is no task of the examples.
     """
-    require_known(tasks, examples.tasks, "unmirrored_tasks")
+    require_known(tasks, examples.tasks, "no_flip_tasks")
     fixed = torch.zeros(len(examples.images), dtype=torch.bool)
     for task in tasks:
         for side in (examples.queries[task], examples.positives[task]):

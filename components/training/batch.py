@@ -20,10 +20,10 @@ from components.training.sampler import Sampler
 
 @dataclass(frozen=True)
 class Span:
-    """The rows of one task within a batch, and the task's share of the loss."""
+    """The rows of one task within a batch, and the task's fraction of the loss."""
 
     rows: slice
-    share: float
+    fraction: float
 
 
 @dataclass(frozen=True)

@@ -15,7 +15,7 @@ from torch import Tensor, nn
 from torch.nn.modules.batchnorm import _BatchNorm
 from torch.utils.checkpoint import checkpoint
 
-from components.errors import UsedWrongly
+from components.errors import UsageError
 
 
 def in_chunks(
@@ -39,10 +39,10 @@ def in_chunks(
 
 
 def require_independent_rows(module: nn.Module) -> None:
-    """Raises `UsedWrongly` if in training a row's vector depends on other rows, which its part of the batch lacks."""
+    """Raises `UsageError` if in training a row's vector depends on other rows, which its part of the batch lacks."""
     for name, layer in module.named_modules():
         if isinstance(layer, _BatchNorm) and layer.training:
-            raise UsedWrongly(
+            raise UsageError(
                 f"{name} normalises over the whole batch, which cannot be computed in parts",
                 "Train this model in one process and without chunks, or freeze the tower that this layer is part of.",
             )

@@ -77,16 +77,16 @@ class LossTerm(Section):
 
 
 class Phase(Section):
-    """A part of a training: what is minimised, which parameters learn how fast, for which share of the steps.
+    """A part of a training: what is minimised, which parameters learn how fast, for which fraction of the steps.
 
-    `rates` holds shares of the learning rate by a part of the parameters' names; 0 freezes them, others have 1.
+    `lr_multipliers` multiply the learning rate, by a part of the parameters' names; 0 freezes them, others have 1.
     Pictures are shown at `image_size` (none: the tower's own): many small ones, then fewer large ones, teach more in
     the same time (Li et al., An Inverse Scaling Law for CLIP Training, 2023).
     """
 
-    share: Annotated[float, Field(gt=0, le=1)] = 1.0
+    fraction: Annotated[float, Field(gt=0, le=1)] = 1.0
     image_size: Positive | None = None
-    rates: dict[str, NotNegative] = Field(default_factory=dict)
+    lr_multipliers: dict[str, NotNegative] = Field(default_factory=dict)
     losses: Annotated[list[LossTerm], Field(min_length=1)]
 
 
@@ -94,7 +94,7 @@ class Schedule(Section):
     """How long, how fast, on what, on how many pairs at once.
 
     A step draws `sub_batches` tasks by weight (1 where none is given), or first by modality and then by weight.
-    `distinct` rows of a sub-batch share no query, no positive, or neither. Pictures of `unmirrored_tasks`, where
+    `distinct` rows of a sub-batch share no query, no positive, or neither. Pictures of `no_flip_tasks`, where
     answers depend on left and right, are never mirrored. With `companions`, pairs of a bare text and a drawn picture
     join; `chunk` rows are computed at a time (0: all). `epochs`, how often each pair is drawn, stands in place of
     `steps` where it is not known how many pairs there are.
@@ -110,10 +110,10 @@ class Schedule(Section):
     distinct: Literal["none", "query", "positive", "both"] = "none"
     companions: bool = True
     augmentation: Fraction
-    unmirrored_tasks: list[str]
+    no_flip_tasks: list[str]
     learning_rate: Rate
     weight_decay: NotNegative
-    warmup_share: Fraction
+    warmup_fraction: Fraction
     precision: Literal["float32", "bfloat16"]
     chunk: Annotated[int, Field(ge=0)] = 0
     checkpoint_every: Positive
@@ -168,8 +168,8 @@ class Recipe(Section):
 
     @model_validator(mode="after")
     def _adds_up(self) -> Self:
-        whole = abs(sum(phase.share for phase in self.phases) - 1) < 1e-6
-        demand(self, whole, "the shares of the phases must sum to 1")
+        whole = abs(sum(phase.fraction for phase in self.phases) - 1) < 1e-6
+        demand(self, whole, "the fractions of the phases must sum to 1")
         sizes = list(self.matryoshka_dimensions)
         if isinstance(self.backbone, Towers):
             fits = max([self.backbone.text.least_dimension, *sizes]) <= self.backbone.dimension
@@ -210,5 +210,5 @@ class TeacherEmbeddings(Section):
     others: list[str]
     views: Annotated[int, Field(ge=0)]
     augmentation: Fraction
-    unmirrored_tasks: list[str]
+    no_flip_tasks: list[str]
     seed: Seed

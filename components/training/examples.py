@@ -12,7 +12,7 @@ from numpy.typing import NDArray
 
 from components.corpus import read_pairs, task_names
 from components.corpus.item import Item
-from components.errors import UsedWrongly
+from components.errors import UsageError
 
 NONE = -1
 TEXT, IMAGE, INSTRUCTION = range(3)
@@ -64,11 +64,11 @@ def row_numbers(positions: NDArray[np.int32]) -> Integers:
 
 
 def require_known(named: Iterable[str], tasks: Collection[str], place: str) -> None:
-    """Raises `UsedWrongly` that names the nearest tasks if one that `place` names is no task of the data set."""
+    """Raises `UsageError` that names the nearest tasks if one that `place` names is no task of the data set."""
     for name in named:
         if name not in tasks:
             close = ", ".join(difflib.get_close_matches(name, tasks)) or ", ".join(tasks) or "none"
-            raise UsedWrongly(
+            raise UsageError(
                 f"{place}: {name}: the data set has no such training task", f"Correct the name: {close}; or remove it."
             )
 

@@ -11,7 +11,7 @@ from typing import Any, Protocol
 import torch
 from torch import Tensor, nn
 
-from components.errors import EmbedlineError, UsedWrongly
+from components.errors import EmbedlineError, UsageError
 from components.training import processes
 from components.training.config import Phase, Planned, Schedule
 from components.training.dev_scores import DevScores, trained_state
@@ -55,7 +55,7 @@ def train(
     groups = parameter_groups(module, phase, schedule)
     trained = [parameter for group in groups for parameter in group["params"]]
     optimiser = torch.optim.AdamW(groups, fused=True)  # on a CPU, five times as fast as the default
-    rates = torch.optim.lr_scheduler.LambdaLR(optimiser, lambda step: learning_rate_share(step, schedule))
+    rates = torch.optim.lr_scheduler.LambdaLR(optimiser, lambda step: learning_rate_fraction(step, schedule))
     start = _resume(checkpoint, module, optimiser, rates, dev_scores) if checkpoint.is_file() else 0
     set_training(module)
     began, step = time.monotonic(), start
@@ -106,13 +106,15 @@ def parameter_groups(module: nn.Module, phase: Phase, schedule: Schedule) -> lis
     """Returns the parameters that learn, with their rates, as an optimiser takes them. What a loss learns, such as a
     temperature, does not decay (Radford et al., CLIP, 2021).
 
-    Raises `UsedWrongly` if a part of a name that the phase gives a rate to is in no parameter's name.
+    Raises `UsageError` if a part of a name that the phase gives a rate to is in no parameter's name.
     """
     names = [name for name, _ in module.named_parameters()]
-    for part in phase.rates:
+    for part in phase.lr_multipliers:
         if not any(part in name for name in names):
             parts = sorted({".".join(name.split(".")[:3]) for name in names})
-            raise UsedWrongly(f"phases.rates: {part}: no parameter has that in its name", f"There are: {parts}.")
+            raise UsageError(
+                f"phases.lr_multipliers: {part}: no parameter has that in its name", f"There are: {parts}."
+            )
     groups: dict[tuple[float, bool], list[nn.Parameter]] = {}
     for name, parameter in module.named_parameters():
         if parameter.requires_grad:
@@ -130,7 +132,7 @@ def freeze(module: nn.Module, phase: Phase, learns: Collection[str]) -> None:
 
 
 def _rate(name: str, phase: Phase) -> float:
-    return next((rate for part, rate in phase.rates.items() if part in name), 1.0)
+    return next((rate for part, rate in phase.lr_multipliers.items() if part in name), 1.0)
 
 
 def set_training(module: nn.Module) -> None:
@@ -142,9 +144,9 @@ def set_training(module: nn.Module) -> None:
             part.eval()
 
 
-def learning_rate_share(step: int, schedule: Planned) -> float:
+def learning_rate_fraction(step: int, schedule: Planned) -> float:
     """Returns the share of the full rate at a step: a linear rise, then half a cosine down to nothing."""
-    warmup = max(1, round(schedule.steps * schedule.warmup_share))
+    warmup = max(1, round(schedule.steps * schedule.warmup_fraction))
     if step < warmup:
         return (step + 1) / warmup
     return (1 + math.cos(math.pi * (step - warmup) / max(1, schedule.steps - warmup))) / 2

@@ -15,7 +15,7 @@ from torch.nn import functional
 from components.backends.sentence_transformer import Part, SentenceTransformerEmbedder, batches, parts_of
 from components.embedder import Embedder
 from components.embedder.dual_encoder import Precision, autocast
-from components.errors import UsedWrongly
+from components.errors import UsageError
 from components.training.config import Schedule
 from components.training.examples import NONE, Examples
 
@@ -35,9 +35,9 @@ class ModelEncoder:
         self.dimension = self.embedder().dimension
 
     def prepare(self, schedule: Schedule, folder: Path, image_size: int | None = None) -> None:
-        """Raises `UsedWrongly` if pictures are to be changed: the model's image processor reads them as they are."""
+        """Raises `UsageError` if pictures are to be changed: the model's image processor reads them as they are."""
         if schedule.augmentation:
-            raise UsedWrongly(
+            raise UsageError(
                 f"schedule.augmentation: a whole model's pictures are not changed, got {schedule.augmentation}",
                 "Set it to 0, or train a backbone of kind towers.",
             )
@@ -50,7 +50,7 @@ class ModelEncoder:
         """Returns `(n, dimension)` float32, L2-normalised, with gradient, of `positions (n, 3)`; zeros for a row of no
         parts, as of a hard negative where there are too few.
 
-        Raises `UsedWrongly` that names the item which the model does not take, or the picture that cannot be read.
+        Raises `UsageError` that names the item which the model does not take, or the picture that cannot be read.
         """
         different: dict[Hashable, Part] = {}
         pairs: list[tuple[int, int]] = []

@@ -20,7 +20,7 @@ import torch
 from numpy.typing import NDArray
 
 from components.embedder import Embedder
-from components.errors import UsedWrongly
+from components.errors import UsageError
 from components.training.config import Negatives
 from components.training.examples import (
     IMAGE,
@@ -205,7 +205,7 @@ def read_negatives(directory: Path, examples: Examples, per_query: int) -> dict[
     """Returns the first `per_query` negatives of each row of each task, as positions in `examples`.
 
     Rows are found by what they say, so neither their order nor that of the texts and pictures matters. Raises
-    `UsedWrongly` if a task or a row has no negatives in the directory, or if fewer a query were mined.
+    `UsageError` if a task or a row has no negatives in the directory, or if fewer a query were mined.
     """
     return {task: _read(directory / f"{task}.parquet", task, examples, per_query) for task in examples.tasks}
 
@@ -213,11 +213,11 @@ def read_negatives(directory: Path, examples: Examples, per_query: int) -> dict[
 def _read(file: Path, task: str, examples: Examples, per_query: int) -> HardNegatives:
     remedy = "Set negatives.model and negatives.per_query, and mine again."
     if not file.is_file():
-        raise UsedWrongly(f"{file}: there are no negatives of the task {task}", remedy)
+        raise UsageError(f"{file}: there are no negatives of the task {task}", remedy)
     table = pq.read_table(file).combine_chunks()
     count = table.schema.field("negatives").type.list_size
     if count < per_query:
-        raise UsedWrongly(f"{file}: {per_query} negatives a query are wanted, {count} were mined", remedy)
+        raise UsageError(f"{file}: {per_query} negatives a query are wanted, {count} were mined", remedy)
     names = _names(examples)
     stored = np.concatenate([_positions(table[name].combine_chunks(), *names) for name in ("query", "positive")], 1)
     wanted = np.concatenate([examples.queries[task], examples.positives[task]], 1)
@@ -228,7 +228,7 @@ def _read(file: Path, task: str, examples: Examples, per_query: int) -> HardNega
     items = table["negatives"].combine_chunks().values
     negatives = _positions(items, *names).reshape(-1, count, 3)[rows, :per_query]
     if (rows == NONE).any() or (negatives == UNKNOWN).any():
-        raise UsedWrongly(f"{file}: the negatives were mined from other data", "Mine again.")
+        raise UsageError(f"{file}: the negatives were mined from other data", "Mine again.")
     positive_scores = table["positive_reranker_score"]
     if positive_scores.null_count == len(table):
         return HardNegatives(negatives)

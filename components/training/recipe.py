@@ -60,7 +60,7 @@ def train_by(
     if recipe.adapter:
         add_adapter(encoder.module, recipe.adapter, recipe.schedule.seed)
     learns = {name for name, parameter in encoder.module.named_parameters() if parameter.requires_grad}
-    ends = [round(whole.steps * share) for share in accumulate((phase.share for phase in recipe.phases), initial=0)]
+    ends = [round(whole.steps * share) for share in accumulate((phase.fraction for phase in recipe.phases), initial=0)]
     done = 0
     for number, phase in enumerate(recipe.phases):
         steps = max(1, ends[number + 1] - ends[number])
@@ -138,7 +138,7 @@ class PhaseObjective:
             for term, loss in self.terms:
                 asked = prefixes if loss.of_prefixes else [whole]
                 value = torch.stack([loss(part) for part in asked]).mean()
-                totals[term.name] = totals.get(term.name, 0) + term.weight * task.share * value
+                totals[term.name] = totals.get(term.name, 0) + term.weight * task.fraction * value
         return totals
 
     def watch(self) -> dict[str, float]:

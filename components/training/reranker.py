@@ -17,7 +17,7 @@ from torch import nn
 from components.backends.directory import find_directory
 from components.backends.sentence_transformer import instructed, load_model
 from components.embedder.runtime import load_image
-from components.errors import UsedWrongly
+from components.errors import UsageError
 from components.training.examples import INSTRUCTION, NONE, Examples, modalities
 from components.training.negatives import Floats, Mined
 
@@ -36,14 +36,14 @@ class Reranker:
     """
 
     def __init__(self, name: str, examples: Examples) -> None:
-        """Raises `UsedWrongly` if there is no such model, or if it cannot read the pairs of the training set."""
+        """Raises `UsageError` if there is no such model, or if it cannot read the pairs of the training set."""
         self.name = name
         self.examples = examples
         self.model = load_model(CrossEncoder, find_directory(name))
         # a head that the files lack, the library draws at random; then its class is none that they name
         network, known = self.model.model, getattr(self.model.config, "architectures", None) or []
         if self.model.num_labels != 1 or (network is not None and type(network).__name__ not in known):
-            raise UsedWrongly(
+            raise UsageError(
                 f"{name}: is no reranker: it was not trained to give one score to a pair",
                 "Name a CrossEncoder with one label.",
             )
@@ -53,11 +53,11 @@ class Reranker:
             self.check(task, examples.queries[task], examples.positives[task])
 
     def check(self, task: str, queries: Positions, candidates: Positions) -> None:
-        """Raises `UsedWrongly` if it cannot read each of `queries (n, 3)` with its candidate of `candidates (n, 3)`."""
+        """Raises `UsageError` if it cannot read each of `queries (n, 3)` with its candidate of `candidates (n, 3)`."""
         kinds = np.stack([modalities(queries), modalities(candidates)], 1)
         for query, candidate in np.unique(kinds, axis=0).tolist():
             if not self.reads_images and {query, candidate} != {TEXT_ALONE}:
-                raise UsedWrongly(
+                raise UsageError(
                     f"{self.name}: reads texts alone, and the task {task} pairs {PARTS[query]} with {PARTS[candidate]}",
                     "Name a reranker that reads images too, or none: negatives.reranker: null.",
                 )
@@ -65,7 +65,7 @@ class Reranker:
     def __call__(self, queries: Positions, candidates: Positions) -> Floats:
         """Returns `(n,)`: the model's raw output, without activation, for each of `queries (n, 3)` and its candidate.
 
-        A sigmoid, the usual activation, would make all good candidates alike. Raises `UsedWrongly` if the model, or its
+        A sigmoid, the usual activation, would make all good candidates alike. Raises `UsageError` if the model, or its
         chat template, takes no such pairs.
         """
         scores = np.empty(len(queries), np.float32)
@@ -83,7 +83,7 @@ class Reranker:
                         show_progress_bar=False,
                     )
                 except ValueError as error:
-                    raise UsedWrongly(f"{self.name}: {error}", "Name another negatives.reranker, or none.") from error
+                    raise UsageError(f"{self.name}: {error}", "Name another negatives.reranker, or none.") from error
         return scores
 
     def _pair(self, query: dict[str, str], candidate: dict[str, str]) -> tuple[Any, Any]:
@@ -99,7 +99,7 @@ class Reranker:
 
 
 def rerank(reranker: Reranker, mined: Mapping[str, Mined]) -> dict[str, Mined]:
-    """Returns what was mined, with the reranker's scores. Raises `UsedWrongly` as the reranker does."""
+    """Returns what was mined, with the reranker's scores. Raises `UsageError` as the reranker does."""
     examples = reranker.examples
 
     def of_task(task: str, found: Mined) -> Mined:

@@ -12,7 +12,7 @@ import zlib
 import numpy as np
 from numpy.typing import NDArray
 
-from components.errors import UsedWrongly
+from components.errors import UsageError
 from components.training.config import Planned, Schedule
 from components.training.examples import Examples, Integers, modalities, require_known, row_numbers
 
@@ -22,11 +22,11 @@ SIDES = {"none": (), "query": ("queries",), "positive": ("positives",), "both": 
 def planned(examples: Examples, schedule: Schedule) -> Planned:
     """Returns the schedule with as many steps as its epochs take, and with a batch no larger than the data.
 
-    An epoch draws as many rows as all tasks with a weight have. Raises `UsedWrongly` if none has one, and if the
+    An epoch draws as many rows as all tasks with a weight have. Raises `UsageError` if none has one, and if the
     schedule names a task that the data set does not have.
     """
     require_known(schedule.task_weights, examples.tasks, "schedule.task_weights")
-    require_known(schedule.unmirrored_tasks, examples.tasks, "schedule.unmirrored_tasks")
+    require_known(schedule.no_flip_tasks, examples.tasks, "schedule.no_flip_tasks")
     pairs = sum(examples.rows(task) for task in drawn_tasks(examples, schedule))
     batch_size = min(schedule.batch_size, max(pairs, 2 * schedule.sub_batches))
     steps = schedule.steps or max(1, round((schedule.epochs or 1) * pairs / batch_size))
@@ -34,10 +34,10 @@ def planned(examples: Examples, schedule: Schedule) -> Planned:
 
 
 def drawn_tasks(examples: Examples, schedule: Schedule) -> list[str]:
-    """Returns the tasks that have rows and a weight. Raises `UsedWrongly` if there are none."""
+    """Returns the tasks that have rows and a weight. Raises `UsageError` if there are none."""
     tasks = [task for task in examples.tasks if schedule.task_weights.get(task, 1.0) > 0 and examples.rows(task)]
     if not tasks:
-        raise UsedWrongly("schedule.task_weights: no task of the data set has a weight above 0", "Give one a weight.")
+        raise UsageError("schedule.task_weights: no task of the data set has a weight above 0", "Give one a weight.")
     return tasks
 
 
@@ -45,7 +45,7 @@ class Sampler:
     """Draws the rows of a step. `steps` is how many there are: the schedule's, or fewer by its stopping rule.
 
     The stopping rules are those of `datasets.interleave_datasets`: the step in which the first task, or the last one,
-    ends its first epoch is the last step. Raises `UsedWrongly` if no task has a weight, or an unknown one has.
+    ends its first epoch is the last step. Raises `UsageError` if no task has a weight, or an unknown one has.
     """
 
     steps: int

@@ -11,7 +11,7 @@ from collections.abc import Callable, Mapping, Sequence
 import torch
 from torch import Tensor
 
-from components.errors import EmbedlineError, UsedWrongly
+from components.errors import EmbedlineError, UsageError
 
 State = Mapping[str, Tensor]
 
@@ -23,11 +23,11 @@ def soup(
     whose own `scores` are known.
 
     States are tried from the best to the worst by their own score; one is kept if the average with it scores no less
-    than the average without. Whole numbers, such as counts of batches, are the best state's. Raises `UsedWrongly` if
+    than the average without. Whole numbers, such as counts of batches, are the best state's. Raises `UsageError` if
     the states are not of one model, `EmbedlineError` if a state holds, or scores, what is no finite number.
     """
     if not states:
-        raise UsedWrongly("there is no checkpoint to average", "Keep at least one.")
+        raise UsageError("there is no checkpoint to average", "Keep at least one.")
     for number, state in enumerate(states):
         _check(number, state, states[0])
     known = [_finite(value, f"the score of checkpoint {number}") for number, value in enumerate(scores)]
@@ -54,7 +54,7 @@ def _check(number: int, state: State, reference: State) -> None:
     shapes, expected = ({name: value.shape for name, value in one.items()} for one in (state, reference))
     for name in sorted(shapes.keys() | expected.keys()):
         if shapes.get(name) != expected.get(name):
-            raise UsedWrongly(
+            raise UsageError(
                 f"checkpoints 0 and {number} are not of the same model: {name} differs",
                 "Average checkpoints of one training only.",
             )

@@ -21,7 +21,7 @@ from torch import Tensor
 from components.corpus import Item
 from components.embedder import Embedder
 from components.embedder.runtime import load_image, square
-from components.training.augmentation import augment, changes, unmirrored
+from components.training.augmentation import augment, changes, not_flipped
 from components.training.config import TeacherEmbeddings as Settings
 from components.training.examples import IMAGE, NONE, Examples
 from components.training.losses import TeacherTargets
@@ -113,7 +113,7 @@ def write_teacher_embeddings(
     directory.mkdir(parents=True, exist_ok=True)
     stored = None
     if settings.views:
-        fixed = unmirrored(examples, settings.unmirrored_tasks)
+        fixed = not_flipped(examples, settings.no_flip_tasks)
         seeds = [settings.seed * 1_000_003 + view for view in range(settings.views)]
         stored = torch.stack([changes(fixed, settings.augmentation, seed) for seed in seeds], 1)
         np.save(directory / CHANGES, stored.numpy())

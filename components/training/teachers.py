@@ -7,7 +7,7 @@ from pathlib import Path
 from components.artifact import whole
 from components.backends.directory import open_directory
 from components.embedder import Embedder, TorchEmbedder
-from components.errors import UsedWrongly
+from components.errors import UsageError
 from components.training.config import TeacherEmbeddings
 
 BATCH_SIZE = 256
@@ -26,9 +26,9 @@ def embed_with_teacher(config: TeacherEmbeddings, teacher: Path, data: Path, out
 def open_teacher(name: str) -> Embedder:
     """Returns a teacher; a dual encoder of ours computes in bfloat16, which is near enough to learn from.
 
-    Raises `UsedWrongly` if it has several vectors for an item.
+    Raises `UsageError` if it has several vectors for an item.
     """
     embedder = open_directory(name, BATCH_SIZE)
     if not isinstance(embedder, Embedder):
-        raise UsedWrongly(f"{name}: has several vectors for an item", "Name teachers that have one for each.")
+        raise UsageError(f"{name}: has several vectors for an item", "Name teachers that have one for each.")
     return TorchEmbedder(embedder.encoder, BATCH_SIZE, "bfloat16") if isinstance(embedder, TorchEmbedder) else embedder

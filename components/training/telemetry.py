@@ -8,7 +8,7 @@ import sys
 import torch
 from torch import Tensor
 
-from components.errors import UsedWrongly
+from components.errors import UsageError
 
 GIB = 2**30
 RSS_UNIT = 1 if sys.platform == "darwin" else 1024
@@ -21,10 +21,10 @@ def measure(queries: Tensor, positives: Tensor) -> dict[str, float]:
     `exp(-2 distance²)` over all pairs of different rows, here the mean of both sides', are those of Wang and Isola,
     Understanding Contrastive Representation Learning through Alignment and Uniformity on the Hypersphere (2020); the
     lower, the better. The modality gap is the distance between the means of the two sides (Liang et al., Mind the
-    Gap, 2022). Raises `UsedWrongly` if there are fewer than two pairs.
+    Gap, 2022). Raises `UsageError` if there are fewer than two pairs.
     """
     if len(queries) < 2:
-        raise UsedWrongly("uniformity compares different rows, and there is but one pair", "Measure at least two.")
+        raise UsageError("uniformity compares different rows, and there is but one pair", "Measure at least two.")
     queries, positives = queries.detach().float(), positives.detach().float()
     sides = [torch.pdist(side).square().mul(-2).exp().mean().log() for side in (queries, positives)]
     return {

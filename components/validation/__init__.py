@@ -67,7 +67,7 @@ def _metrics(measured: Measurements, findings: list[Finding]) -> dict[str, float
         "images_unreadable": float(measured.pictures["problem"].notna().sum()),
         "rows_leaked": float(tasks["leaked"].sum()),
         "rows_with_repeated_candidates": float(tasks["repeated_candidates"].sum()),
-        "duplicate_share_max": float(tasks["duplicate_share"].fillna(0).max()) if len(tasks) else 0.0,
+        "duplicate_share_max": float(tasks["duplicate_fraction"].fillna(0).max()) if len(tasks) else 0.0,
     }
 
 

@@ -16,8 +16,8 @@ class Validation(Section):
     max_image_side: Positive
     max_aspect: Rate
     max_text_length: Positive
-    max_duplicate_share: Fraction
-    max_class_share: Fraction
+    max_duplicate_fraction: Fraction
+    max_class_fraction: Fraction
 
     @model_validator(mode="after")
     def _admits_some_image(self) -> Self:

@@ -28,7 +28,7 @@ MAX_PLACES = 20
 
 def suites(config: Validation) -> dict[str, list[Expectation]]:
     """Returns the expectations on each frame of the measurements, by the frame's name."""
-    duplicates = f"{config.max_duplicate_share:.1%}"
+    duplicates = f"{config.max_duplicate_fraction:.1%}"
     return {
         "dataset": [
             _between("enough training rows", "training_rows", config.min_train_rows, None, CRITICAL,
@@ -52,17 +52,17 @@ def suites(config: Validation) -> dict[str, list[Expectation]]:
             _zero("no leakage", "leaked", CRITICAL,
                   "no pair of query and positive of dev occurs in train, and none of eval or multilingual in either; "
                   "images count by bytes"),
-            _between("few duplicates", "duplicate_share", 0, config.max_duplicate_share, CRITICAL,
+            _between("few duplicates", "duplicate_fraction", 0, config.max_duplicate_fraction, CRITICAL,
                      f"at most {duplicates} of a task's rows repeat an earlier one"),
-            _between("truth is unambiguous", "ambiguous_share", 0, config.max_duplicate_share, CRITICAL,
+            _between("truth is unambiguous", "ambiguous_fraction", 0, config.max_duplicate_fraction, CRITICAL,
                      f"in at most {duplicates} of a task's rows an irrelevant candidate is a copy of a relevant one"),
             _zero("candidates are distinct", "repeated_candidates", WARNING, "no row offers the same content twice"),
             _between("text length", "longest_text", 0, config.max_text_length, WARNING,
                      f"texts have at most {config.max_text_length:,} characters"),
-            _between("language mix", "unknown_share", 0, MAX_UNKNOWN_SHARE, WARNING,
+            _between("language mix", "unknown_fraction", 0, MAX_UNKNOWN_SHARE, WARNING,
                      f"at most {MAX_UNKNOWN_SHARE:.0%} of the letters belong to no script, as wrongly decoded ones do"),
-            _between("class balance", "largest_class_share", 0, config.max_class_share, WARNING,
-                     f"no answer is the right one in more than {config.max_class_share:.0%} of a task's rows"),
+            _between("class balance", "largest_class_fraction", 0, config.max_class_fraction, WARNING,
+                     f"no answer is the right one in more than {config.max_class_fraction:.0%} of a task's rows"),
         ],
         "pictures": [
             _null("images readable", "problem", "each image that a row names is there and can be decoded"),

@@ -32,7 +32,7 @@ UNKNOWN = "Unknown"
 COUNTED_FAULTS = ("empty_sides", "uneven_candidates", "leaked", "wrong_labels", "repeated_candidates")
 TASK_COLUMNS = [
     "split", "task", "schema_fault", "rows_in_manifest", "rows", "nulls", *COUNTED_FAULTS,
-    "duplicate_share", "ambiguous_share", "longest_text", "unknown_share", "largest_class_share",
+    "duplicate_fraction", "ambiguous_fraction", "longest_text", "unknown_fraction", "largest_class_fraction",
 ]  # fmt: skip
 
 
@@ -109,7 +109,7 @@ def measure(data: Path) -> Measurements:
                 row |= _summary(task, known)
                 examples[split, name] = {kind: faults[:EXAMPLES] for kind, faults in task.fault_rows.items() if faults}
                 scripts[split, name] = _script_shares(task.characters)
-                row["unknown_share"] = scripts[split, name].get(UNKNOWN, 0.0)
+                row["unknown_fraction"] = scripts[split, name].get(UNKNOWN, 0.0)
                 pairs += task.pairs
             rows.append(row)
         if split not in TESTS:
@@ -281,10 +281,10 @@ def _summary(task: Task, known: np.ndarray) -> dict[str, float]:
     return {
         **{kind: counted[kind] for kind in COUNTED_FAULTS},
         "nulls": task.nulls,
-        "duplicate_share": counted["duplicates"] / size,
-        "ambiguous_share": counted["ambiguous"] / size,
+        "duplicate_fraction": counted["duplicates"] / size,
+        "ambiguous_fraction": counted["ambiguous"] / size,
         "longest_text": task.longest_text,
-        "largest_class_share": answers.max(initial=0) / size,
+        "largest_class_fraction": answers.max(initial=0) / size,
     }
 
 

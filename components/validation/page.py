@@ -18,8 +18,8 @@ td.number, th.number { text-align: right; font-variant-numeric: tabular-nums }
 .scroll { overflow-x: auto } ul { margin: 0; padding-left: 1.1rem } code { overflow-wrap: anywhere }
 """
 COLUMNS = {
-    "rows": "rows", "leaked": "leaked", "duplicate_share": "duplicates", "repeated_candidates": "repeated candidates",
-    "ambiguous_share": "ambiguous", "longest_text": "longest text", "largest_class_share": "largest class",
+    "rows": "rows", "leaked": "leaked", "duplicate_fraction": "duplicates",
+    "repeated_candidates": "repeated candidates", "ambiguous_fraction": "ambiguous", "longest_text": "longest text", "largest_class_fraction": "largest class",
 }  # fmt: skip
 SCRIPTS = 4
 

@@ -20,7 +20,7 @@ from components.backends.open import open_embedder
 from components.corpus import Item
 from components.embedder import Vectors
 from components.embedder.runtime import normalise
-from components.errors import EmbedlineError, UsedWrongly
+from components.errors import EmbedlineError, UsageError
 
 Answer = Callable[[dict[str, Any]], tuple[int, Any]]
 """What a server does with a request: the status, and what it sends."""
@@ -251,10 +251,10 @@ def test_images_are_refused_unless_the_endpoint_takes_them(server: Server, pictu
         (Item(video=tuple(pictures)), "item 1 is a video"),
         (Item(instruction="find"), "item 1 has neither"),
     ):
-        with pytest.raises(UsedWrongly, match=message):
+        with pytest.raises(UsageError, match=message):
             embedder.encode([Item("a cat"), item])
     for takes in ("objects", "messages"):
-        with pytest.raises(UsedWrongly, match="item 0 is a video"):
+        with pytest.raises(UsageError, match="item 0 is a video"):
             EndpointEmbedder(server.url, "tiny", takes=takes).encode([Item(video=tuple(pictures))])  # type: ignore[arg-type]
     assert not any("input" in asked and "data:" in str(asked) for asked in server.asked)
 
@@ -302,7 +302,7 @@ def test_an_unreadable_picture_is_named(server: Server, tmp_path: Path) -> None:
     embedder = EndpointEmbedder(server.url, "tiny", takes="objects")
     (tmp_path / "broken.png").write_bytes(b"no picture")
     for name in ("broken.png", "missing.png"):
-        with pytest.raises(UsedWrongly, match=f"item 1: .*{name}"):
+        with pytest.raises(UsageError, match=f"item 1: .*{name}"):
             embedder.encode([Item("a cat"), Item(image=tmp_path / name)])
 
 
@@ -330,7 +330,7 @@ def test_an_address_names_the_model_and_what_the_endpoint_takes(server: Server) 
     ],
 )
 def test_an_address_that_is_none_is_refused(address: str, message: str) -> None:
-    with pytest.raises(UsedWrongly, match=message) as raised:
+    with pytest.raises(UsageError, match=message) as raised:
         endpoint_at(address, 1)
     assert "secret" not in f"{raised.value} {raised.value.remedy}"
 

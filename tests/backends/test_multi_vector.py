@@ -10,7 +10,7 @@ from components.backends import multi_vector
 from components.backends.multi_vector import MultiVectorEmbedder, maxsim
 from components.corpus import Item
 from components.embedder import Vectors
-from components.errors import EmbedlineError, UsedWrongly
+from components.errors import EmbedlineError, UsageError
 
 TEXTS = ["a sad cat", "the happy dog is left of the red tree", "one", "a blue face"]
 
@@ -53,7 +53,7 @@ def test_an_instruction_stands_between_the_mark_of_the_side_and_the_text(
 
 
 def test_what_the_model_does_not_take_is_refused(tokens: MultiVectorEmbedder, pictures: list[Path]) -> None:
-    with pytest.raises(UsedWrongly, match="item 1 is of image, and tokens takes text"):
+    with pytest.raises(UsageError, match="item 1 is of image, and tokens takes text"):
         tokens.encode([Item("a cat"), Item(image=pictures[0])])
 
 

@@ -15,7 +15,7 @@ from components.backends.sentence_transformer import SentenceTransformerEmbedder
 from components.corpus import Item
 from components.embedder import OnnxEmbedder, TorchEmbedder, fingerprint
 from components.embedder.dual_encoder import DualEncoder
-from components.errors import UsedWrongly
+from components.errors import UsageError
 from components.export.onnx_graphs import export
 
 ROOT = Path(__file__).parents[2]
@@ -55,7 +55,7 @@ def test_a_directory_that_pylate_wrote_is_multi_vector(
 
 
 def test_a_directory_that_is_no_embedder_is_refused(text_model: Path, sentence_model: Path, tmp_path: Path) -> None:
-    with pytest.raises(UsedWrongly, match=f"{text_model}: no model directory") as raised:
+    with pytest.raises(UsageError, match=f"{text_model}: no model directory") as raised:
         open_embedder(str(text_model), 4, tmp_path)
     assert "pooling" in raised.value.remedy
 
@@ -68,7 +68,7 @@ def test_a_directory_that_is_no_embedder_is_refused(text_model: Path, sentence_m
         ("3", str(configuration)),
     ):
         configuration.write_text(content)
-        with pytest.raises(UsedWrongly, match=message):
+        with pytest.raises(UsageError, match=message):
             open_embedder(str(model), 4, tmp_path)
 
 
@@ -83,7 +83,7 @@ def test_vectors_are_opened_by_their_folder_and_known_by_their_bytes(tmp_path: P
     assert open_embedder(f"vectors:{folder}", 4, tmp_path)[1] == first
     write_precomputed(folder, items, -vectors, tmp_path)
     assert open_embedder(f"vectors:{folder}", 4, tmp_path)[1] != first
-    with pytest.raises(UsedWrongly, match="nowhere"):
+    with pytest.raises(UsageError, match="nowhere"):
         open_embedder(f"vectors:{tmp_path / 'nowhere'}", 4, tmp_path)
 
 
@@ -107,7 +107,7 @@ def test_the_packaged_model_is_opened_by_its_name(tmp_path: Path) -> None:
 
 
 def test_a_name_is_refused_while_the_hub_is_switched_off(tmp_path: Path) -> None:
-    with pytest.raises(UsedWrongly, match="somebody/some-model: no such directory, and the model hub") as raised:
+    with pytest.raises(UsageError, match="somebody/some-model: no such directory, and the model hub") as raised:
         open_embedder("somebody/some-model", 4, tmp_path)
     assert "HF_HUB_OFFLINE=0" in raised.value.remedy
 
@@ -153,7 +153,7 @@ def test_code_of_the_hub_does_not_run(encoder: DualEncoder, tmp_path: Path, monk
     assert isinstance(open_embedder("somebody/graphs", 4, tmp_path)[0], OnnxEmbedder)
     ran = tmp_path / "ran"
     (tmp_path / "fetched" / "runtime.py").write_text(f"open({str(ran)!r}, 'w')\nclass Runtime: ...")
-    with pytest.raises(UsedWrongly, match=r"somebody/graphs: brings code of its own, runtime\.py") as raised:
+    with pytest.raises(UsageError, match=r"somebody/graphs: brings code of its own, runtime\.py") as raised:
         open_embedder("somebody/graphs", 4, tmp_path)
     assert str(tmp_path / "fetched") in raised.value.remedy and not ran.exists()
 

@@ -8,7 +8,7 @@ from PIL import Image
 from components.backends.precomputed import PrecomputedEmbedder, write_precomputed
 from components.corpus import Item
 from components.embedder import TorchEmbedder, Vectors
-from components.errors import EmbedlineError, UsedWrongly
+from components.errors import EmbedlineError, UsageError
 
 
 @pytest.fixture
@@ -110,15 +110,15 @@ def test_an_image_that_is_no_file_below_the_root_is_refused(folder: Path, root: 
     embedder = PrecomputedEmbedder(folder, root)
     outside = Item(image=tmp_path / "0.png")
     for item in (outside, Item(image=b"bytes"), Item(image=Image.new("RGB", (2, 2)))):
-        with pytest.raises(UsedWrongly, match=f"is not below {root}"):
+        with pytest.raises(UsageError, match=f"is not below {root}"):
             embedder.encode([item])
-    with pytest.raises(UsedWrongly, match="is not below"):
+    with pytest.raises(UsageError, match="is not below"):
         write_precomputed(tmp_path / "new", [outside], np.ones((1, 2), np.float32), root)
     assert not list(tmp_path.glob("*new*"))
 
 
 def test_as_many_vectors_as_items_are_written_or_none(items: list[Item], vectors: Vectors, tmp_path: Path) -> None:
-    with pytest.raises(UsedWrongly, match="7 vectors for 8 items"):
+    with pytest.raises(UsageError, match="7 vectors for 8 items"):
         write_precomputed(tmp_path / "new", items, vectors[:7], tmp_path)
     assert not list(tmp_path.glob("*new*"))
 
@@ -137,7 +137,7 @@ def test_as_many_vectors_as_items_are_written_or_none(items: list[Item], vectors
 def test_lines_that_are_no_items_are_refused(line: str, message: str, folder: Path, root: Path) -> None:
     with (folder / "items.jsonl").open("a", encoding="utf-8") as stream:
         stream.write(line + "\n")
-    with pytest.raises(UsedWrongly, match=message):
+    with pytest.raises(UsageError, match=message):
         PrecomputedEmbedder(folder, root)
 
 
@@ -146,14 +146,14 @@ def test_files_that_are_no_vectors_are_refused(folder: Path, vectors: Vectors, r
     whole = file.read_bytes()
     for content in (b"", b"no vectors", whole[:100]):
         file.write_bytes(content)
-        with pytest.raises(UsedWrongly, match=str(file)):
+        with pytest.raises(UsageError, match=str(file)):
             PrecomputedEmbedder(folder, root)
     for array in (vectors.astype(np.int32), vectors[0], vectors.astype(object)):
         np.save(file, array)
-        with pytest.raises(UsedWrongly, match=str(file)):
+        with pytest.raises(UsageError, match=str(file)):
             PrecomputedEmbedder(folder, root)
     file.unlink()
-    with pytest.raises(UsedWrongly, match=str(file)):
+    with pytest.raises(UsageError, match=str(file)):
         PrecomputedEmbedder(folder, root)
 
 

@@ -18,7 +18,7 @@ from components.backends.sentence_transformer import SentenceTransformerEmbedder
 from components.corpus import Item
 from components.embedder import Vectors
 from components.embedder.runtime import load_image, normalise
-from components.errors import UsedWrongly
+from components.errors import UsageError
 
 TEXTS = ["a sad cat", "the happy dog is left of the red tree", "one", "find the face", "a blue face"]
 
@@ -193,7 +193,7 @@ def test_what_a_model_does_not_take_is_refused_by_item_and_model(
         (towers, Item(), "item 1 has neither text nor image"),
         (towers, Item(instruction="find"), "item 1 has neither text nor image"),
     ):
-        with pytest.raises(UsedWrongly, match=message):
+        with pytest.raises(UsageError, match=message):
             embedder.encode([Item("a cat"), item])
 
 
@@ -201,7 +201,7 @@ def test_an_unreadable_picture_is_named(towers: SentenceTransformerEmbedder, tmp
     broken, missing = tmp_path / "broken.png", tmp_path / "missing.png"
     broken.write_bytes(b"no picture")
     for file in (broken, missing):
-        with pytest.raises(UsedWrongly, match=f"item 1: {file}"):
+        with pytest.raises(UsageError, match=f"item 1: {file}"):
             towers.encode([Item("a cat"), Item(image=file)])
 
 
@@ -242,5 +242,5 @@ def test_a_directory_that_cannot_be_loaded_is_refused(sentence_model: Path, dire
     modules[0]["type"] = "somebody.elses.Module"
     (tmp_path / "foreign" / "modules.json").write_text(json.dumps(modules))
     for model in (tmp_path / "cut", tmp_path / "foreign", directory):
-        with pytest.raises(UsedWrongly, match=f"{model}: sentence-transformers cannot load it"):
+        with pytest.raises(UsageError, match=f"{model}: sentence-transformers cannot load it"):
             SentenceTransformerEmbedder(model)

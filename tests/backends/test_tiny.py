@@ -10,7 +10,7 @@ from transformers.utils.import_utils import is_torchvision_available
 
 from components.backends.sentence_transformer import load_model
 from components.backends.tiny import ARCHITECTURES, write_tiny
-from components.errors import UsedWrongly
+from components.errors import UsageError
 
 TEXT = "Ein Fräulein\n sieht 😀"
 
@@ -37,7 +37,7 @@ def test_the_seed_decides_the_weights_and_no_other_random_number(tmp_path: Path)
 
 
 def test_an_unknown_architecture_is_refused_and_the_known_ones_are_named(tmp_path: Path) -> None:
-    with pytest.raises(UsedWrongly, match="perceiver") as raised:
+    with pytest.raises(UsageError, match="perceiver") as raised:
         write_tiny("perceiver", tmp_path / "model")
     assert all(architecture in raised.value.remedy for architecture in ARCHITECTURES)
     assert not list(tmp_path.iterdir())
@@ -47,7 +47,7 @@ def test_an_unknown_architecture_is_refused_and_the_known_ones_are_named(tmp_pat
 def test_where_torchvision_is_missing_videos_are_refused_and_their_settings_kept(tmp_path: Path) -> None:
     write_tiny("qwen2_vl", tmp_path / "model")
     module = load_model(Transformer, tmp_path / "model")
-    with pytest.raises(UsedWrongly, match="torchvision"):
+    with pytest.raises(UsageError, match="torchvision"):
         module.preprocess([{"video": [Image.new("RGB", (16, 16))] * 2}])
     module.save(str(tmp_path / "saved"))
     first, second = (

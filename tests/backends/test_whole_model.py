@@ -15,7 +15,7 @@ from components.backends.whole_model import load_whole
 from components.corpus import Item
 from components.embedder import Vectors
 from components.embedder.runtime import load_image, normalise
-from components.errors import UsedWrongly
+from components.errors import UsageError
 
 TEXTS = ["a sad cat", "the happy dog is left of the red tree, as it was on every other day", "one", "face", "a 😀"]
 POOLS_ITSELF = ("clip", "siglip", "siglip2", "vision_text")
@@ -173,6 +173,6 @@ def test_what_cannot_be_loaded_is_refused(tmp_path: Path) -> None:
         (str(tmp_path), None, "sentence-transformers cannot load it", "Name a model directory"),
         ("somebody/some-model", "mean", "somebody/some-model: no such directory", "HF_HUB_OFFLINE=0"),
     ):
-        with pytest.raises(UsedWrongly, match=problem) as raised:
+        with pytest.raises(UsageError, match=problem) as raised:
             load_whole(model, pooling, 0)  # type: ignore[arg-type]
         assert remedy in raised.value.remedy

@@ -17,7 +17,7 @@ from components.backends.precomputed import write_precomputed
 from components.config import PARAMETERS
 from components.corpus import EVAL_SCHEMA, Item
 from components.corpus.layout import write_rows
-from components.errors import UsedWrongly
+from components.errors import UsageError
 from components.evaluation import probes, read_suite
 from components.evaluation.any_model import Evaluated, Questions, evaluate_elsewhere, evaluate_model, read_scores
 from components.evaluation.config import Evaluation
@@ -165,7 +165,7 @@ def test_a_part_of_the_sets_is_scored_and_the_others_are_named(inside: Path) -> 
     part = evaluated("vectors:good", "geometry", tasks=[name])
     assert list(part.scores.tasks) == [name] and part.scores.missing == others
     assert bool(part.measured) == (not others), "a probe's numbers are over all its sets"
-    with pytest.raises(UsedWrongly, match="has no set nope") as caught:
+    with pytest.raises(UsageError, match="has no set nope") as caught:
         evaluated("vectors:good", "geometry", tasks=["nope"])
     assert name in caught.value.remedy
 
@@ -173,7 +173,7 @@ def test_a_part_of_the_sets_is_scored_and_the_others_are_named(inside: Path) -> 
 def test_a_probe_in_a_new_file_is_a_suite(inside: Path, monkeypatch: pytest.MonkeyPatch) -> None:
     (inside / "probes").mkdir()
     (inside / "probes" / "as_it_is.py").write_text(AS_IT_IS)
-    with pytest.raises(UsedWrongly, match="as-it-is: there is no such suite"):
+    with pytest.raises(UsageError, match="as-it-is: there is no such suite"):
         evaluated("vectors:good", "as-it-is")
     monkeypatch.setattr(probes, "__path__", [*probes.__path__, str(inside / "probes")])
     assert evaluated("vectors:good", "as-it-is").measured == {"sets": 2}
@@ -191,15 +191,15 @@ def test_what_a_suite_does_not_take_is_refused(inside: Path, suite: str) -> None
         evaluate_one = evaluate_elsewhere if ":" in suite else evaluate_model
         evaluate_one("vectors:good", Questions(suite, **options), CONFIG, open_model, lambda _: None)
 
-    with pytest.raises(UsedWrongly, match=f"{suite} takes no --backbone") as caught:
+    with pytest.raises(UsageError, match=f"{suite} takes no --backbone") as caught:
         evaluate(backbone="qwen2_vl")
     assert "mmeb-v1, mmeb-v2" in caught.value.remedy
-    with pytest.raises(UsedWrongly, match="nope: the prompts of this backbone are not known"):
+    with pytest.raises(UsageError, match="nope: the prompts of this backbone are not known"):
         evaluate(backbone="nope")
-    with pytest.raises(UsedWrongly, match=f"{suite} takes no --mirror"):
+    with pytest.raises(UsageError, match=f"{suite} takes no --mirror"):
         evaluate(mirror=Path("mirror"))
     if ":" in suite:
-        with pytest.raises(UsedWrongly, match="is scored as a whole"):
+        with pytest.raises(UsageError, match="is scored as a whole"):
             evaluate(tasks=["Names"])
 
 
@@ -207,7 +207,7 @@ def test_a_folder_that_cannot_be_written_is_said_to_be(inside: Path) -> None:
     shutil.rmtree(inside / ".embedline", ignore_errors=True)
     (inside / ".embedline").write_text("in the way")
     try:
-        with pytest.raises(UsedWrongly, match=r"good-\w+\.json cannot be written"):
+        with pytest.raises(UsageError, match=r"good-\w+\.json cannot be written"):
             evaluated("vectors:good")
     finally:
         (inside / ".embedline").unlink()

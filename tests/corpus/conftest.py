@@ -25,8 +25,8 @@ def config() -> MakeConfig:
             "licence": "CC0-1.0",
             "seed": 7,
             "quarantine_limit": 0.0,
-            "dev_share": 0.0,
-            "eval_share": 0.0,
+            "dev_fraction": 0.0,
+            "eval_fraction": 0.0,
         }
         return SOURCES.validate(fields | changes)
 

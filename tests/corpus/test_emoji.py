@@ -83,7 +83,7 @@ def emoji_of() -> dict[str, Emoji]:
 
 @pytest.fixture(scope="session")
 def split_of(settings: emoji_corpus.Settings) -> Callable[[Emoji], str]:
-    splits = Splits(settings.seed, settings.dev_share, settings.eval_share, settings.withheld_share)
+    splits = Splits(settings.seed, settings.dev_fraction, settings.eval_fraction, settings.withheld_fraction)
     return splits.concept
 
 

@@ -86,14 +86,14 @@ def test_names_and_keywords_are_read_in_many_languages(by_name: dict[str, Emoji]
 
 
 def test_a_split_hangs_on_the_thing_and_the_seed_alone(by_name: dict[str, Emoji]) -> None:
-    splits = Splits(seed=0, dev_share=0.05, eval_share=0.2, withheld_share=0.2)
+    splits = Splits(seed=0, dev_fraction=0.05, eval_fraction=0.2, withheld_fraction=0.2)
     found = {name: splits.concept(emoji) for name, emoji in by_name.items()}
     shares = [list(found.values()).count(split) / len(found) for split in ("train", "dev", "eval")]
     assert shares == pytest.approx([0.75, 0.05, 0.2], abs=0.03)
     assert all(found[name] == found[name.split(": ")[0]] for name in found if name.endswith(": dark skin tone"))
-    other = Splits(seed=1, dev_share=0.05, eval_share=0.2, withheld_share=0.2)
+    other = Splits(seed=1, dev_fraction=0.05, eval_fraction=0.2, withheld_fraction=0.2)
     assert found != {name: other.concept(emoji) for name, emoji in by_name.items()}
-    without = Splits(seed=0, dev_share=0.0, eval_share=0.0, withheld_share=0.0)
+    without = Splits(seed=0, dev_fraction=0.0, eval_fraction=0.0, withheld_fraction=0.0)
     assert {without.concept(emoji) for emoji in by_name.values()} == {"train"}
 
 

@@ -154,7 +154,7 @@ def test_splits_never_separate_what_belongs_together(tmp_path: Path, config: Mak
         pair = (number, f"Thing {number}"), (number + 40, f"thing  {number}")
         rows += [*pair, (number + 40, f"other {number}"), (number + 1040, f"copy {number}")]
     data = tmp_path / "data"
-    ingest(config("table", table(tmp_path / "shop", rows), eval_share=0.3, dev_share=0.3), data)
+    ingest(config("table", table(tmp_path / "shop", rows), eval_fraction=0.3, dev_fraction=0.3), data)
     images, texts = sides(data)
     assert all(len(splits) == 1 for splits in (*images.values(), *texts.values()))
     assert {split for splits in images.values() for split in splits} == {"train", "dev", "eval"}
@@ -190,7 +190,7 @@ def test_captions_of_very_many_images_are_labels_of_a_classification_set(tmp_pat
     rows = [(number, ("cat", "Dog", "dog")[number % 3]) for number in range(60)]
     rows += [(number, f"thing {number}") for number in range(60, 90)]
     data = tmp_path / "data"
-    manifest = ingest(config("table", table(tmp_path / "shop", rows), eval_share=0.4), data)
+    manifest = ingest(config("table", table(tmp_path / "shop", rows), eval_fraction=0.4), data)
     assert manifest.tasks.eval.keys() == {"shop_t2i", "shop_i2t", "shop_label"}
     assert manifest.tasks.eval["shop_label"].meta_task == "classification"
     assert manifest.tasks.train.keys() == manifest.tasks.eval.keys()
@@ -211,7 +211,7 @@ def test_the_order_of_the_rows_changes_no_split(tmp_path: Path, config: MakeConf
     rows = [(number, f"thing {number // 2}") for number in range(40)]
 
     def held_out(rows: list[tuple[int, str]]) -> set[str | None]:
-        ingest(config("table", table(tmp_path / "shop", rows), eval_share=0.4), tmp_path / "data")
+        ingest(config("table", table(tmp_path / "shop", rows), eval_fraction=0.4), tmp_path / "data")
         return {query.item.text for query in read_queries(tmp_path / "data", "eval", "shop_t2i")}
 
     assert held_out(rows) == held_out(rows[::-1]) != set()

@@ -42,7 +42,7 @@ def contents(folder: Path) -> dict[str, str]:
 
 
 def test_the_same_inputs_make_the_same_bytes(tmp_path: Path, config: MakeConfig, picture: MakePicture) -> None:
-    section = config("table", table(tmp_path / "source", 60, picture), eval_share=0.3, dev_share=0.2)
+    section = config("table", table(tmp_path / "source", 60, picture), eval_fraction=0.3, dev_fraction=0.2)
     ingest(section, tmp_path / "one")
     for file in (tmp_path / "source").iterdir():
         os.utime(file, (1, 1))
@@ -60,7 +60,7 @@ def test_a_data_set_is_current_until_its_section_or_an_input_changes(
     assert not is_current(section, tmp_path / "data")
     ingest(section, tmp_path / "data")
     assert is_current(section, tmp_path / "data")
-    assert not is_current(section.model_copy(update={"eval_share": 0.5}), tmp_path / "data")
+    assert not is_current(section.model_copy(update={"eval_fraction": 0.5}), tmp_path / "data")
     (file.parent / "3.png").write_bytes(picture(99))
     assert not is_current(section, tmp_path / "data")
 
@@ -153,7 +153,7 @@ def test_memory_grows_by_less_than_a_kilobyte_with_each_row(
     tmp_path: Path, config: MakeConfig, picture: MakePicture
 ) -> None:
     sections = [  # the first one imports what the others measure
-        config("table", table(tmp_path / str(rows), rows, picture), eval_share=0.2) for rows in (100, 2_000, 12_000)
+        config("table", table(tmp_path / str(rows), rows, picture), eval_fraction=0.2) for rows in (100, 2_000, 12_000)
     ]
     with ProcessPoolExecutor(
         1, get_context("spawn")

@@ -9,7 +9,7 @@ import pytest
 
 from components.corpus import EVAL_SCHEMA, TRAIN_SCHEMA, Item, Pair, read_pairs, read_queries, task_names
 from components.corpus.layout import RowWriter, negatives, write_rows, write_table
-from components.errors import DataInvalid, UsedWrongly
+from components.errors import DataInvalid, UsageError
 from components.evaluation.prompts import plain
 
 TRAIN_ROW = {
@@ -204,6 +204,6 @@ def test_no_rows_make_no_file(tmp_path: Path) -> None:
 
 def test_a_task_that_is_not_there_is_named_beside_those_that_are(tmp_path: Path) -> None:
     write_rows(tmp_path / "eval" / "animals.parquet", EVAL_SCHEMA, [EVAL_ROW])
-    with pytest.raises(UsedWrongly, match="plants") as caught:
+    with pytest.raises(UsageError, match="plants") as caught:
         list(read_queries(tmp_path, "eval", "plants"))
     assert "animals" in caught.value.remedy

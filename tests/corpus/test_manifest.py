@@ -6,7 +6,7 @@ import pytest
 
 from components.corpus import EvaluationTask, Input, Manifest, Tasks
 from components.corpus.manifest import data_digest, folder_sha256
-from components.errors import DataInvalid, UsedWrongly
+from components.errors import DataInvalid, UsageError
 
 MANIFEST = Manifest(
     name="shop",
@@ -32,7 +32,7 @@ def test_it_is_read_as_it_was_written(tmp_path: Path) -> None:
 
 
 def test_a_missing_one_says_how_to_make_it(tmp_path: Path) -> None:
-    with pytest.raises(UsedWrongly, match="is missing") as caught:
+    with pytest.raises(UsageError, match="is missing") as caught:
         Manifest.read(tmp_path)
     assert "embedline ingest" in caught.value.remedy
 

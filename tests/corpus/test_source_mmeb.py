@@ -15,7 +15,7 @@ import pytest
 
 from components.corpus import Manifest, ingest, read_pairs, read_queries
 from components.corpus.config import SourceSettings
-from components.errors import DataInvalid, UsedWrongly
+from components.errors import DataInvalid, UsageError
 
 MakeConfig = Callable[..., SourceSettings]
 MakePicture = Callable[..., bytes]
@@ -231,7 +231,7 @@ def test_a_data_set_without_rows_is_invalid(tmp_path: Path, folder: Path, config
 
 
 def test_a_folder_without_the_layout_is_told_what_is_expected(tmp_path: Path, folder: Path, config: MakeConfig) -> None:
-    with pytest.raises(UsedWrongly, match="no rows in MMEB's layout"):
+    with pytest.raises(UsageError, match="no rows in MMEB's layout"):
         ingest(config("mmeb", folder), tmp_path / "data")
 
 

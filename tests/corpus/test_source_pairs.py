@@ -20,7 +20,7 @@ import components.corpus.pairs
 from components.corpus import ingest, read_pairs, read_queries
 from components.corpus.config import SourceSettings
 from components.corpus.pairs import retrieval_rows
-from components.errors import DataInvalid, UsedWrongly
+from components.errors import DataInvalid, UsageError
 
 MakeConfig = Callable[..., SourceSettings]
 MakePicture = Callable[..., bytes]
@@ -112,7 +112,7 @@ def test_every_source_gives_the_same_pairs_in_both_directions(
 ) -> None:
     data = tmp_path / "data"
     mapped = {} if columns is None else {"columns": columns}
-    section = config(source, shop / location, **mapped, eval_share=0.3, dev_share=0.3)
+    section = config(source, shop / location, **mapped, eval_fraction=0.3, dev_fraction=0.3)
     manifest = ingest(section, data)
     assert captions(data) == {(picture(number), f"thing {number}") for number in range(PAIRS)}
     tasks = manifest.tasks
@@ -134,7 +134,7 @@ def test_which_images_are_held_out_follows_from_the_seed_and_not_from_the_order(
     (shop / "turned.csv").write_text("\n".join([lines[0], *reversed(lines[1:])]))
 
     def held_out(location: str, seed: int) -> set[str | None]:
-        section = config("table", shop / location, columns=MAPPED, eval_share=0.4, seed=seed)
+        section = config("table", shop / location, columns=MAPPED, eval_fraction=0.4, seed=seed)
         ingest(section, tmp_path / "data")
         return {query.item.text for query in read_queries(tmp_path / "data", "eval", "shop_t2i")}
 
@@ -147,7 +147,7 @@ def test_all_captions_of_one_image_are_on_the_same_side_and_all_are_relevant(
     rows = [f"pictures/{number}.png,{kind} {number}" for kind in ("thing", "object") for number in range(PAIRS)]
     (shop / "twice.csv").write_text("\n".join(["image,text", *rows]))
     data = tmp_path / "data"
-    ingest(config("table", shop / "twice.csv", eval_share=0.4), data)
+    ingest(config("table", shop / "twice.csv", eval_fraction=0.4), data)
     queries = list(read_queries(data, "eval", "shop_i2t"))
     trained = {pair.query.image for pair in read_pairs(data, "shop_i2t")}
     assert queries
@@ -171,7 +171,7 @@ def test_held_out_pairs_and_their_images_are_bounded_to_those_with_the_smallest_
 ) -> None:
     def held_out(largest: int) -> list[str | None]:
         monkeypatch.setattr(components.corpus.pairs, "LARGEST_EVALUATION_SET", largest)
-        section = config("table", shop / "pairs.csv", columns=MAPPED, eval_share=0.6)
+        section = config("table", shop / "pairs.csv", columns=MAPPED, eval_fraction=0.6)
         manifest = ingest(section, tmp_path / "data")
         assert manifest.images == len(list((tmp_path / "data" / "images").iterdir()))
         assert manifest.images == manifest.tasks.train["shop_t2i"] + manifest.tasks.eval["shop_t2i"].rows
@@ -218,7 +218,7 @@ def test_a_column_that_is_not_there_is_named_beside_those_that_are(
     tmp_path: Path, shop: Path, config: MakeConfig
 ) -> None:
     for source, location in (("table", "pairs.csv"), ("table", "pairs.parquet"), ("dataset", "saved")):
-        with pytest.raises(UsedWrongly, match="no column 'image'") as caught:
+        with pytest.raises(UsageError, match="no column 'image'") as caught:
             ingest(config(source, shop / location), tmp_path / "data")
         assert "file, caption" in caught.value.remedy
 
@@ -235,7 +235,7 @@ def test_a_column_that_is_not_there_is_named_beside_those_that_are(
 def test_a_wrong_location_is_explained(
     tmp_path: Path, shop: Path, config: MakeConfig, source: str, location: str | None, message: str
 ) -> None:
-    with pytest.raises(UsedWrongly, match=message):
+    with pytest.raises(UsageError, match=message):
         ingest(config(source, location and shop / location), tmp_path / "data")
     assert not (tmp_path / ".data.partial").exists()
 
@@ -289,7 +289,7 @@ def test_a_truncated_shard_is_invalid(tmp_path: Path, shop: Path, config: MakeCo
 
 
 def test_a_name_of_the_hub_that_is_not_cached_says_how_to_reach_the_hub(tmp_path: Path, config: MakeConfig) -> None:
-    with pytest.raises(UsedWrongly, match="no local directory and not in the cache") as caught:
+    with pytest.raises(UsageError, match="no local directory and not in the cache") as caught:
         ingest(config("dataset", "nobody/nothing"), tmp_path / "data")
     assert "HF_HUB_OFFLINE=0" in caught.value.remedy
 

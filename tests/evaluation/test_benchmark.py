@@ -5,7 +5,7 @@ import pytest
 import yaml
 
 from components.corpus.sources.mmeb import KNOWN
-from components.errors import DataInvalid, UsedWrongly
+from components.errors import DataInvalid, UsageError
 from components.evaluation import benchmark
 from components.evaluation.benchmark import Task, read_benchmark
 from components.evaluation.loaders import IMAGE_LAYOUTS, LOADERS
@@ -126,7 +126,7 @@ def test_every_set_names_a_parser_and_a_layout_that_there_are(name: str) -> None
 
 @pytest.mark.parametrize("name", ["mmeb-v3", "../tables/mmeb-v1", ""])
 def test_an_unknown_benchmark_is_told_with_the_known_ones(name: str) -> None:
-    with pytest.raises(UsedWrongly, match="there is no such benchmark") as told:
+    with pytest.raises(UsageError, match="there is no such benchmark") as told:
         read_benchmark(name)
     assert "mmeb-v1, mmeb-v2" in told.value.remedy
 

@@ -14,7 +14,7 @@ import pytrec_eval
 import ranx
 from mteb._evaluators.retrieval_metrics import calculate_retrieval_scores
 
-from components.errors import UsedWrongly
+from components.errors import UsageError
 from components.evaluation.metrics import METRICS, REPORTED, Ranks, parse, values
 
 Case = tuple[Sequence[float], Mapping[int, float]]
@@ -154,7 +154,7 @@ def test_a_tie_among_equally_relevant_candidates_decides_nothing() -> None:
 
 @pytest.mark.parametrize("metric", ["ndcg@5", "hit@0", "hit", "hit@01", "HIT@1", "accuracy@1", "hit@1.5", ""])
 def test_an_unknown_metric_is_an_error(metric: str) -> None:
-    with pytest.raises(UsedWrongly, match="no such metric"):
+    with pytest.raises(UsageError, match="no such metric"):
         values(ranked([([1, 0], {0: 1})]), metric)
 
 

@@ -32,7 +32,7 @@ from torch.utils.data import DataLoader
 from components.backends.sentence_transformer import SentenceTransformerEmbedder
 from components.corpus import Item
 from components.embedder import Embedder, Vectors
-from components.errors import EmbedlineError, UsedWrongly
+from components.errors import EmbedlineError, UsageError
 from components.evaluation.metrics import values
 from components.evaluation.mteb_model import MtebModel, evaluate_with_mteb, run_task
 from components.evaluation.scoring import Cosine, ranks
@@ -345,15 +345,15 @@ def test_unknown_and_unfit_tasks_are_named(tmp_path: Path) -> None:
     def evaluate(name: str) -> None:
         evaluate_with_mteb(PixelEmbedder(), "hash", "a", [name], tmp_path, lambda *_: None)
 
-    with pytest.raises(UsedWrongly, match=r"mteb:STSBenchmrk: 'STSBenchmrk' not found. Did you mean: 'STSBenchmark'"):
+    with pytest.raises(UsageError, match=r"mteb:STSBenchmrk: 'STSBenchmrk' not found. Did you mean: 'STSBenchmark'"):
         evaluate("STSBenchmrk")
-    with pytest.raises(UsedWrongly, match="mteb:MSRVTTT2V is of video"):
+    with pytest.raises(UsageError, match="mteb:MSRVTTT2V is of video"):
         evaluate("MSRVTTT2V")
 
 
 def test_without_mteb_the_user_is_told_how_to_install_it(monkeypatch: pytest.MonkeyPatch, tmp_path: Path) -> None:
     monkeypatch.setitem(sys.modules, "mteb", None)
-    with pytest.raises(UsedWrongly, match="mteb is not installed") as caught:
+    with pytest.raises(UsageError, match="mteb is not installed") as caught:
         evaluate_with_mteb(PixelEmbedder(), "hash", "a", ["STSBenchmark"], tmp_path, lambda *_: None)
     assert "embedline[mteb]" in caught.value.remedy
 

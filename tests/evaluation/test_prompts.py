@@ -7,7 +7,7 @@ from typing import Literal
 import pytest
 
 from components.corpus import Item
-from components.errors import DataInvalid, UsedWrongly
+from components.errors import DataInvalid, UsageError
 from components.evaluation.prompts import IMAGE_TOKENS, PARSERS, VIDEO_TOKENS, plain, render
 
 Side = Literal["query", "target"]
@@ -586,17 +586,17 @@ def test_plain_leaves_words_alone(item: Item, expected: Item) -> None:
 
 
 def test_what_is_not_known_is_told_with_what_is() -> None:
-    with pytest.raises(UsedWrongly, match="image_qa: there is no such parser") as told:
+    with pytest.raises(UsageError, match="image_qa: there is no such parser") as told:
         render("image_qa", "query", PARROT, "qwen2_vl")
     assert "image-qa" in told.value.remedy
-    with pytest.raises(UsedWrongly, match="qwen9: the prompts of this backbone are not known") as told:
+    with pytest.raises(UsageError, match="qwen9: the prompts of this backbone are not known") as told:
         render("image-qa", "query", PARROT, "qwen9")
     assert "qwen2_vl" in told.value.remedy
 
 
 @pytest.mark.parametrize("backbone", sorted(IMAGE_TOKENS.keys() - VIDEO_TOKENS))
 def test_a_model_of_images_alone_refuses_a_video(backbone: str) -> None:
-    with pytest.raises(UsedWrongly, match=f"{backbone}: this backbone takes no video"):
+    with pytest.raises(UsageError, match=f"{backbone}: this backbone takes no video"):
         render("msrvtt", "target", VIDEO, backbone)
 
 

@@ -12,7 +12,7 @@ from sklearn.metrics.pairwise import cosine_similarity
 
 from components.corpus import Item, read_queries, task_names
 from components.embedder import Embedder, Vectors
-from components.errors import EmbedlineError, UsedWrongly
+from components.errors import EmbedlineError, UsageError
 from components.evaluation import Done, evaluate, read_suite, table
 from components.evaluation.config import Evaluation
 from components.registry import compare
@@ -160,7 +160,7 @@ def test_the_file_holds_every_number_unrounded_and_is_read_back_as_it_was(
 @pytest.mark.parametrize(("content", "problem"), [("{}", "is no score file"), ('{"scorer": "1"}', "by scorer 1")])
 def test_a_file_of_another_scorer_is_refused(tmp_path: Path, content: str, problem: str) -> None:
     (tmp_path / "scores.json").write_text(content)
-    with pytest.raises(UsedWrongly, match=problem):
+    with pytest.raises(UsageError, match=problem):
         Scores.read(tmp_path / "scores.json")
 
 
@@ -263,7 +263,7 @@ def test_a_malformed_score_file_is_refused_by_file_set_and_defect(
         else:
             inner[last] = value
     file.write_text(json.dumps(content))
-    with pytest.raises(UsedWrongly, match=rf"scores\.json: .*{problem}") as caught:
+    with pytest.raises(UsageError, match=rf"scores\.json: .*{problem}") as caught:
         Scores.read(file)
     assert "again" in caught.value.remedy
 
@@ -271,17 +271,17 @@ def test_a_malformed_score_file_is_refused_by_file_set_and_defect(
 @pytest.mark.parametrize("content", ["", "[]", "3", "null", '{"scorer": null}', "\udcff"])
 def test_a_file_of_something_else_is_no_score_file(tmp_path: Path, content: str) -> None:
     (tmp_path / "x.json").write_bytes(content.encode("utf-8", "surrogateescape"))
-    with pytest.raises(UsedWrongly, match=r"x\.json: "):
+    with pytest.raises(UsageError, match=r"x\.json: "):
         Scores.read(tmp_path / "x.json")
-    with pytest.raises(UsedWrongly, match="no score file"):
+    with pytest.raises(UsageError, match="no score file"):
         Scores.read(tmp_path)
 
 
 def test_scores_that_cannot_be_written_are_said_to_be(score: Score, data: Path, tmp_path: Path) -> None:
     (tmp_path / "file").write_text("in the way")
-    with pytest.raises(UsedWrongly, match=r"file/scores\.json cannot be written"):
+    with pytest.raises(UsageError, match=r"file/scores\.json cannot be written"):
         score(data, HashEmbedder()).write(tmp_path / "file" / "scores.json")
     (tmp_path / "folder.json").mkdir()
-    with pytest.raises(UsedWrongly, match=r"folder\.json cannot be written"):
+    with pytest.raises(UsageError, match=r"folder\.json cannot be written"):
         score(data, HashEmbedder()).write(tmp_path / "folder.json")
     assert not list(tmp_path.glob(".*.partial"))

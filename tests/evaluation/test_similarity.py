@@ -13,7 +13,7 @@ from scipy.stats import pearsonr, spearmanr
 
 from components.corpus import Item
 from components.embedder import Vectors, find_model
-from components.errors import DataInvalid, EmbedlineError, UsedWrongly
+from components.errors import DataInvalid, EmbedlineError, UsageError
 from components.evaluation.similarity import rated_pairs, regression
 from tests.evaluation.conftest import ConstantEmbedder, HashEmbedder, TableEmbedder
 
@@ -308,7 +308,7 @@ def test_a_row_without_text_or_score_is_refused(change: dict[str, Any], message:
         ("pairs.csv", b"sentence1,sentence2,score\nA caf\xe9.,A dog.,3\n", DataInvalid, "cannot be read"),
         ("pairs.jsonl", '{"sentence1": "A cat."}\n', DataInvalid, "no column 'sentence2'"),
         ("pairs.parquet", "PAR1", DataInvalid, "cannot be read"),
-        ("pairs.txt", "A cat.", UsedWrongly, r"end in \.csv"),
+        ("pairs.txt", "A cat.", UsageError, r"end in \.csv"),
     ],
 )  # fmt: skip
 def test_a_file_that_is_not_of_pairs_is_refused(
@@ -320,7 +320,7 @@ def test_a_file_that_is_not_of_pairs_is_refused(
 
 
 def test_a_missing_file_is_told(tmp_path: Path) -> None:
-    with pytest.raises(UsedWrongly, match="no such file"):
+    with pytest.raises(UsageError, match="no such file"):
         regression(HashEmbedder(), "hash", tmp_path / "pairs.csv", 16)
 
 

@@ -8,7 +8,7 @@ from typing import Any
 import pytest
 import yaml
 
-from components.errors import DataInvalid, UsedWrongly
+from components.errors import DataInvalid, UsageError
 from components.evaluation import benchmark, evaluate, read_benchmark
 from components.evaluation.suites import chosen, mirrored_suite
 from components.scores import Scores, compare
@@ -98,10 +98,10 @@ def test_two_families_compare_on_the_same_rows_and_a_gate_can_still_refuse(mirro
 
     qwen, llava = scored("qwen2_vl"), scored("llava_next")
     assert compare(qwen, llava, 1000, 0.95, same_prompts=False).overall.queries == 6
-    with pytest.raises(UsedWrongly, match="the prompts differ"):
+    with pytest.raises(UsageError, match="the prompts differ"):
         compare(qwen, llava, 1000, 0.95)
     write_set(mirror, "New", new(tgt_text=["a lion", "a tiger", "a bear", "a fox"]))
-    with pytest.raises(UsedWrongly, match="the data set differs"):
+    with pytest.raises(UsageError, match="the data set differs"):
         compare(qwen, scored("llava_next"), 1000, 0.95, same_prompts=False)
 
 
@@ -124,7 +124,7 @@ def test_an_image_that_was_replaced_in_a_mirror_is_noticed_by_a_warm_memory(mirr
 def test_sets_are_chosen_by_name(mirror: Path) -> None:
     suite = mirrored_suite("small", mirror)
     assert chosen(suite, []) == suite and chosen(suite, ["New"]).missing == ["Old"]
-    with pytest.raises(UsedWrongly, match="small has no set Ancient") as caught:
+    with pytest.raises(UsageError, match="small has no set Ancient") as caught:
         chosen(suite, ["New", "Ancient"])
     assert "New, Old" in caught.value.remedy
 
@@ -194,7 +194,7 @@ def test_blank_candidates_are_left_out_and_the_truth_is_still_the_truth(mirror: 
     [("tiny", [], "there is no such benchmark"), ("small", ["Ancient"], "small has no set Ancient")],
 )
 def test_an_unknown_benchmark_or_set_is_named(mirror: Path, name: str, tasks: list[str], problem: str) -> None:
-    with pytest.raises(UsedWrongly, match=problem):
+    with pytest.raises(UsageError, match=problem):
         mirrored_suite(name, mirror, tasks)
 
 

@@ -8,7 +8,7 @@ import numpy as np
 import pytest
 
 from components.corpus import Item
-from components.errors import DataInvalid, EmbedlineError, UsedWrongly
+from components.errors import DataInvalid, EmbedlineError, UsageError
 from components.evaluation import evaluate
 from components.evaluation.any_model import Questions, find_suite
 from components.evaluation.probes import probe
@@ -106,8 +106,8 @@ def lose_a_picture(xtd: Path) -> None:
 @pytest.mark.parametrize(
     ("spoil", "kind", "message"),
     [
-        (lose_english, UsedWrongly, "en among them"),
-        (give_a_language_twice, UsedWrongly, "one test_1kcaptions_LANGUAGE.txt for each language"),
+        (lose_english, UsageError, "en among them"),
+        (give_a_language_twice, UsageError, "one test_1kcaptions_LANGUAGE.txt for each language"),
         (lose_a_caption, DataInvalid, r"_es\.txt: 29 captions of 30 pictures"),
         (empty_a_caption, DataInvalid, r"_es\.txt: line 7 is empty"),
         (garble_a_caption, DataInvalid, r"_jp\.txt cannot be read"),
@@ -129,7 +129,7 @@ def test_xtd_that_is_not_whole_is_refused(
 def test_it_is_a_suite_by_name(xtd: Path) -> None:
     assert find_suite(Questions("xtd", xtd)).digest == xtd_suite(xtd).digest
     assert [each.name for each in find_suite(Questions("xtd", xtd, ["jp"])).sets] == ["jp"]
-    with pytest.raises(UsedWrongly, match="xtd needs its files"):
+    with pytest.raises(UsageError, match="xtd needs its files"):
         find_suite(Questions("xtd"))
-    with pytest.raises(UsedWrongly, match="xtd takes no --backbone"):
+    with pytest.raises(UsageError, match="xtd takes no --backbone"):
         find_suite(Questions("xtd", xtd, backbone="qwen2_vl"))

@@ -12,7 +12,7 @@ from pydantic import BaseModel
 
 from components import lineage
 from components.config import Config
-from components.errors import DataInvalid, EmbedlineError, UsedWrongly
+from components.errors import DataInvalid, EmbedlineError, UsageError
 
 REPOSITORY = Path(__file__).parents[2]
 Script = Callable[[str], None]
@@ -80,7 +80,7 @@ def test_changed_data_is_seen_until_it_is_added(workspace: Path) -> None:
 
 
 def test_a_data_set_that_was_never_added_is_used_wrongly(tmp_path: Path) -> None:
-    with pytest.raises(UsedWrongly, match=r"data\.dvc is missing"):
+    with pytest.raises(UsageError, match=r"data\.dvc is missing"):
         lineage.data_hash(tmp_path)
 
 

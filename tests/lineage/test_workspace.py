@@ -9,7 +9,7 @@ import pytest
 from filelock import FileLock
 
 from components import lineage
-from components.errors import UsedWrongly
+from components.errors import UsageError
 
 REPOSITORY = Path(__file__).parents[2]
 HOLDER = """
@@ -73,7 +73,7 @@ def test_without_a_commit_nothing_is_prepared_and_the_ways_to_one_are_named(
     (tmp_path / "params.yaml").write_text("first: {steps: 1}\n")
     if is_repository:
         git(tmp_path, "init", "--quiet")
-    with pytest.raises(UsedWrongly, match="no git repository with a commit") as refusal:
+    with pytest.raises(UsageError, match="no git repository with a commit") as refusal:
         lineage.prepare(tmp_path)
     assert "git init && git add . && git commit" in refusal.value.remedy
     assert "embedline run --git" in refusal.value.remedy
@@ -113,7 +113,7 @@ def test_a_second_writer_is_refused_with_the_first_one_s_process_number(tmp_path
     holder = hold(tmp_path)
     try:
         with (
-            pytest.raises(UsedWrongly, match=f"process {holder.pid} .* since 20") as refusal,
+            pytest.raises(UsageError, match=f"process {holder.pid} .* since 20") as refusal,
             lineage.lock(tmp_path, 0.3),
         ):
             pass
@@ -122,7 +122,7 @@ def test_a_second_writer_is_refused_with_the_first_one_s_process_number(tmp_path
         holder.send_signal(signal.SIGKILL)
         holder.wait()
     assert str(holder.pid) in (tmp_path / ".embedline" / "holder.json").read_text(), "left by the one that was killed"
-    begun = pytest.raises(UsedWrongly, match="another process has just begun")
+    begun = pytest.raises(UsageError, match="another process has just begun")
     with FileLock(tmp_path / ".embedline" / "lock"), begun, lineage.lock(tmp_path):
         pass
     with lineage.lock(tmp_path):

@@ -8,7 +8,7 @@ import numpy as np
 import pytest
 from scipy import stats
 
-from components.errors import Refused, UsedWrongly
+from components.errors import Refused, UsageError
 from components.registry import compare, infrastructure
 from components.registry.config import Promotion
 from components.scores import Scores
@@ -19,7 +19,7 @@ MakeScores = Callable[..., Scores]
 CHECKS = {
     "parity_cosine": 0.999,
     "server_cosine": 1.0,
-    "answered_share": 1.0,
+    "answered_fraction": 1.0,
     "latency_ms": 3.0,
     "size_bytes": 10,
 }
@@ -173,7 +173,7 @@ def test_so_few_samples_that_no_drop_could_be_found_are_told(
     make_scores: MakeScores, promotion_config: Promotion
 ) -> None:
     few = promotion_config.model_copy(update={"sign_flips": 78})
-    with pytest.raises(UsedWrongly, match="78 samples of random signs are too few to show a difference on 4 sets"):
+    with pytest.raises(UsageError, match="78 samples of random signs are too few to show a difference on 4 sets"):
         compare(make_scores("new", 0.4), make_scores("old"), few, TASKS)
     enough = promotion_config.model_copy(update={"sign_flips": 79})
     verdict = compare(make_scores("new", 0.7, counts=0.3), make_scores("old"), enough, TASKS)
@@ -220,7 +220,7 @@ def test_the_infrastructure_blessing_needs_every_check(promotion_config: Promoti
     for name, value in (
         ("parity_cosine", 0.5),
         ("server_cosine", math.nan),
-        ("answered_share", True),
+        ("answered_fraction", True),
         ("latency_ms", math.inf),
     ):
         assert len(infrastructure("a", CHECKS | {name: value}, promotion_config).reasons) == 1
@@ -232,8 +232,8 @@ def test_the_infrastructure_blessing_needs_every_check(promotion_config: Promoti
         ("parity_cosine", 0.99, 0.9899, "parity_cosine: 0.9899 is below 0.99"),
         ("parity_cosine", 1.0, 1.1, "parity_cosine: 1.1 is above 1"),
         ("server_cosine", 0.99, -1.0, "server_cosine: -1.0 is below 0.99"),
-        ("answered_share", 1.0, 0.98, "answered_share: 0.98 is below 1"),
-        ("answered_share", 1.0, 2.0, "answered_share: 2.0 is above 1"),
+        ("answered_fraction", 1.0, 0.98, "answered_fraction: 0.98 is below 1"),
+        ("answered_fraction", 1.0, 2.0, "answered_fraction: 2.0 is above 1"),
         ("latency_ms", 100.0, 100.1, "latency_ms: 100.1 is above 100"),
         ("latency_ms", 0.1, -0.1, "latency_ms: -0.1 is below 0"),
         ("size_bytes", 1000, 1001, "size_bytes: 1001 is above 1000"),

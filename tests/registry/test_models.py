@@ -10,7 +10,7 @@ import pytest
 from PIL import Image
 
 from components.embedder.runtime import Runtime
-from components.errors import EmbedlineError, UsedWrongly
+from components.errors import EmbedlineError, UsageError
 from components.registry import models
 from components.registry.tracking import Run, Tracking
 from components.scores import Scores
@@ -83,5 +83,5 @@ def test_roles_are_given_and_taken(run: Run, make_bundle: MakeBundle, make_score
 
 @pytest.mark.parametrize("version", ["7", "latest"])
 def test_an_unknown_version_is_used_wrongly(server: Tracking, version: str) -> None:
-    with pytest.raises(UsedWrongly, match=f"no version {version}"):
+    with pytest.raises(UsageError, match=f"no version {version}"):
         models.facts(server, version)

@@ -8,7 +8,7 @@ from typing import Any
 
 import pytest
 
-from components.errors import EmbedlineError, Refused, UsedWrongly
+from components.errors import EmbedlineError, Refused, UsageError
 from components.registry import compare, infrastructure, ledger, models, promotion
 from components.registry.config import Promotion
 from components.registry.gate import Verdict
@@ -20,7 +20,7 @@ TASKS = ("names", "groups", "counts", "crops")
 CHECKS = {
     "parity_cosine": 1.0,
     "server_cosine": 1.0,
-    "answered_share": 1.0,
+    "answered_fraction": 1.0,
     "latency_ms": 3.0,
     "size_bytes": 10,
 }
@@ -66,7 +66,7 @@ def test_promotion_and_rollback_move_the_roles_and_are_in_the_ledger(line: Line)
     assert models.roles(line.tracking)["champion"] == "1"
     with pytest.raises(Refused, match=r"version 2 was rolled back on .*: too slow"):
         promotion.nominate(line.tracking, "2")
-    with pytest.raises(UsedWrongly, match="no previous version"):
+    with pytest.raises(UsageError, match="no previous version"):
         promotion.rollback(line.tracking)
     entries = promotion.history(line.tracking)
     assert [entry.state for entry in entries] == ["pending", "done"] * 5
@@ -81,7 +81,7 @@ def test_promotion_and_rollback_move_the_roles_and_are_in_the_ledger(line: Line)
 def test_without_both_blessings_of_this_very_version_nothing_moves(line: Line) -> None:
     line.promote(2, None)
     version = line.register(1)
-    with pytest.raises(UsedWrongly, match="is not the challenger"):
+    with pytest.raises(UsageError, match="is not the challenger"):
         promotion.promote(line.tracking, version, *line.verdicts(1, 2))
     promotion.nominate(line.tracking, version)
     good, sound = line.verdicts(3, 2)

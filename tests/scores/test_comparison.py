@@ -9,7 +9,7 @@ import pytest
 from numpy.typing import NDArray
 from scipy import stats
 
-from components.errors import UsedWrongly
+from components.errors import UsageError
 from components.scores import Scores
 from components.scores.comparison import compare, flipped_means, holm, mcnemar
 from tests.scores.made_up import of_values, with_task, without_task
@@ -211,21 +211,21 @@ def test_scores_that_do_not_compare_are_refused(spoil: Callable[[Scores], Scores
     ours, theirs = of_values(values), of_values(values)
     compare(ours, theirs, 100, 0.95)
     ours = spoil(ours)
-    with pytest.raises(UsedWrongly, match=reason):
+    with pytest.raises(UsageError, match=reason):
         compare(ours, theirs, 100, 0.95)
-    with pytest.raises(UsedWrongly):
+    with pytest.raises(UsageError):
         compare(theirs, ours, 100, 0.95)
 
 
 def test_scores_of_nothing_are_refused() -> None:
-    with pytest.raises(UsedWrongly, match="no set was scored"):
+    with pytest.raises(UsageError, match="no set was scored"):
         compare(of_values({}), of_values({}), 100, 0.95)
 
 
 def test_too_few_samples_for_so_many_sets_are_refused() -> None:
     ours, theirs = ({str(index): [value] * 20 for index in range(36)} for value in (1.0, 0.0))
     with pytest.raises(
-        UsedWrongly, match="1438 samples of random signs are too few to show a difference on 36 sets"
+        UsageError, match="1438 samples of random signs are too few to show a difference on 36 sets"
     ) as refusal:
         compare(of_values(ours), of_values(theirs), 1438, 0.95)
     assert "at least 1439" in refusal.value.remedy

@@ -17,7 +17,7 @@ from tritonclient.utils import InferenceServerException
 
 from components.corpus.item import Item
 from components.embedder.runtime import Runtime
-from components.errors import EmbedlineError, UsedWrongly
+from components.errors import EmbedlineError, UsageError
 from serving import TritonEmbedder, TritonServer
 from serving.client import MAX_BATCH_BYTES, batches, connect
 from serving.triton import as_input
@@ -165,7 +165,7 @@ def test_an_image_of_too_many_pixels_is_refused_before_it_is_decoded(server: Tri
     ],
 )
 def test_an_item_that_cannot_be_sent_is_named(server: TritonServer, item: Item, problem: str) -> None:
-    with pytest.raises(UsedWrongly, match=problem):
+    with pytest.raises(UsageError, match=problem):
         TritonEmbedder(server.url).encode([Item(text="cat"), item])
 
 

@@ -15,7 +15,7 @@ import numpy as np
 import pytest
 
 from components.corpus.item import Item
-from components.errors import EmbedlineError, UsedWrongly
+from components.errors import EmbedlineError, UsageError
 from serving import TritonEmbedder, TritonServer, deploy, probe, serve
 from serving.repository import served, versions
 
@@ -101,7 +101,7 @@ def test_a_version_whose_process_was_killed_is_healed(server: TritonServer, bund
 
 def test_versions_that_were_never_added_cannot_be_served(server: TritonServer) -> None:
     for wanted in ([1, 99], []):
-        with pytest.raises(UsedWrongly):
+        with pytest.raises(UsageError):
             serve(server, wanted)
     assert served(server.repository) == [1, 2]
 
@@ -111,7 +111,7 @@ def test_a_first_version_that_fails_leaves_nothing(
 ) -> None:
     (copied_bundle / "version" / "model.py").write_text("raise RuntimeError('no such tower')\n")
     with TritonServer.start(tmp_path, 0, 0, 0) as empty:
-        with pytest.raises(UsedWrongly, match="nothing was ever deployed"):
+        with pytest.raises(UsageError, match="nothing was ever deployed"):
             serve(empty, [1])
         with pytest.raises(EmbedlineError, match="served as before: nothing"):
             deploy(empty, copied_bundle, 1)

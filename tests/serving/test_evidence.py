@@ -16,13 +16,13 @@ from serving.evidence import measure
 
 def test_a_sound_bundle_answers_everything_as_expected(bundles: tuple[Path, Path], tmp_path: Path) -> None:
     found = measure(tmp_path / "trial", bundles[0])
-    assert set(found) == {"server_cosine", "answered_share", "latency_ms", "size_bytes"}
+    assert set(found) == {"server_cosine", "answered_fraction", "latency_ms", "size_bytes"}
     assert found["server_cosine"] == pytest.approx(1, abs=1e-5)
-    assert found["answered_share"] == 1
+    assert found["answered_fraction"] == 1
     assert 0 < found["latency_ms"] < 1000
     assert found["size_bytes"] == sum(file.stat().st_size for file in (bundles[0] / "version").iterdir())
     assert TritonServer.find(tmp_path / "trial") is None
-    assert measure(tmp_path / "trial", bundles[1])["answered_share"] == 1, "another bundle has the number 1 now"
+    assert measure(tmp_path / "trial", bundles[1])["answered_fraction"] == 1, "another bundle has the number 1 now"
 
 
 def test_wrong_vectors_and_missing_answers_are_measured(copied_bundle: Path, tmp_path: Path) -> None:
@@ -35,14 +35,14 @@ def test_wrong_vectors_and_missing_answers_are_measured(copied_bundle: Path, tmp
     description["examples"].append({"text": None, "image": "broken.png", "instruction": None})
     (copied_bundle / "bundle.json").write_text(json.dumps(description))
     found = measure(tmp_path / "trial", copied_bundle)
-    assert found["answered_share"] == pytest.approx(2 / 3)
+    assert found["answered_fraction"] == pytest.approx(2 / 3)
     assert found["server_cosine"] == pytest.approx(0.5, abs=1e-4)
 
 
 def test_vectors_of_another_length_are_no_answers(copied_bundle: Path, tmp_path: Path) -> None:
     np.save(copied_bundle / "examples.npy", np.load(copied_bundle / "examples.npy")[:, :16])
     found = measure(tmp_path / "trial", copied_bundle)
-    assert (found["answered_share"], found["server_cosine"]) == (0, -1)
+    assert (found["answered_fraction"], found["server_cosine"]) == (0, -1)
 
 
 def test_a_bundle_that_does_not_load_is_an_error_and_no_server_stays(copied_bundle: Path, tmp_path: Path) -> None:

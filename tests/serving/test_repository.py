@@ -6,7 +6,7 @@ from pathlib import Path
 
 import pytest
 
-from components.errors import EmbedlineError, UsedWrongly
+from components.errors import EmbedlineError, UsageError
 from serving.repository import (
     CONFIG,
     MODEL,
@@ -83,25 +83,25 @@ def test_the_configuration_names_the_served_versions_once(tmp_path: Path, bundle
     assert served(tmp_path) == [2]
     assert read_config(tmp_path) == 'name: "embedder"\nversion_policy: { specific: { versions: [2] } }\n'
     for wanted in ([], [3]):
-        with pytest.raises(UsedWrongly):
+        with pytest.raises(UsageError):
             write_config(tmp_path, 'name: "embedder"', wanted)
     assert served(tmp_path) == [2]
 
 
 @pytest.mark.parametrize("version", [0, -1])
 def test_versions_count_from_one(tmp_path: Path, bundles: tuple[Path, Path], version: int) -> None:
-    with pytest.raises(UsedWrongly):
+    with pytest.raises(UsageError):
         add_version(tmp_path, bundles[0], version)
 
 
 def test_a_folder_that_is_no_bundle_is_refused(tmp_path: Path) -> None:
-    with pytest.raises(UsedWrongly, match="is no bundle"):
+    with pytest.raises(UsageError, match="is no bundle"):
         add_version(tmp_path / "repository", tmp_path, 1)
 
 
 @pytest.mark.parametrize("part", ["version/model.py", "bundle.json", "config.pbtxt"])
 def test_a_bundle_that_is_not_whole_is_refused(tmp_path: Path, copied_bundle: Path, part: str) -> None:
     (copied_bundle / part).unlink()
-    with pytest.raises(UsedWrongly, match=f"it has no {part}"):
+    with pytest.raises(UsageError, match=f"it has no {part}"):
         add_version(tmp_path, copied_bundle, 1)
     assert versions(tmp_path) == []

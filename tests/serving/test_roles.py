@@ -1,6 +1,6 @@
 import pytest
 
-from components.errors import UsedWrongly
+from components.errors import UsageError
 from serving.roles import served_versions
 
 
@@ -12,5 +12,5 @@ def test_the_champion_is_the_highest_version_that_is_held(champion: str, previou
 
 
 def test_before_the_first_promotion_nothing_is_served() -> None:
-    with pytest.raises(UsedWrongly, match="there is no champion yet"):
+    with pytest.raises(UsageError, match="there is no champion yet"):
         served_versions({"champion": None, "challenger": "1", "previous": None})

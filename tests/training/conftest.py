@@ -27,7 +27,7 @@ MakeRecipe = Callable[..., Recipe]
 Fit = Callable[..., DualEncoder]
 State = dict[str, Tensor]
 TEACHING = {
-    "rates": {"text_model": 0.0, "text_projection": 0.05},
+    "lr_multipliers": {"text_model": 0.0, "text_projection": 0.05},
     "losses": [{"name": "contrastive", "temperature": 0.1}],
 }
 LEARNING = {
@@ -50,10 +50,10 @@ def make_schedule() -> MakeSchedule:
             "sub_batches": 2,
             "task_weights": {},
             "augmentation": 0.5,
-            "unmirrored_tasks": [],
+            "no_flip_tasks": [],
             "learning_rate": 0.01,
             "weight_decay": 0.05,
-            "warmup_share": 0.2,
+            "warmup_fraction": 0.2,
             "precision": "float32",
             "checkpoint_every": 2,
             "log_every": 1,

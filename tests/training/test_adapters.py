@@ -13,7 +13,7 @@ from components.embedder.config import IMAGE_MEAN, IMAGE_STD
 from components.embedder.dual_encoder import DualEncoder, assemble, load, save
 from components.embedder.runtime import Description
 from components.embedder.towers.image.residual import ResidualImageConfig, ResidualImageModel
-from components.errors import UsedWrongly
+from components.errors import UsageError
 from components.training.adapters import add_adapter, merge_adapter
 from components.training.config import Adapter
 
@@ -163,10 +163,10 @@ def test_a_checkpoint_of_the_trained_weights_alone_restores_all_bitwise(
 
 def test_a_target_that_is_no_layer_is_named_beside_the_layers_there_are(dual_encoder: DualEncoder) -> None:
     keys = list(dual_encoder.state_dict())
-    with pytest.raises(UsedWrongly, match="no layer called q_proj, uery") as raised:
+    with pytest.raises(UsageError, match="no layer called q_proj, uery") as raised:
         add_adapter(dual_encoder, adapter("lora", "query", "q_proj", "uery"), seed=0)
     layers = raised.value.remedy.removeprefix("Its layers: ").removesuffix(".").split(", ")
     assert {"query", "key", "value", "dense", "word_embeddings", "body.0", "stem.0", "text_projection"} <= set(layers)
     assert "LayerNorm" not in layers and list(dual_encoder.state_dict()) == keys
-    with pytest.raises(UsedWrongly, match="no linear layer"):
+    with pytest.raises(UsageError, match="no linear layer"):
         add_adapter(nn.Sequential(nn.ReLU()), adapter(), seed=0)

@@ -6,8 +6,8 @@ import pytest
 import torch
 from torch import Tensor
 
-from components.errors import UsedWrongly
-from components.training.augmentation import MIRROR, Augmentation, augment, changes, unmirrored
+from components.errors import UsageError
+from components.training.augmentation import MIRROR, Augmentation, augment, changes, not_flipped
 from components.training.config import Schedule
 from components.training.examples import Examples
 
@@ -74,22 +74,22 @@ def test_a_stronger_augmentation_changes_more() -> None:
     assert 0 < weak < strong / 2
 
 
-def test_the_pictures_of_unmirrored_tasks_are_never_mirrored(examples: Examples, make_schedule: MakeSchedule) -> None:
+def test_the_pictures_of_no_flip_tasks_are_never_mirrored(examples: Examples, make_schedule: MakeSchedule) -> None:
     """Queries' pictures and positives'; those of other tasks alone, and all where no task is named, are."""
     half = replace(
         examples,
         queries=examples.queries | {"LeftOf": examples.queries["LeftOf"][:3]},
         positives=examples.positives | {"LeftOf": examples.positives["LeftOf"][:3]},
     )
-    assert unmirrored(half, ["LeftOf"]).tolist() == [True] * 4 + [False] * 6
-    with pytest.raises(UsedWrongly, match="unmirrored_tasks: LeftOff: ") as refused:
-        unmirrored(half, ["LeftOf", "LeftOff"])
+    assert not_flipped(half, ["LeftOf"]).tolist() == [True] * 4 + [False] * 6
+    with pytest.raises(UsageError, match="no_flip_tasks: LeftOff: ") as refused:
+        not_flipped(half, ["LeftOf", "LeftOff"])
     assert "LeftOf;" in refused.value.remedy
     pixels, images = spots()[:10], torch.arange(10)
 
     def mirrored(tasks: list[str]) -> Tensor:
         """Returns `(pictures,)` bool: which are mirrored at one of many steps."""
-        augmentation = Augmentation(half, make_schedule(augmentation=1.0, unmirrored_tasks=tasks))
+        augmentation = Augmentation(half, make_schedule(augmentation=1.0, no_flip_tasks=tasks))
         return torch.stack([centres(augmentation(pixels, images, step)) > 8 for step in range(30)]).any(0)
 
     assert mirrored(["LeftOf"]).tolist() == [False] * 4 + [True] * 6

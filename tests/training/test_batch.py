@@ -31,7 +31,7 @@ def test_the_rows_of_a_task_stand_together_each_once_and_the_shares_sum_to_one(
         batch = draw(step)
         assert [span.rows.start for span in batch.tasks] == [0, *(span.rows.stop for span in batch.tasks[:-1])]
         assert batch.tasks[-1].rows.stop == len(batch.queries) == len(batch.positives)
-        assert sum(span.share for span in batch.tasks) == pytest.approx(1)
+        assert sum(span.fraction for span in batch.tasks) == pytest.approx(1)
         for span in batch.tasks:
             rows = torch.cat([batch.queries[span.rows], batch.positives[span.rows]], 1).tolist()
             task = task_of(batch.queries[span.rows.start], examples)
@@ -77,7 +77,7 @@ def test_without_companions_a_weight_acts_once_and_with_them_on_each_task_that_i
         for step in range(3000):
             batch = draw(step)
             for span in batch.tasks:
-                total[task_of(batch.queries[span.rows.start], examples)] += span.share / 3000
+                total[task_of(batch.queries[span.rows.start], examples)] += span.fraction / 3000
         return total
 
     expected = {task: weight / 9 for task, weight in weights.items()}
@@ -97,7 +97,7 @@ def test_a_task_with_a_single_row_can_be_drawn(
         {"Name": examples.positives["Name"][:1]},
     )
     batch = BatchBuilder(single, make_schedule(companions=companions))(0)
-    assert batch.queries.tolist() == single.queries["Name"].tolist() and batch.tasks[0].share == 1
+    assert batch.queries.tolist() == single.queries["Name"].tolist() and batch.tasks[0].fraction == 1
 
 
 def test_hard_negatives_and_their_scores_stand_beside_their_rows(

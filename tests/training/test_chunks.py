@@ -13,7 +13,7 @@ from torch.utils._python_dispatch import TorchDispatchMode
 from torch.utils._pytree import tree_iter
 
 from components.embedder.towers.image.residual import ResidualImageConfig, ResidualImageModel
-from components.errors import UsedWrongly
+from components.errors import UsageError
 from components.training.chunks import in_chunks, require_independent_rows
 
 POSITIONS = torch.arange(22).view(22, 1)
@@ -146,7 +146,7 @@ def test_memory_is_that_of_a_chunk() -> None:
 
 def test_rows_that_depend_on_each_other_are_refused() -> None:
     tower = ResidualImageModel(ResidualImageConfig(image_size=16, widths=(4,), depths=(1,)))
-    with pytest.raises(UsedWrongly, match="normalises over the whole batch"):
+    with pytest.raises(UsageError, match="normalises over the whole batch"):
         require_independent_rows(tower.train())
     require_independent_rows(tower.eval())
     require_independent_rows(Encoder(dropout=0.1).train())

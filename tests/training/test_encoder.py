@@ -116,7 +116,9 @@ def test_what_frozen_towers_put_out_is_computed_once_and_trains_the_same(
 ) -> None:
     def trained(kind: type[TowersEncoder], augmentation: float) -> tuple[dict[str, Tensor], list[str]]:
         recipe = make_teaching(
-            augmentation=augmentation, phases=[{"rates": BOTH_FROZEN, "losses": [CONTRASTIVE]}], precision="float32"
+            augmentation=augmentation,
+            phases=[{"lr_multipliers": BOTH_FROZEN, "losses": [CONTRASTIVE]}],
+            precision="float32",
         )
         module, calls = untrained(recipe), list[str]()
         for name in ("text_model", "vision_model"):
@@ -135,7 +137,7 @@ def test_what_frozen_towers_put_out_is_computed_once_and_trains_the_same(
 
 
 def test_a_phase_shows_pictures_at_its_size(make_teaching: MakeRecipe, examples: Examples, tmp_path: Path) -> None:
-    phases = [{"share": 0.5, "image_size": 8, "losses": [CONTRASTIVE]}, {"share": 0.5, "losses": [CONTRASTIVE]}]
+    phases = [{"fraction": 0.5, "image_size": 8, "losses": [CONTRASTIVE]}, {"fraction": 0.5, "losses": [CONTRASTIVE]}]
     recipe = make_teaching(phases=phases, augmentation=0.0)
     module, sizes = untrained(recipe), list[int]()
     module.model.vision_model.register_forward_pre_hook(
@@ -152,7 +154,7 @@ def test_a_phase_shows_pictures_at_its_size(make_teaching: MakeRecipe, examples:
 def test_a_frozen_normalisation_keeps_its_statistics(
     rate: float, make_teaching: MakeRecipe, examples: Examples, tmp_path: Path
 ) -> None:
-    recipe = make_teaching(phases=[{"rates": {"vision_model": rate}, "losses": [CONTRASTIVE]}])
+    recipe = make_teaching(phases=[{"lr_multipliers": {"vision_model": rate}, "losses": [CONTRASTIVE]}])
     before, after = weights(untrained(recipe)), weights(fit(recipe, examples, tmp_path))
     statistics = [name for name in before if name.endswith(("running_mean", "running_var"))]
     assert statistics and all(torch.equal(before[name], after[name]) == (rate == 0) for name in statistics)
@@ -182,7 +184,7 @@ def test_what_is_computed_lies_where_the_model_does(
     frozen: dict[str, float],
 ) -> None:
     """torch's `meta` stands for an accelerator: it computes shapes only, and refuses what lies elsewhere too."""
-    recipe = make_learning(matryoshka_dimensions=[], phases=[{"rates": frozen, "losses": [CONTRASTIVE]}])
+    recipe = make_learning(matryoshka_dimensions=[], phases=[{"lr_multipliers": frozen, "losses": [CONTRASTIVE]}])
     schedule = make_schedule(augmentation=0.0 if frozen else 1.0)
     here = TowersEncoder(untrained(recipe), examples)
     freeze(here.module, recipe.phases[0], {name for name, _ in here.module.named_parameters()})

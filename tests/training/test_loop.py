@@ -7,12 +7,12 @@ import pytest
 import torch
 from torch import Tensor, nn
 
-from components.errors import EmbedlineError, UsedWrongly
+from components.errors import EmbedlineError, UsageError
 from components.training.config import EarlyStopping, Phase, Schedule
 from components.training.dev_scores import DevScores, trained_state
 from components.training.loop import (
     freeze,
-    learning_rate_share,
+    learning_rate_fraction,
     parameter_groups,
     set_training,
     train,
@@ -46,7 +46,7 @@ class Distance:
 
 
 def phase(**rates: float) -> Phase:
-    return Phase.model_validate({"rates": rates, "losses": [{"name": "contrastive", "temperature": 0.1}]})
+    return Phase.model_validate({"lr_multipliers": rates, "losses": [{"name": "contrastive", "temperature": 0.1}]})
 
 
 def linear() -> nn.Linear:
@@ -60,20 +60,20 @@ def run(module: nn.Module, objective: Distance, schedule: Schedule, folder: Path
 
 
 def test_the_learning_rate_rises_then_falls_as_half_a_cosine(make_schedule: MakeSchedule) -> None:
-    schedule = make_schedule(steps=110, warmup_share=10 / 110)
-    shares = [learning_rate_share(step, schedule) for step in range(110)]
+    schedule = make_schedule(steps=110, warmup_fraction=10 / 110)
+    shares = [learning_rate_fraction(step, schedule) for step in range(110)]
     assert shares[:10] == pytest.approx([(step + 1) / 10 for step in range(10)])
     assert shares[10] == 1.0 == max(shares)
     assert shares[60] == pytest.approx(0.5) and shares[35] == pytest.approx((1 + math.sqrt(0.5)) / 2)
     assert shares[10:] == sorted(shares[10:], reverse=True) and 0 < shares[-1] < 0.001
-    assert learning_rate_share(0, make_schedule(warmup_share=0.0)) == 1.0
-    assert learning_rate_share(5, make_schedule(warmup_share=1.0)) == 1.0
+    assert learning_rate_fraction(0, make_schedule(warmup_fraction=0.0)) == 1.0
+    assert learning_rate_fraction(5, make_schedule(warmup_fraction=1.0)) == 1.0
 
 
 def test_every_part_learns_at_its_own_rate(make_schedule: MakeSchedule, tmp_path: Path) -> None:
     both = nn.ModuleDict({"fast": linear(), "slow": linear()})
     objective = Distance({"fast": both["fast"], "slow": both["slow"]})  # type: ignore[dict-item]
-    schedule = make_schedule(steps=1, warmup_share=0.0, weight_decay=0.0)
+    schedule = make_schedule(steps=1, warmup_fraction=0.0, weight_decay=0.0)
     losses: list[float] = []
     train(
         both,
@@ -111,7 +111,7 @@ def test_the_first_rate_that_fits_a_name_counts_and_what_losses_learn_does_not_d
 def test_a_rate_for_a_name_that_no_parameter_has_is_refused_with_those_there_are(make_schedule: MakeSchedule) -> None:
     module = nn.ModuleDict({"tower": linear()})
     assert parameter_groups(module, phase(tower=0.5), make_schedule())
-    with pytest.raises(UsedWrongly, match="towr: no parameter") as raised:
+    with pytest.raises(UsageError, match="towr: no parameter") as raised:
         parameter_groups(module, phase(tower=0.5, towr=0.5), make_schedule())
     assert "tower.weight" in raised.value.remedy
 

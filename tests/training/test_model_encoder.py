@@ -11,7 +11,7 @@ from components.backends.sentence_transformer import SentenceTransformerEmbedder
 from components.backends.tiny import ARCHITECTURES
 from components.backends.whole_model import load_whole
 from components.corpus import Item
-from components.errors import UsedWrongly
+from components.errors import UsageError
 from components.training.chunks import in_chunks
 from components.training.config import Schedule
 from components.training.examples import NONE, Examples
@@ -159,12 +159,12 @@ def test_what_a_model_cannot_learn_from_is_refused(
 ) -> None:
     encoder = ModelEncoder(load("clip"), examples, "float32")
     encoder.prepare(make_schedule(augmentation=0.0), tmp_path)
-    with pytest.raises(UsedWrongly, match=r"schedule.augmentation.*got 0.5"):
+    with pytest.raises(UsageError, match=r"schedule.augmentation.*got 0.5"):
         encoder.prepare(make_schedule(augmentation=0.5), tmp_path)
     words = ModelEncoder(load_whole(str(text_model), "mean", 0), examples, "float32")
-    with pytest.raises(UsedWrongly, match="item 2 is of image, and the model takes text"):
+    with pytest.raises(UsageError, match="item 2 is of image, and the model takes text"):
         words(ROWS, 0)
     broken = tmp_path / "broken.png"
     broken.write_bytes(b"no picture")
-    with pytest.raises(UsedWrongly, match=str(broken)):
+    with pytest.raises(UsageError, match=str(broken)):
         ModelEncoder(encoder.module, Examples([], [broken], {}, {}), "float32")(ROWS[2:3], 0)

@@ -13,7 +13,7 @@ from sentence_transformers.util import mine_hard_negatives
 from tokenizers import Tokenizer, models, pre_tokenizers
 
 from components.corpus import Item
-from components.errors import UsedWrongly
+from components.errors import UsageError
 from components.training import negatives as module
 from components.training.config import Negatives
 from components.training.examples import IMAGE, INSTRUCTION, NONE, TEXT, Examples
@@ -363,11 +363,11 @@ def contents(examples: Examples, items: NDArray[np.int32]) -> list[tuple[str | N
 
 def test_negatives_that_do_not_fit_the_training_are_refused(examples: Examples, tmp_path: Path) -> None:
     write_negatives(mine_examples(Concepts(CONCEPTS), examples, SETTINGS), examples, tmp_path)
-    with pytest.raises(UsedWrongly, match="3 negatives a query are wanted, 2 were mined"):
+    with pytest.raises(UsageError, match="3 negatives a query are wanted, 2 were mined"):
         read_negatives(tmp_path, examples, 3)
     others = replace(examples, texts=["a lion", *TEXTS[1:]])
-    with pytest.raises(UsedWrongly, match=r"find\.parquet: the negatives were mined from other data"):
+    with pytest.raises(UsageError, match=r"find\.parquet: the negatives were mined from other data"):
         read_negatives(tmp_path, others, 2)
     (tmp_path / "name.parquet").unlink()
-    with pytest.raises(UsedWrongly, match="there are no negatives of the task name"):
+    with pytest.raises(UsageError, match="there are no negatives of the task name"):
         read_negatives(tmp_path, examples, 2)

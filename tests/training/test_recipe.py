@@ -16,7 +16,7 @@ from torch import Tensor, nn
 from components.corpus import Item
 from components.embedder import Embedder, TorchEmbedder
 from components.embedder.dual_encoder import DualEncoder
-from components.errors import EmbedlineError, UsedWrongly
+from components.errors import EmbedlineError, UsageError
 from components.training.batch import BatchBuilder
 from components.training.encoder import TowersEncoder
 from components.training.examples import NONE, Examples
@@ -33,8 +33,8 @@ VARIANTS: dict[str, dict[str, Any]] = {
     "bfloat16": {"precision": "bfloat16"},
     "two phases": {
         "phases": [
-            {"share": 0.5, "rates": {"text_model": 0.0}, "losses": [CONTRASTIVE]},
-            {"share": 0.5, "rates": {"vision_model": 0.0}, "losses": [{**CONTRASTIVE, "temperature": 0.2}]},
+            {"fraction": 0.5, "lr_multipliers": {"text_model": 0.0}, "losses": [CONTRASTIVE]},
+            {"fraction": 0.5, "lr_multipliers": {"vision_model": 0.0}, "losses": [{**CONTRASTIVE, "temperature": 0.2}]},
         ]
     },
     "learnt temperature": {"phases": [{"losses": [{**CONTRASTIVE, "learnt": True}]}]},
@@ -42,7 +42,11 @@ VARIANTS: dict[str, dict[str, Any]] = {
         "adapter": {"kind": "lora", "rank": 2, "alpha": 4.0, "dropout": 0.1, "targets": ["query", "visual_projection"]},
         "phases": [{"losses": [CONTRASTIVE]}],
     },
-    "chunks": {"chunk": 9, "augmentation": 0.0, "phases": [{"rates": PICTURES_FROZEN, "losses": [CONTRASTIVE]}]},
+    "chunks": {
+        "chunk": 9,
+        "augmentation": 0.0,
+        "phases": [{"lr_multipliers": PICTURES_FROZEN, "losses": [CONTRASTIVE]}],
+    },
 }
 EVERY_STEP = ("float32", "bfloat16", "two phases")
 KILLED_IN_STEP_5 = """
@@ -169,8 +173,8 @@ def test_the_text_tower_stays_as_it_was(make_teaching: MakeRecipe, examples: Exa
 def test_each_phase_trains_what_it_names(make_teaching: MakeRecipe, examples: Examples, tmp_path: Path) -> None:
     """The steps of the phases count on, and what was frozen in one may learn in the next."""
     phases = [
-        {"share": 0.5, "rates": {"text": 0.0}, "losses": [CONTRASTIVE]},
-        {"share": 0.5, "rates": {"vis": 0.0}, "losses": [CONTRASTIVE]},
+        {"fraction": 0.5, "lr_multipliers": {"text": 0.0}, "losses": [CONTRASTIVE]},
+        {"fraction": 0.5, "lr_multipliers": {"vis": 0.0}, "losses": [CONTRASTIVE]},
     ]
     recipe = make_teaching(phases=phases)
     seen: list[dict[str, Tensor]] = []
@@ -256,7 +260,10 @@ def test_a_loss_that_is_not_finite_names_the_rows_of_its_batch_and_changes_no_we
 @pytest.mark.parametrize(
     ("changes", "said"),
     [
-        ({"phases": [{"rates": {"vision_tower": 0.1}, "losses": [CONTRASTIVE]}]}, "phases.rates: vision_tower"),
+        (
+            {"phases": [{"lr_multipliers": {"vision_tower": 0.1}, "losses": [CONTRASTIVE]}]},
+            "phases.lr_multipliers: vision_tower",
+        ),
         ({"chunk": 4}, "normalises over the whole batch"),
         ({"phases": [LEARNING]}, "learns from a teacher, and this model has none"),
         ({"adapter": {"kind": "lora", "rank": 2, "alpha": 4.0, "dropout": 0.0, "targets": ["zzz"]}}, "zzz"),
@@ -266,7 +273,7 @@ def test_a_loss_that_is_not_finite_names_the_rows_of_its_batch_and_changes_no_we
 def test_what_cannot_be_trained_is_refused(
     changes: dict[str, Any], said: str, make_teaching: MakeRecipe, examples: Examples, tmp_path: Path
 ) -> None:
-    with pytest.raises(UsedWrongly, match=said) as raised:
+    with pytest.raises(UsageError, match=said) as raised:
         fit(make_teaching(**changes), examples, tmp_path)
     assert raised.value.exit_code == 2 and raised.value.remedy
 
@@ -274,8 +281,8 @@ def test_what_cannot_be_trained_is_refused(
 def test_a_rate_for_what_no_parameter_is_called_is_answered_with_the_names_there_are(
     make_teaching: MakeRecipe, examples: Examples, tmp_path: Path
 ) -> None:
-    recipe = make_teaching(phases=[{"rates": {"vision_tower": 0.1}, "losses": [CONTRASTIVE]}])
-    with pytest.raises(UsedWrongly) as raised:
+    recipe = make_teaching(phases=[{"lr_multipliers": {"vision_tower": 0.1}, "losses": [CONTRASTIVE]}])
+    with pytest.raises(UsageError) as raised:
         fit(recipe, examples, tmp_path)
     assert "vision_model" in raised.value.remedy
 

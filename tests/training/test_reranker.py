@@ -21,7 +21,7 @@ from transformers import (
 
 from components.backends.tiny import write_tiny
 from components.corpus.layout import TRAIN_SCHEMA, write_rows
-from components.errors import UsedWrongly
+from components.errors import UsageError
 from components.training.config import Negatives, Recipe
 from components.training.encoder import TowersEncoder
 from components.training.examples import NONE, Examples, read_examples
@@ -139,12 +139,12 @@ def test_pictures_are_read_by_a_reranker_that_takes_them(reader_of_images: Path,
 
 def test_pairs_that_the_reranker_cannot_read_are_refused(reader_of_texts: Path, pairs: Examples) -> None:
     with pytest.raises(
-        UsedWrongly, match="texts: reads texts alone, and the task Show pairs a text with an image"
+        UsageError, match="texts: reads texts alone, and the task Show pairs a text with an image"
     ) as no:
         Reranker(str(reader_of_texts), pairs)
     assert "negatives.reranker" in no.value.remedy
     reranker = Reranker(str(reader_of_texts), of_task(pairs, "Alike"))
-    with pytest.raises(UsedWrongly, match="the task Alike pairs a text with an image with text"):
+    with pytest.raises(UsageError, match="the task Alike pairs a text with an image with text"):
         rerank(reranker, {"Alike": planted((1, 2, NONE), (2, NONE, NONE))})
 
 
@@ -160,7 +160,7 @@ def test_what_was_not_trained_to_score_pairs_is_refused(
         text_reranker(text_model, model, labels=3)
     elif kind == "no head":
         model = text_model
-    with pytest.raises(UsedWrongly, match="no such directory" if kind == "nothing" else "is no reranker"):
+    with pytest.raises(UsageError, match="no such directory" if kind == "nothing" else "is no reranker"):
         Reranker(str(model), of_task(pairs, "Alike"))
 
 
@@ -190,7 +190,7 @@ def test_the_stage_stores_what_the_reranker_says_or_nothing_at_all(
 
     Image.new("RGB", (16, 16)).save(data / "images" / "cat.png")
     write_rows(data / "train" / "Show.parquet", TRAIN_SCHEMA, [empty | {"qry": "cat", "pos_image_path": "cat.png"}])
-    with pytest.raises(UsedWrongly, match="Show pairs a text with an image"):
+    with pytest.raises(UsageError, match="Show pairs a text with an image"):
         mine_negatives(reranked, data, tmp_path / "refused")
     assert not list(tmp_path.glob("*refused*"))
 
@@ -245,7 +245,7 @@ def by_hand(objective: PhaseObjective, teach: Callable[[int, NDArray[np.int64]],
             student = softmax(np.array(candidates) @ query / STUDENT)
             taught = softmax(teach(row, items.numpy())[: len(candidates)] / TEACHER)
             divergence = (taught * np.log(taught / student)).sum()
-            total += span.share / (span.rows.stop - span.rows.start) * divergence * STUDENT**2
+            total += span.fraction / (span.rows.stop - span.rows.start) * divergence * STUDENT**2
     return total
 
 
@@ -284,5 +284,5 @@ def test_without_a_reranker_a_step_learns_from_the_teachers_vectors(
     reranked = make_objective(scored, teachers).losses(0)["scores"].item()
     assert reranked == pytest.approx(make_objective(scored, None).losses(0)["scores"].item(), rel=1e-6)
     assert reranked != pytest.approx(expected, rel=1e-2)
-    with pytest.raises(UsedWrongly, match="neither a reranker nor a teacher"):
+    with pytest.raises(UsageError, match="neither a reranker nor a teacher"):
         make_objective(unscored, None).losses(0)

@@ -7,7 +7,7 @@ import numpy as np
 import pytest
 from scipy.stats import chisquare
 
-from components.errors import UsedWrongly
+from components.errors import UsageError
 from components.training.config import Schedule
 from components.training.examples import NONE, Examples, modalities
 from components.training.sampler import Epochs, Sampler, deal, planned
@@ -22,10 +22,10 @@ def schedule(**changes: Any) -> Schedule:
         "sub_batches": 4,
         "task_weights": {},
         "augmentation": 0.0,
-        "unmirrored_tasks": [],
+        "no_flip_tasks": [],
         "learning_rate": 0.01,
         "weight_decay": 0.0,
-        "warmup_share": 0.0,
+        "warmup_fraction": 0.0,
         "precision": "float32",
         "checkpoint_every": 1,
         "log_every": 1,
@@ -228,21 +228,21 @@ def test_there_is_no_step_beyond_the_last() -> None:
 
 
 def test_a_data_set_of_no_weight_is_refused() -> None:
-    with pytest.raises(UsedWrongly, match="no task of the data set has a weight above 0"):
+    with pytest.raises(UsageError, match="no task of the data set has a weight above 0"):
         Sampler(examples_of({"a": 5}), schedule(task_weights={"a": 0}))
 
 
-@pytest.mark.parametrize("name", ["task_weights", "unmirrored_tasks"])
+@pytest.mark.parametrize("name", ["task_weights", "no_flip_tasks"])
 def test_an_unknown_task_is_refused_beside_the_nearest_ones(name: str) -> None:
     examples = examples_of({"NameToImage": 5, "ImageToName": 5})
-    wrong = {"task_weights": {"NameToImages": 1.0}, "unmirrored_tasks": ["NameToImages"]}[name]
-    with pytest.raises(UsedWrongly, match=f"schedule.{name}: NameToImages: the data set has no such") as refused:
+    wrong = {"task_weights": {"NameToImages": 1.0}, "no_flip_tasks": ["NameToImages"]}[name]
+    with pytest.raises(UsageError, match=f"schedule.{name}: NameToImages: the data set has no such") as refused:
         planned(examples, schedule(**{name: wrong}))
     assert "NameToImage" in refused.value.remedy
-    with pytest.raises(UsedWrongly, match="Zzz") as refused:
+    with pytest.raises(UsageError, match="Zzz") as refused:
         planned(examples, schedule(task_weights={"Zzz": 0.0}))
     assert "NameToImage, ImageToName" in refused.value.remedy
-    with pytest.raises(UsedWrongly, match="NameToImages"):
+    with pytest.raises(UsageError, match="NameToImages"):
         Sampler(examples, planned(examples, schedule()).model_copy(update={"task_weights": {"NameToImages": 1.0}}))
 
 

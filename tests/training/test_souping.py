@@ -4,7 +4,7 @@ import pytest
 import torch
 from torch import Tensor, nn
 
-from components.errors import EmbedlineError, UsedWrongly
+from components.errors import EmbedlineError, UsageError
 from components.training import souping
 
 State = Mapping[str, Tensor]
@@ -91,7 +91,7 @@ def test_a_score_that_is_no_number_is_refused() -> None:
 
 @pytest.mark.parametrize("other", [of(1.0), {"bias": torch.zeros(2)}, {}])
 def test_checkpoints_of_different_models_are_refused(other: dict[str, Tensor]) -> None:
-    with pytest.raises(UsedWrongly, match="0 and 1 are not of the same model"):
+    with pytest.raises(UsageError, match="0 and 1 are not of the same model"):
         souping.soup([of(1.0, 2.0), other], [0.0, 0.0], nearness)
-    with pytest.raises(UsedWrongly, match="no checkpoint"):
+    with pytest.raises(UsageError, match="no checkpoint"):
         soup([], nearness)

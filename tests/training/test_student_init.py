@@ -24,7 +24,7 @@ from components.training.teacher_embeddings import (
 
 from .conftest import LEARNING, MakeRecipe, fit, same, stop_at, student_of, untrained, weights
 
-AS_THEY_ARE = Settings(others=[], views=0, augmentation=1.0, unmirrored_tasks=[], seed=0)
+AS_THEY_ARE = Settings(others=[], views=0, augmentation=1.0, no_flip_tasks=[], seed=0)
 
 
 @pytest.fixture

@@ -27,9 +27,9 @@ from components.training.teacher_embeddings import (
 
 from .conftest import LEARNING, MakeRecipe, fit, of_tasks, student_of, untrained
 
-AS_THEY_ARE = Settings(others=[], views=0, augmentation=1.0, unmirrored_tasks=[], seed=0)
-CHANGED = Settings(others=[], views=3, augmentation=1.0, unmirrored_tasks=["LeftOf"], seed=0)
-FREE = CHANGED.model_copy(update={"unmirrored_tasks": []})
+AS_THEY_ARE = Settings(others=[], views=0, augmentation=1.0, no_flip_tasks=[], seed=0)
+CHANGED = Settings(others=[], views=3, augmentation=1.0, no_flip_tasks=["LeftOf"], seed=0)
+FREE = CHANGED.model_copy(update={"no_flip_tasks": []})
 
 
 class Pixels:
@@ -180,7 +180,7 @@ def test_the_teacher_sees_a_view_as_the_student_would(
     assert errors[0] < errors[1] / 3, errors
 
 
-def test_stored_changes_keep_the_sides_of_unmirrored_tasks(examples: Examples, tmp_path: Path) -> None:
+def test_stored_changes_keep_the_sides_of_no_flip_tasks(examples: Examples, tmp_path: Path) -> None:
     fixed = written([Pixels()], examples, CHANGED, tmp_path / "fixed").changes
     free = written([Pixels()], of_tasks(examples, "Name"), FREE, tmp_path / "free").changes
     assert fixed is not None and free is not None and fixed.shape == free.shape == (10, 3, 11)

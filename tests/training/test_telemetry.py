@@ -6,7 +6,7 @@ import pytest
 import torch
 from torch.nn import functional
 
-from components.errors import UsedWrongly
+from components.errors import UsageError
 from components.training.telemetry import measure, memory
 
 SQUARE = torch.tensor([[1.0, 0.0], [0.0, 1.0], [-1.0, 0.0], [0.0, -1.0]])
@@ -45,7 +45,7 @@ def test_numbers_are_those_of_the_formulas_pair_by_pair() -> None:
 
 
 def test_one_pair_has_no_uniformity() -> None:
-    with pytest.raises(UsedWrongly, match="one pair"):
+    with pytest.raises(UsageError, match="one pair"):
         measure(SQUARE[:1], SQUARE[:1])
 
 

@@ -9,7 +9,7 @@ from components.config import Config
 from components.embedder.towers.image.pretrained import Settings as PretrainedImage
 from components.embedder.towers.text.pretrained import Settings as PretrainedText
 from components.embedder.towers.text.word_vectors import WordVectorsModel, vocabulary_size
-from components.errors import EmbedlineError, UsedWrongly
+from components.errors import EmbedlineError, UsageError
 from components.training.config import Towers
 from components.training.examples import Examples
 from components.training.towers import build_towers
@@ -98,7 +98,7 @@ def test_a_pretrained_image_tower_sees_the_colours_that_it_learned_with(
         hidden_size=16, intermediate_size=16, num_hidden_layers=1, num_attention_heads=2, image_size=16, patch_size=8
     )
     CLIPVisionModel(config).save_pretrained(tmp_path)
-    with pytest.raises(UsedWrongly, match=r"no preprocessor_config\.json"):
+    with pytest.raises(UsageError, match=r"no preprocessor_config\.json"):
         build_towers(with_tower(tmp_path), [], 0)
     mean, std = (0.1, 0.2, 0.3), (0.4, 0.5, 0.6)
     CLIPImageProcessor(image_mean=list(mean), image_std=list(std)).save_pretrained(tmp_path)

@@ -14,7 +14,7 @@ from components.corpus import Item, Manifest, Tasks
 from components.corpus.layout import TRAIN_SCHEMA, write_rows
 from components.corpus.manifest import data_digest
 from components.embedder import Embedder, fingerprint
-from components.errors import UsedWrongly
+from components.errors import UsageError
 from components.training import TrainingPaths, embed_with_teacher, mine_negatives, train_model
 from components.training.config import Negatives, Recipe
 from components.training.config import TeacherEmbeddings as Settings
@@ -79,7 +79,7 @@ def test_a_teacher_is_trained_and_teaches_a_student(
     places: TrainingPaths, make_teaching: MakeRecipe, make_learning: MakeRecipe, tmp_path: Path
 ) -> None:
     train_model(make_teaching(), places, ignored)
-    settings = Settings(others=[str(places.output)], views=2, augmentation=1.0, unmirrored_tasks=[], seed=0)
+    settings = Settings(others=[str(places.output)], views=2, augmentation=1.0, no_flip_tasks=[], seed=0)
     embed_with_teacher(settings, places.output, places.data, tmp_path / "embeddings")
     student = replace(places, output=tmp_path / "student", teacher=places.output, embeddings=tmp_path / "embeddings")
     told: list[Mapping[str, float]] = []
@@ -165,7 +165,7 @@ def test_a_training_set_of_texts_alone_is_learnt_from(
     mine_negatives(NO_NEGATIVES, places.data, places.negatives)
     losses = [{"name": "contrastive", "temperature": 0.1}]
     train_model(make_teaching(phases=[{"losses": losses}]), places, ignored)
-    settings = Settings(others=[], views=2, augmentation=1.0, unmirrored_tasks=[], seed=0)
+    settings = Settings(others=[], views=2, augmentation=1.0, no_flip_tasks=[], seed=0)
     embed_with_teacher(settings, places.output, places.data, tmp_path / "embeddings")
     student = replace(places, output=tmp_path / "student", teacher=places.output, embeddings=tmp_path / "embeddings")
     train_model(make_learning(), student, ignored)
@@ -174,7 +174,7 @@ def test_a_training_set_of_texts_alone_is_learnt_from(
 
 def test_negatives_that_were_not_mined_are_asked_for_in_vain(places: TrainingPaths, make_teaching: MakeRecipe) -> None:
     assert not list(places.negatives.glob("*.parquet"))
-    with pytest.raises(UsedWrongly, match=r"Name\.parquet: there are no negatives") as raised:
+    with pytest.raises(UsageError, match=r"Name\.parquet: there are no negatives") as raised:
         train_model(make_teaching(negatives_per_query=2), places, ignored)
     assert "negatives.model" in raised.value.remedy and not places.output.exists()
 
@@ -201,7 +201,7 @@ def test_two_processes_train_what_one_does(places: TrainingPaths, make_teaching:
         recipe = make_teaching(
             processes=count,
             augmentation=0.0,
-            phases=[{"rates": {"vision": 0.0, "text_model": 0.0}, "losses": [{"name": "sigmoid"}]}],
+            phases=[{"lr_multipliers": {"vision": 0.0, "text_model": 0.0}, "losses": [{"name": "sigmoid"}]}],
             early_stopping={"every": 2, "patience": 1, "soup": 2},
         )
         output = tmp_path / f"teacher-{count}"

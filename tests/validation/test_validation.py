@@ -19,7 +19,7 @@ from PIL import Image
 
 from components.corpus.layout import EVAL_SCHEMA, TRAIN_SCHEMA
 from components.corpus.manifest import EvaluationTask, Manifest, Tasks
-from components.errors import DataInvalid, EmbedlineError, UsedWrongly
+from components.errors import DataInvalid, EmbedlineError, UsageError
 from components.validation import Finding, Result, run
 from components.validation.config import Validation
 from components.validation.expectations import judge, suites
@@ -29,7 +29,7 @@ PICTURES = 4 * ROWS
 EXPECTATIONS = 20
 LIMITS = Validation(
     min_train_rows=ROWS, min_eval_sets=1, min_image_side=16, max_image_side=256, max_aspect=4.0, max_text_length=100,
-    max_duplicate_share=0.02, max_class_share=0.9,
+    max_duplicate_fraction=0.02, max_class_fraction=0.9,
 )  # fmt: skip
 Rows = list[dict[str, Any]]
 CHROMIUM = shutil.which("chromium") or shutil.which("google-chrome")
@@ -434,7 +434,7 @@ def test_scripts_are_told_apart(data: DataSet) -> None:
 def test_data_without_a_manifest_are_refused(data: DataSet) -> None:
     data.write()
     (data.folder / "manifest.json").unlink()
-    with pytest.raises(UsedWrongly, match="manifest"):
+    with pytest.raises(UsageError, match="manifest"):
         run(LIMITS, data.folder, data.folder.parent / "output", data.folder.parent / "failed")
 
 

@@ -16,7 +16,7 @@ from components.corpus.manifest import Input, Tasks, folder_sha256
 from components.corpus.pairs import ImageText, build_pairs
 from components.corpus.quarantine import Quarantine
 from components.corpus.tables import file_pairs, require_columns
-from components.errors import EmbedlineError, UsedWrongly
+from components.errors import EmbedlineError, UsageError
 
 if TYPE_CHECKING:
     import datasets
@@ -56,7 +56,7 @@ def pairs(config: Settings) -> Iterator[ImageText]:
         yield from split_pairs(loaded if isinstance(loaded, dict) else {folder.name: loaded}, config.columns)
     else:
         if not (files := sorted(folder.rglob("*.parquet"))):
-            raise UsedWrongly(
+            raise UsageError(
                 f"corpus.location: {folder} holds no data set",
                 "It needs the files of `save_to_disk` (dataset_dict.json or state.json), or *.parquet.",
             )
@@ -101,14 +101,14 @@ def hub_splits(name: str) -> dict[str, Any]:
 
 
 def hub_builder(name: str) -> datasets.DatasetBuilder:
-    """Raises `UsedWrongly` if the data set is neither here nor may be fetched, `EmbedlineError` if fetching fails."""
+    """Raises `UsageError` if the data set is neither here nor may be fetched, `EmbedlineError` if fetching fails."""
     import datasets
 
     try:
         return datasets.load_dataset_builder(name)
     except (OSError, ValueError) as error:
         if datasets.config.HF_HUB_OFFLINE:
-            raise UsedWrongly(
+            raise UsageError(
                 f"corpus.location: {name} is no local directory and not in the cache of the hub, which is switched off",
                 "Correct the path, or set HF_HUB_OFFLINE=0 in the environment to fetch it from the hub.",
             ) from error

@@ -17,7 +17,7 @@ from components.corpus.manifest import Input, Tasks, file_sha256
 from components.corpus.pairs import ImageText, build_pairs
 from components.corpus.quarantine import Quarantine, Rejected
 from components.corpus.tables import located
-from components.errors import UsedWrongly
+from components.errors import UsageError
 
 IMAGE_SUFFIXES = (".png", ".jpg", ".jpeg", ".webp", ".gif")
 
@@ -45,14 +45,14 @@ def build(config: Settings, directory: Path, quarantine: Quarantine) -> Tasks:
 def pairs(config: Settings) -> Iterator[ImageText]:
     """Yields one pair for each image that has a text, or that lies in a subfolder where none has a text.
 
-    Raises `UsedWrongly` if there are no such images.
+    Raises `UsageError` if there are no such images.
     """
     folder = located(config)
     files = images(folder)
     captioned = [image for image in files if image.with_suffix(".txt").is_file()]
     chosen = captioned or [image for image in files if image.parent != folder]
     if not chosen:
-        raise UsedWrongly(
+        raise UsageError(
             f"corpus.location: {folder} holds no images with texts beside them, and none in subfolders",
             f"It needs NAME{IMAGE_SUFFIXES[0]} (or {', '.join(IMAGE_SUFFIXES[1:])}) and NAME.txt, or LABEL/NAME.png.",
         )
@@ -62,9 +62,9 @@ def pairs(config: Settings) -> Iterator[ImageText]:
 
 
 def images(folder: Path) -> list[Path]:
-    """Returns the images below a folder, in the order of their paths. Raises `UsedWrongly` if it is none."""
+    """Returns the images below a folder, in the order of their paths. Raises `UsageError` if it is none."""
     if not folder.is_dir():
-        raise UsedWrongly(f"corpus.location: {folder} is no folder", "Choose another corpus.source for a file.")
+        raise UsageError(f"corpus.location: {folder} is no folder", "Choose another corpus.source for a file.")
     walked = (Path(place, name) for place, _, names in os.walk(folder) for name in names)
     return sorted(file for file in walked if file.suffix.lower() in IMAGE_SUFFIXES)
 

@@ -37,7 +37,7 @@ from components.corpus.manifest import (
 from components.corpus.pairs import encodable
 from components.corpus.quarantine import Quarantine, Rejected
 from components.corpus.tables import located, read_rows, record
-from components.errors import UsedWrongly
+from components.errors import UsageError
 
 Task = tuple[Split, str]
 ARCHIVES = (".zip", ".tar", ".tar.gz", ".tgz")
@@ -71,14 +71,14 @@ def inputs(config: Settings) -> dict[str, Input]:
 def build(config: Settings, directory: Path, quarantine: Quarantine) -> Tasks:
     """Writes the rows of the folder or archive, and the images that they name, to `directory`.
 
-    Raises `UsedWrongly` if the location is neither, or holds no rows where they are expected.
+    Raises `UsageError` if the location is neither, or holds no rows where they are expected.
     """
     location = located(config)
     extracted = directory / ".extracted"
     if location.is_dir():
         return build_folder(location, directory, quarantine)
     if not location.name.endswith(ARCHIVES):
-        raise UsedWrongly(f"corpus.location: {location} is no folder", f"An archive ends in {', '.join(ARCHIVES)}.")
+        raise UsageError(f"corpus.location: {location} is no folder", f"An archive ends in {', '.join(ARCHIVES)}.")
     extracted.mkdir()
     extract(location, extracted, quarantine)
     tasks = build_folder(only_folder(extracted), directory, quarantine)
@@ -89,7 +89,7 @@ def build(config: Settings, directory: Path, quarantine: Quarantine) -> Tasks:
 def build_folder(source: Path, directory: Path, quarantine: Quarantine) -> Tasks:
     tasks = files_by_task(source)
     if not tasks:
-        raise UsedWrongly(
+        raise UsageError(
             f"{source.name} holds no rows in MMEB's layout",
             "Expected are train/TASK.parquet, eval/TASK.parquet, TASK/original-*.parquet or TASK/test-*.parquet.",
         )

@@ -15,7 +15,7 @@ from components.corpus.manifest import Input, Tasks, file_sha256
 from components.corpus.pairs import ImageText, build_pairs, image_source
 from components.corpus.quarantine import Quarantine, Rejected
 from components.corpus.tables import file_pairs, located
-from components.errors import UsedWrongly
+from components.errors import UsageError
 
 FORMATS = (".csv", ".jsonl", ".parquet")
 
@@ -44,10 +44,10 @@ def build(config: Settings, directory: Path, quarantine: Quarantine) -> Tasks:
 
 
 def pairs(config: Settings) -> Iterator[ImageText]:
-    """Yields the rows of the table as they are, unchecked. Raises `UsedWrongly` if it lacks a mapped column."""
+    """Yields the rows of the table as they are, unchecked. Raises `UsageError` if it lacks a mapped column."""
     file = located(config)
     if file.suffix not in FORMATS:
-        raise UsedWrongly(
+        raise UsageError(
             f"corpus.location: {file}: a table ends in {', '.join(FORMATS)}",
             "Convert it, or choose another corpus.source.",
         )

@@ -21,7 +21,7 @@ from components.corpus.manifest import Input, Tasks, file_sha256
 from components.corpus.pairs import ImageText, build_pairs
 from components.corpus.quarantine import Quarantine, Rejected
 from components.corpus.tables import located, record
-from components.errors import UsedWrongly
+from components.errors import UsageError
 
 IMAGE_EXTENSIONS = ("jpg", "jpeg", "png", "webp")
 TAR_SUFFIXES = (".tar", ".tar.gz", ".tgz")
@@ -45,11 +45,11 @@ def build(config: Settings, directory: Path, quarantine: Quarantine) -> Tasks:
 
 
 def shards(config: Settings) -> list[Path]:
-    """Returns the tars in the order of their names; raises `UsedWrongly` if there is none."""
+    """Returns the tars in the order of their names; raises `UsageError` if there is none."""
     location = located(config)
     files = sorted(location.iterdir()) if location.is_dir() else [location]
     if not (tars := [file for file in files if file.name.endswith(TAR_SUFFIXES)]):
-        raise UsedWrongly(f"corpus.location: {location} holds no tar", f"A shard ends in {', '.join(TAR_SUFFIXES)}.")
+        raise UsageError(f"corpus.location: {location} holds no tar", f"A shard ends in {', '.join(TAR_SUFFIXES)}.")
     return tars
 
 

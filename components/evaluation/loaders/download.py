@@ -5,7 +5,7 @@ from __future__ import annotations
 import os
 from pathlib import Path
 
-from components.errors import EmbedlineError, UsedWrongly
+from components.errors import EmbedlineError, UsageError
 from components.evaluation.benchmark import Source, Task
 from components.evaluation.loaders.frames import place_of
 from components.evaluation.loaders.mirror import ARCHIVES, MEDIA, advice, published
@@ -14,12 +14,12 @@ from components.evaluation.loaders.mirror import ARCHIVES, MEDIA, advice, publis
 def fetch(name: str, task: Task, mirror: Path) -> None:
     """Downloads to the mirror what the set needs and the mirror lacks; what is there is not downloaded again.
 
-    Raises `UsedWrongly`, saying what to download where, unless the hub is allowed (`HF_HUB_OFFLINE=0`), and
+    Raises `UsageError`, saying what to download where, unless the hub is allowed (`HF_HUB_OFFLINE=0`), and
     `EmbedlineError` if the download fails.
     """
     if os.environ.get("HF_HUB_OFFLINE") != "0":
         commands = "\n".join(advice(source, mirror, patterns) for source, patterns in needed(name, task))
-        raise UsedWrongly(
+        raise UsageError(
             f"{name}: is not in {mirror}, and the hub is switched off", f"Set HF_HUB_OFFLINE=0 to fetch it. {commands}"
         )
     from huggingface_hub import HfApi, snapshot_download

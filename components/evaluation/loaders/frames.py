@@ -7,7 +7,7 @@ from collections.abc import Iterator
 from dataclasses import dataclass
 from pathlib import Path
 
-from components.errors import DataInvalid, UsedWrongly
+from components.errors import DataInvalid, UsageError
 from components.evaluation.loaders.mirror import MEDIA, advice, media_folders, unpacked
 
 FRAMES = 8
@@ -47,9 +47,9 @@ PLACES = {
 
 
 def place_of(name: str) -> Place:
-    """Returns the place of a set. Raises `UsedWrongly` if MMEB v2 has no videos of that name."""
+    """Returns the place of a set. Raises `UsageError` if MMEB v2 has no videos of that name."""
     if name not in PLACES:
-        raise UsedWrongly(f"{name}: MMEB v2 has no such set of videos", f"It has {', '.join(PLACES)}.")
+        raise UsageError(f"{name}: MMEB v2 has no such set of videos", f"It has {', '.join(PLACES)}.")
     return PLACES[name]
 
 

@@ -23,7 +23,7 @@ from filelock import FileLock
 
 from components.artifact import whole
 from components.corpus.manifest import file_sha256
-from components.errors import DataInvalid, UsedWrongly
+from components.errors import DataInvalid, UsageError
 from components.evaluation.benchmark import Source, Task
 
 MEDIA = Source(
@@ -48,9 +48,9 @@ SHARD = re.compile(r"-(\d+)-of-(\d+)(-[0-9a-f]+)?$")
 
 
 def published(name: str, task: Task) -> Source:
-    """Returns where a set was published. Raises `UsedWrongly` if its task does not say."""
+    """Returns where a set was published. Raises `UsageError` if its task does not say."""
     if task.source is None:
-        raise UsedWrongly(f"{name}: its task names no source", f"The layout {task.layout} needs one.")
+        raise UsageError(f"{name}: its task names no source", f"The layout {task.layout} needs one.")
     return task.source
 
 

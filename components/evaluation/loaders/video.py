@@ -17,7 +17,7 @@ import yaml
 
 from components.corpus import Item, Query
 from components.corpus.images import inside
-from components.errors import DataInvalid, UsedWrongly
+from components.errors import DataInvalid, UsageError
 from components.evaluation.benchmark import Task
 from components.evaluation.loaders.frames import FRAMES, by_number, chosen_frames, frame_root, place_of
 from components.evaluation.loaders.mirror import media_folders, published, tables
@@ -285,5 +285,5 @@ def _options(question: str, answers: Sequence[str]) -> tuple[str, list[str]]:
 def _labels(name: str) -> list[str]:
     classes: dict[str, str] = yaml.safe_load(Path(__file__).with_name("video_labels.yaml").read_text(encoding="utf-8"))
     if name not in classes:
-        raise UsedWrongly(f"{name}: its classes are not known", f"Known are those of {', '.join(classes)}.")
+        raise UsageError(f"{name}: its classes are not known", f"Known are those of {', '.join(classes)}.")
     return classes[name].split()

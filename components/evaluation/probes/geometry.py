@@ -44,7 +44,7 @@ def measure(suite: Suite, scores: Scores, sides: Mapping[str, tuple[Side, Side]]
     0 where all vectors are the same. `mean cosine` of random pairs, and `first direction`: the share of the variance
     that lies along one direction.
 
-    Raises `EmbedlineError` if all vectors of a modality are the same, `UsedWrongly` if the model gives an item several.
+    Raises `EmbedlineError` if all vectors of a modality are the same, `UsageError` if the model gives an item several.
     """
     require_one_vector(NAME, sides.values())
     modality = np.array([_modality(item) for item in suite.items])

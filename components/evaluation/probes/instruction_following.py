@@ -39,7 +39,7 @@ def build(base: Suite, images: Path) -> Suite:
     """Returns two sets of each set that shares query pictures with others under other instructions.
 
     Queries have a picture and an instruction, no text. In `SET.answer` the answers of the base set are relevant, in
-    `SET.kind` all its candidates: any answer of the kind that was asked for. Raises `UsedWrongly` if there is no set.
+    `SET.kind` all its candidates: any answer of the kind that was asked for. Raises `UsageError` if there is no set.
     """
     questions: dict[str, dict[str, list[Query]]] = {}
     unions: dict[bytes, tuple[tuple[Item, ...], dict[int, int]]] = {}

@@ -70,7 +70,7 @@ def build(base: Suite, images: Path) -> Suite:
     """Returns `SET.text`, `SET.image` and `SET.both` of each set that asks for pictures by texts, where another set of
     `base` names these pictures in other words; of several, the one that does so for most queries.
 
-    Raises `UsedWrongly` if there is none.
+    Raises `UsageError` if there is none.
     """
     collection, sets = Collection(MEND), []
     namings = [names for questions in base.sets if (names := _names(base, questions))]
@@ -90,7 +90,7 @@ def measure(suite: Suite, scores: Scores, sides: Mapping[str, tuple[Side, Side]]
     (`gap, text to image`, 0 to 2); and the bias of the ranking: how many times as often as in the corpus a form occurs
     among the first 10 (`bias, text`; 1 is none, 3 where all are texts).
 
-    Each answer is sought once in every form, so that to find them all is no bias. Raises `UsedWrongly` if the model
+    Each answer is sought once in every form, so that to find them all is no bias. Raises `UsageError` if the model
     gives an item several vectors.
     """
     require_one_vector(NAME, sides.values())

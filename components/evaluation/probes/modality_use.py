@@ -33,7 +33,7 @@ def build(base: Suite, images: Path) -> Suite:
     """Returns `SET.full`, `SET.without-image` and `SET.without-text` of every set that has composed items.
 
     Of a set, the rows are taken whose query has both text and picture; if it has none, those with such a candidate.
-    Raises `UsedWrongly` if no set has any.
+    Raises `UsageError` if no set has any.
     """
     collection, sets = Collection(MEND, merged=False), []
     for questions in base.sets:

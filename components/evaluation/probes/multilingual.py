@@ -13,7 +13,7 @@ import numpy as np
 
 from components.corpus import Manifest, task_names
 from components.corpus.manifest import Distribution
-from components.errors import DataInvalid, UsedWrongly
+from components.errors import DataInvalid, UsageError
 from components.evaluation.aggregate import groups, require_complete
 from components.evaluation.benchmark import Benchmark, Task
 from components.evaluation.sets import MEND, Collection, EvaluationSet, Suite
@@ -27,13 +27,13 @@ GROUPS = {"overall": "all languages", "IND": "trained languages", "OOD": "unseen
 def build(base: Suite, images: Path) -> Suite:
     """Returns the multilingual sets of the data set that `base` was read from, each under its language's CLDR code.
 
-    Raises `UsedWrongly` if the data set has none, or none in English, `EmbedlineError` if one is missing, `DataInvalid`
+    Raises `UsageError` if the data set has none, or none in English, `EmbedlineError` if one is missing, `DataInvalid`
     if one is broken or asks for other pictures than English.
     """
     folder = base.root / "multilingual"
     found = Manifest.read(base.root).tasks.multilingual if folder.is_dir() else {}
     if ENGLISH not in found:
-        raise UsedWrongly(
+        raise UsageError(
             f"{base.root}: the data set has no multilingual sets, or none in English",
             "The emoji corpus has them; if yours is of an earlier version, delete data/ and run `embedline ingest`.",
         )

@@ -54,7 +54,7 @@ def build(base: Suite, images: Path) -> Suite:
     """Returns the perturbed sets, named `SET.PERTURBATION.SEVERITY`, and `SET.unperturbed`, all of the same queries.
 
     Perturbed pictures are written to the folder `images`, those that are there already are taken. Raises
-    `DataInvalid` if a picture cannot be read, `UsedWrongly` if no set has queries to perturb.
+    `DataInvalid` if a picture cannot be read, `UsageError` if no set has queries to perturb.
     """
     collection, sets = Collection(MEND), []
     for questions in base.sets:

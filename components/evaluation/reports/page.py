@@ -31,7 +31,7 @@ def report_page(
     """Returns the page of models' scores by the name that the page gives them; the first of them has the accent.
 
     `published` are the scores of other models, 0 to 1, by model and set; one without a set of this benchmark is left
-    out. `misses` are queries that the first model answers badly. Raises `UsedWrongly` unless all scores are of one
+    out. `misses` are queries that the first model answers badly. Raises `UsageError` unless all scores are of one
     benchmark, data set and scorer: others do not stand beside each other.
     """
     standings = Standings(scores, published)
@@ -66,7 +66,7 @@ def report_page(
 
 
 def write_page(path: Path, page: str) -> None:
-    """Writes the page, whole or not at all. Raises `UsedWrongly` where nothing can be written."""
+    """Writes the page, whole or not at all. Raises `UsageError` where nothing can be written."""
     write_text(path, page)
 
 

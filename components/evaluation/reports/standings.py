@@ -7,7 +7,7 @@ from collections.abc import Mapping
 from dataclasses import dataclass
 from functools import cached_property
 
-from components.errors import UsedWrongly
+from components.errors import UsageError
 from components.evaluation.metrics import parse
 from components.evaluation.report import TIE_RATE_SHOWN
 from components.scores import Scores, TaskScore
@@ -17,7 +17,7 @@ from components.scores import Scores, TaskScore
 class Standings:
     """Our models by name, and the scores of `others`, 0 to 1, by model and set.
 
-    Raises `UsedWrongly` unless all our scores are of one benchmark, data set and scorer: they would not compare.
+    Raises `UsageError` unless all our scores are of one benchmark, data set and scorer: they would not compare.
     """
 
     scores: Mapping[str, Scores]
@@ -26,7 +26,7 @@ class Standings:
     def __post_init__(self) -> None:
         identities = {(model.benchmark, model.dataset_digest, model.scorer) for model in self.scores.values()}
         if len(identities) != 1:
-            raise UsedWrongly(
+            raise UsageError(
                 f"the scores are of {len(identities)} different benchmarks, data sets or scorers",
                 "Name the score files of one benchmark, made from the same data by the same scorer.",
             )

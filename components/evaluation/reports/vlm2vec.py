@@ -16,7 +16,7 @@ from typing import Annotated, Any, TypeVar
 from pydantic import BaseModel, ConfigDict, Field, ValidationError
 
 from components.artifact import whole, write_text
-from components.errors import DataInvalid, UsedWrongly
+from components.errors import DataInvalid, UsageError
 from components.evaluation.benchmark import Benchmark
 from components.scores import Scores
 
@@ -63,7 +63,7 @@ class Reported:
 def write_report(scores: Scores, path: Path) -> None:
     """Writes the scores as one report; its metadata also says which data, scorer and prompts they belong to.
 
-    Raises `UsedWrongly` where nothing can be written.
+    Raises `UsageError` where nothing can be written.
     """
     _write(path, {"metadata": _metadata(scores), "metrics": _by_modality(scores)})
 
@@ -71,10 +71,10 @@ def write_report(scores: Scores, path: Path) -> None:
 def write_score_files(scores: Scores, folder: Path) -> None:
     """Writes one file a set, `folder/MODALITY/SET_score.json`.
 
-    Raises `UsedWrongly` if `folder` exists: nothing in the files says which model they belong to.
+    Raises `UsageError` if `folder` exists: nothing in the files says which model they belong to.
     """
     if folder.exists():
-        raise UsedWrongly(f"{folder}: exists already", "Name a new folder for the score files of this model.")
+        raise UsageError(f"{folder}: exists already", "Name a new folder for the score files of this model.")
     with whole(folder) as partial:
         for modality, sets in _by_modality(scores).items():
             (partial / modality).mkdir()
@@ -85,7 +85,7 @@ def write_score_files(scores: Scores, folder: Path) -> None:
 def read_report(path: Path, benchmark: Benchmark) -> Reported:
     """Returns what a report says, or a folder of score files, whose name is then the model's.
 
-    Raises `UsedWrongly` if there is nothing at `path`, `DataInvalid` if a file is not in VLM2Vec's layout, a set is
+    Raises `UsageError` if there is nothing at `path`, `DataInvalid` if a file is not in VLM2Vec's layout, a set is
     there twice, or one of the benchmark's sets lacks its main metric.
     """
     model, found = _folder(path) if path.is_dir() else _report(path)
@@ -151,7 +151,7 @@ def _report(path: Path) -> tuple[str, Iterator[tuple[str, _Set]]]:
 def _folder(path: Path) -> tuple[str, Iterator[tuple[str, _Set]]]:
     files = [file for part in (".", *MODALITIES) for file in sorted((path / part).glob(f"*{SCORE_FILE}"))]
     if not files:
-        raise UsedWrongly(f"{path}: holds no score files", f"It should hold MODALITY/SET{SCORE_FILE}.")
+        raise UsageError(f"{path}: holds no score files", f"It should hold MODALITY/SET{SCORE_FILE}.")
     return path.resolve().name, ((file.name.removesuffix(SCORE_FILE), _read(file, _Set)) for file in files)
 
 
@@ -159,7 +159,7 @@ def _read(path: Path, kind: type[Content]) -> Content:
     try:
         return kind.model_validate_json(path.read_bytes())
     except FileNotFoundError as error:
-        raise UsedWrongly(f"{path}: there is no such file", "Name a report of VLM2Vec, or its folder.") from error
+        raise UsageError(f"{path}: there is no such file", "Name a report of VLM2Vec, or its folder.") from error
     except ValidationError as error:
         raise DataInvalid(f"{path}: is no score file of VLM2Vec: {error}", "Metrics are shares from 0 to 1.") from error
 

@@ -22,7 +22,7 @@ from pydantic import ValidationError
 from torch import Tensor, nn
 from torch.nn import functional
 
-from components.errors import UsedWrongly
+from components.errors import UsageError
 from components.sections import Section
 
 
@@ -121,12 +121,12 @@ def check(name: str, settings: Mapping[str, object]) -> None:
 def build(name: str, settings: Mapping[str, object], dimension: int, teacher_dimensions: Sequence[int]) -> Loss:
     """Returns a loss on the student's vectors of `dimension`; teachers are told by the dimensions of theirs.
 
-    Raises `ValueError` as `check` does, and `UsedWrongly` if the loss learns from a teacher and there is none.
+    Raises `ValueError` as `check` does, and `UsageError` if the loss learns from a teacher and there is none.
     """
     check(name, settings)
     module = _module(name)
     if module.Loss.needs_teacher and not teacher_dimensions:
-        raise UsedWrongly(
+        raise UsageError(
             f"loss {name}: learns from a teacher, and this model has none",
             "Take the loss out of the recipe, or train a model that has a teacher with it.",
         )

@@ -6,7 +6,7 @@ import torch
 from torch import Tensor
 from torch.nn import functional
 
-from components.errors import UsedWrongly
+from components.errors import UsageError
 from components.sections import Rate, Section
 from components.training import losses
 from components.training.losses import SubBatch, TeacherTargets, absent
@@ -30,14 +30,14 @@ class Loss(losses.Loss):
     softmax of their cosines over it. The square keeps the gradient's size whatever the temperature (Hinton et al.,
     Distilling the Knowledge in a Neural Network, 2015).
 
-    Raises `UsedWrongly` if there are no negatives, or nothing that scores them.
+    Raises `UsageError` if there are no negatives, or nothing that scores them.
     """
 
     settings: Settings
 
     def forward(self, batch: SubBatch) -> Tensor:
         if batch.negatives is None:
-            raise UsedWrongly(
+            raise UsageError(
                 "loss scores: the rows have no hard negatives against which to weigh the positive",
                 "Mine hard negatives (negatives, negatives_per_query), or take the loss out of the recipe.",
             )
@@ -51,7 +51,7 @@ class Loss(losses.Loss):
         if batch.scores is not None:
             return self._probabilities(batch.scores, missing)
         if not batch.teachers or any(teacher.negatives is None for teacher in batch.teachers):
-            raise UsedWrongly(
+            raise UsageError(
                 "loss scores: neither a reranker nor a teacher has scored the hard negatives",
                 "Take the loss out of the recipe, or train a model that has a teacher with it.",
             )

@@ -12,7 +12,7 @@ from threading import Thread
 
 import pytest
 
-from components.errors import DataInvalid, UsedWrongly
+from components.errors import DataInvalid, UsageError
 from components.evaluation.benchmark import Task, read_benchmark
 from components.evaluation.loaders import fetch
 from components.evaluation.loaders.download import needed
@@ -49,7 +49,7 @@ def test_without_the_hub_it_says_what_to_download_where(
     tmp_path: Path, task: Task, repositories: list[str], patterns: list[str]
 ) -> None:
     name = next(name for table in (V1, V2) for name in table if table[name] == task)
-    with pytest.raises(UsedWrongly, match=f"{name}: is not in {tmp_path}, and the hub is switched off") as raised:
+    with pytest.raises(UsageError, match=f"{name}: is not in {tmp_path}, and the hub is switched off") as raised:
         fetch(name, task, tmp_path)
     assert "HF_HUB_OFFLINE=0" in raised.value.remedy
     for repository in repositories:

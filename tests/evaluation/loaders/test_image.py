@@ -8,7 +8,7 @@ from typing import Any
 import pyarrow as pa
 import pytest
 
-from components.errors import DataInvalid, UsedWrongly
+from components.errors import DataInvalid, UsageError
 from components.evaluation.benchmark import Task, read_benchmark
 from components.evaluation.loaders import IMAGE_LAYOUTS, ImageSet, image_set
 from tests.evaluation.loaders.conftest import V2, contents, cut_short, write_parquet, write_picture
@@ -165,7 +165,7 @@ def test_one_layout_is_not_read_as_the_other(tmp_path: Path, layout: str) -> Non
 
 
 def test_a_task_without_source_is_used_wrongly(eval_mirror: Path) -> None:
-    with pytest.raises(UsedWrongly, match="CIRR: its task names no source"):
+    with pytest.raises(UsageError, match="CIRR: its task names no source"):
         image_set("CIRR", v1(source=None), eval_mirror)
 
 

@@ -12,7 +12,7 @@ import numpy as np
 import pytest
 
 from components.corpus import Item
-from components.errors import DataInvalid, UsedWrongly
+from components.errors import DataInvalid, UsageError
 from components.evaluation.loaders import video
 from components.evaluation.loaders.frames import PLACES, chosen_frames
 from tests.evaluation.loaders.conftest import (
@@ -393,7 +393,7 @@ def test_a_column_that_is_missing_is_named(tmp_path: Path) -> None:
 
 
 def test_a_set_that_mmeb_v2_has_not_is_used_wrongly(tmp_path: Path) -> None:
-    with pytest.raises(UsedWrongly, match="Kinetics: MMEB v2 has no such set of videos"):
+    with pytest.raises(UsageError, match="Kinetics: MMEB v2 has no such set of videos"):
         list(video.LOADERS["msvd"]("Kinetics", V2["MSVD"], tmp_path))
 
 

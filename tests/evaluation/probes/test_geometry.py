@@ -8,7 +8,7 @@ from sklearn.decomposition import PCA
 
 from components.corpus import Item
 from components.embedder import Vectors
-from components.errors import EmbedlineError, UsedWrongly
+from components.errors import EmbedlineError, UsageError
 from components.evaluation import Suite
 from components.evaluation.probes import geometry, probe
 from components.evaluation.probes.geometry import first_direction, mean_cosine, uniformity
@@ -115,7 +115,7 @@ def test_several_vectors_an_item_are_refused(suite: Suite, tmp_path: Path) -> No
         for name, both in sides.items()
     }
     for name in ("geometry", "mixed-modality"):
-        with pytest.raises(UsedWrongly, match=f"{name}: the model gives an item several vectors"):
+        with pytest.raises(UsageError, match=f"{name}: the model gives an item several vectors"):
             probe(name).measure(suite, scores, several)  # type: ignore[arg-type]
 
 

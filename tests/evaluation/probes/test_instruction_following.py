@@ -4,7 +4,7 @@ import numpy as np
 import pytest
 
 from components.embedder import Vectors
-from components.errors import UsedWrongly
+from components.errors import UsageError
 from components.evaluation import Suite
 from components.evaluation.probes import probe
 from tests.evaluation.conftest import ConstantEmbedder, HashEmbedder, Rows, row
@@ -127,6 +127,6 @@ def test_data_in_which_nothing_but_the_instruction_decides_nowhere_are_refused(
 ) -> None:
     base = write_suite({"Number": number_rows()} | ({"Others": others} if others else {}))
     with pytest.raises(
-        UsedWrongly, match="instruction-following: small has no pictures that are asked about under several"
+        UsageError, match="instruction-following: small has no pictures that are asked about under several"
     ):
         probe("instruction-following").build(base, Path())

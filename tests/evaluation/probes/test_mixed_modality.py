@@ -6,7 +6,7 @@ import numpy as np
 import pytest
 
 from components.embedder import Vectors
-from components.errors import UsedWrongly
+from components.errors import UsageError
 from components.evaluation import Suite
 from components.evaluation.probes import probe
 from components.evaluation.probes.mixed_modality import FORMS, shares_among_first
@@ -123,7 +123,7 @@ def test_the_set_that_names_most_pictures_is_taken_and_one_that_sorts_them_is_no
     ids=["no names", "no queries", "the same words", "too few concepts", "several answers"],
 )
 def test_data_without_concepts_in_several_forms_are_refused(write_suite: WriteSuite, sets: dict[str, Rows]) -> None:
-    with pytest.raises(UsedWrongly, match="mixed-modality: small has no pictures that one set asks for and another"):
+    with pytest.raises(UsageError, match="mixed-modality: small has no pictures that one set asks for and another"):
         probe("mixed-modality").build(write_suite(sets), Path())
 
 

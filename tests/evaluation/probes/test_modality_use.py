@@ -4,7 +4,7 @@ import numpy as np
 import pytest
 
 from components.corpus import Item
-from components.errors import UsedWrongly
+from components.errors import UsageError
 from components.evaluation import Suite, read_suite
 from components.evaluation.probes import probe
 from components.evaluation.probes.modality_use import chance, without_image, without_text
@@ -111,5 +111,5 @@ def test_blanking_leaves_the_instruction_and_what_has_one_part_only() -> None:
 
 def test_data_without_composed_items_are_refused(write_suite: WriteSuite) -> None:
     base = write_suite({"Plain": [pictured(n, WORDS, n) for n in range(3)]})
-    with pytest.raises(UsedWrongly, match="modality-use: small has no set with items of both text and picture"):
+    with pytest.raises(UsageError, match="modality-use: small has no set with items of both text and picture"):
         probe("modality-use").build(base, Path())

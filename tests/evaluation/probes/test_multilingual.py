@@ -10,7 +10,7 @@ from components.corpus import EVAL_SCHEMA, EvaluationTask, Item, Manifest
 from components.corpus.layout import write_rows
 from components.corpus.manifest import data_digest
 from components.embedder import Embedder, Vectors
-from components.errors import DataInvalid, EmbedlineError, UsedWrongly
+from components.errors import DataInvalid, EmbedlineError, UsageError
 from components.evaluation import Suite, evaluate, read_suite
 from components.evaluation.config import Evaluation
 from components.evaluation.probes.multilingual import build, measure
@@ -109,7 +109,7 @@ def test_the_pictures_are_encoded_once_for_all_languages(data: Path, measured: M
 def test_a_data_set_without_multilingual_sets_is_told_apart(data: Path) -> None:
     shutil.rmtree(data / "multilingual")
     vouch(data)
-    with pytest.raises(UsedWrongly, match="no multilingual sets") as caught:
+    with pytest.raises(UsageError, match="no multilingual sets") as caught:
         build(read_suite(data), Path())
     assert "embedline ingest" in caught.value.remedy
 
@@ -117,7 +117,7 @@ def test_a_data_set_without_multilingual_sets_is_told_apart(data: Path) -> None:
 def test_without_english_there_is_no_gap(data: Path) -> None:
     shutil.rmtree(data / "multilingual")
     add_languages(data, {"de": ["Nummer 1"]})
-    with pytest.raises(UsedWrongly, match="none in English"):
+    with pytest.raises(UsageError, match="none in English"):
         build(read_suite(data), Path())
 
 

@@ -11,7 +11,7 @@ from PIL import Image
 from components.corpus import Item
 from components.embedder import Vectors
 from components.embedder.runtime import load_image
-from components.errors import DataInvalid, UsedWrongly
+from components.errors import DataInvalid, UsageError
 from components.evaluation import Suite
 from components.evaluation.probes import probe, robustness
 from components.evaluation.probes.robustness import (
@@ -301,5 +301,5 @@ def test_a_picture_that_cannot_be_read_is_named(base: Suite, tmp_path: Path) -> 
 
 def test_data_that_no_perturbation_fits_are_refused(write_suite: WriteSuite, tmp_path: Path) -> None:
     base = write_suite({"Some": [row("cat", WORDS, [0]), pictured(1, WORDS, 1)]})
-    with pytest.raises(UsedWrongly, match="robustness: small has no set whose queries all have a text, or all"):
+    with pytest.raises(UsageError, match="robustness: small has no set whose queries all have a text, or all"):
         probe("robustness").build(base, tmp_path / "perturbed")

@@ -15,7 +15,7 @@ import pytest
 from PIL import Image
 
 from components.corpus import Item
-from components.errors import UsedWrongly
+from components.errors import UsageError
 from components.evaluation.metrics import REPORTED
 from components.evaluation.reports.misses import Miss
 from components.evaluation.reports.page import report_page, write_page
@@ -174,9 +174,9 @@ def test_published_models_are_shown_where_they_have_the_benchmarks_sets() -> Non
 )
 def test_scores_that_do_not_compare_share_no_page(changes: dict[str, str]) -> None:
     one = scores("student", TASKS)
-    with pytest.raises(UsedWrongly, match="2 different"):
+    with pytest.raises(UsageError, match="2 different"):
         read({"one": one, "two": replace(one, **changes)})
-    with pytest.raises(UsedWrongly, match="0 different"):
+    with pytest.raises(UsageError, match="0 different"):
         report_page({}, {}, [])
     assert read({"one": one, "two": replace(one, prompts="other")}).bars
 

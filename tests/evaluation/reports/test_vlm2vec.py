@@ -9,7 +9,7 @@ from typing import Any
 
 import pytest
 
-from components.errors import DataInvalid, UsedWrongly
+from components.errors import DataInvalid, UsageError
 from components.evaluation import Benchmark
 from components.evaluation.metrics import REPORTED
 from components.evaluation.reports.vlm2vec import Reported, read_report, write_report, write_score_files
@@ -98,7 +98,7 @@ def test_score_files_hold_the_same_as_the_report(ours: Scores, tmp_path: Path) -
 def test_score_files_do_not_mix_with_those_of_another_model(ours: Scores, tmp_path: Path) -> None:
     (tmp_path / "there").mkdir()
     (tmp_path / "there" / "precious").write_text("kept")
-    with pytest.raises(UsedWrongly, match="there: exists already"):
+    with pytest.raises(UsageError, match="there: exists already"):
         write_score_files(ours, tmp_path / "there")
     assert (tmp_path / "there" / "precious").read_text() == "kept"
 
@@ -171,14 +171,14 @@ def test_a_file_that_is_no_report_is_refused(tmp_path: Path, content: str) -> No
 
 
 def test_nothing_to_read_is_said(tmp_path: Path) -> None:
-    with pytest.raises(UsedWrongly, match="no such file"):
+    with pytest.raises(UsageError, match="no such file"):
         read_report(tmp_path / "absent.json", BENCHMARK)
-    with pytest.raises(UsedWrongly, match="holds no score files"):
+    with pytest.raises(UsageError, match="holds no score files"):
         read_report(tmp_path, BENCHMARK)
 
 
 def test_what_was_imported_is_never_compared(ours: Scores, tmp_path: Path) -> None:
     write_report(ours, tmp_path / "student.json")
-    with pytest.raises(UsedWrongly, match="is no score file"):
+    with pytest.raises(UsageError, match="is no score file"):
         Scores.read(tmp_path / "student.json")
     assert compare(ours, ours, 1000, 0.95).overall.difference == 0, "files with the values of queries do"

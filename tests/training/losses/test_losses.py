@@ -9,7 +9,7 @@ import torch
 from torch import Tensor
 from torch.nn import functional
 
-from components.errors import UsedWrongly
+from components.errors import UsageError
 from components.training import losses
 from components.training.config import LossTerm
 from components.training.losses import Loss, SubBatch, build, check, names
@@ -108,7 +108,7 @@ def test_a_loss_that_learns_from_a_teacher_needs_one(name: str) -> None:
     distilling = of_name(name, [8]).needs_teacher
     assert distilling or name not in {"relative", "similarities", "structure", "vectors"}
     if distilling:
-        with pytest.raises(UsedWrongly, match=f"loss {name}: learns from a teacher, and this model has none"):
+        with pytest.raises(UsageError, match=f"loss {name}: learns from a teacher, and this model has none"):
             of_name(name, [])
     else:
         of_name(name, [])

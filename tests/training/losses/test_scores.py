@@ -7,7 +7,7 @@ from sentence_transformers import SentenceTransformer
 from sentence_transformers.sentence_transformer.losses import DistillKLDivLoss
 from torch import Tensor
 
-from components.errors import UsedWrongly
+from components.errors import UsageError
 from components.training.losses import Loss, SubBatch, TeacherTargets, build
 
 MakeBatch = Callable[..., SubBatch]
@@ -83,11 +83,11 @@ def test_it_is_nothing_where_the_student_scores_as_the_teacher(make_batch: MakeB
 
 
 def test_without_negatives_or_without_scores_it_says_what_to_do(make_batch: MakeBatch) -> None:
-    with pytest.raises(UsedWrongly, match="no hard negatives") as refusal:
+    with pytest.raises(UsageError, match="no hard negatives") as refusal:
         scores(teachers=[5])(make_batch(teachers=[5]))
     assert "Mine hard negatives" in refusal.value.remedy
-    with pytest.raises(UsedWrongly, match="neither a reranker nor a teacher"):
+    with pytest.raises(UsageError, match="neither a reranker nor a teacher"):
         scores()(make_batch(negatives=2))
     batch = make_batch(negatives=2, teachers=[5])
-    with pytest.raises(UsedWrongly, match="neither a reranker nor a teacher"):
+    with pytest.raises(UsageError, match="neither a reranker nor a teacher"):
         scores(teachers=[5])(replace(batch, teachers=(replace(batch.teachers[0], negatives=None),)))

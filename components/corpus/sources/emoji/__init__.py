@@ -55,7 +55,7 @@ class Settings(SourceSettings):
     licence: str = LICENCES
     trained_languages: list[str]
     unseen_languages: list[str]
-    withheld_share: Fraction
+    withheld_fraction: Fraction
     train_scenes: Positive
     dev_scenes: Positive
     eval_scenes: Positive
@@ -75,7 +75,7 @@ def build(settings: Settings, directory: Path, quarantine: Quarantine) -> Tasks:
     inventory = Inventory(
         list(colour),
         {language: read_annotations(language) for language in languages},
-        Splits(settings.seed, settings.dev_share, settings.eval_share, settings.withheld_share),
+        Splits(settings.seed, settings.dev_fraction, settings.eval_fraction, settings.withheld_fraction),
     )
     images = directory / "images"
     for emoji, image in colour.items():

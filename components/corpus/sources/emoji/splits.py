@@ -20,22 +20,22 @@ class Splits:
     """Assigns by hash of what a thing is, so that the split of one thing never depends on the others."""
 
     seed: int
-    dev_share: float
-    eval_share: float
-    withheld_share: float
+    dev_fraction: float
+    eval_fraction: float
+    withheld_fraction: float
 
     def concept(self, emoji: Emoji) -> Split:
         """Returns the split of a concept, the same for all its skin-tone variants."""
-        return self._assign(("concept", emoji.concept), self.dev_share, self.eval_share)
+        return self._assign(("concept", emoji.concept), self.dev_fraction, self.eval_fraction)
 
     def withheld(self, *key: object) -> Split:
         """Returns "train", or the split for which this fact about a trained concept is withheld."""
-        return self._assign(key, self.withheld_share / 4, self.withheld_share * 3 / 4)
+        return self._assign(key, self.withheld_fraction / 4, self.withheld_fraction * 3 / 4)
 
-    def _assign(self, key: object, dev_share: float, eval_share: float) -> Split:
+    def _assign(self, key: object, dev_fraction: float, eval_fraction: float) -> Split:
         digest = hashlib.sha256(f"{self.seed}:{key}".encode()).digest()
         position = int.from_bytes(digest[:8], "big") / 2**64
-        return "eval" if position < eval_share else "dev" if position < eval_share + dev_share else "train"
+        return "eval" if position < eval_fraction else "dev" if position < eval_fraction + dev_fraction else "train"
 
 
 @dataclass(frozen=True)

@@ -10,7 +10,7 @@ from transformers.image_processing_base import ImageProcessingMixin
 from components.embedder.config import IMAGE_MEAN, ImageTowerSettings
 from components.embedder.pretrained import find_model
 from components.embedder.runtime import Colours
-from components.errors import UsedWrongly
+from components.errors import UsageError
 
 
 class Settings(ImageTowerSettings):
@@ -27,13 +27,13 @@ class Settings(ImageTowerSettings):
 def build(settings: Settings) -> tuple[PreTrainedModel, Colours, Colours]:
     """Returns the tower, and the mean and standard deviation of colours that it expects.
 
-    Raises `UsedWrongly` if its directory does not say them, `EmbedlineError` if it is nowhere to be found.
+    Raises `UsageError` if its directory does not say them, `EmbedlineError` if it is nowhere to be found.
     """
     source = find_model(settings.model)
     try:
         processor, _ = ImageProcessingMixin.get_image_processor_dict(source)
     except OSError as error:
-        raise UsedWrongly(
+        raise UsageError(
             f"{source}: has no preprocessor_config.json, so that it is not known which colours it expects",
             "Put the model's file there.",
         ) from error
