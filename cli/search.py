@@ -33,8 +33,9 @@ def search(
     """
     from components import config as configuration
     from components.export.config import Serving
+    from components.files import write_text
     from serving.asking import search_served
-    from serving.page import results_page, write_page
+    from serving.page import results_page
 
     if not text and image is None:
         raise UsageError("nothing to search for", 'Give a text or an image: embedline search "a sad cat"')
@@ -43,7 +44,7 @@ def search(
     settings = configuration.read_section(Path(configuration.PARAMETERS), Serving)
     found = search_served(STATE, settings, text, image, instruction, top)
     if page:
-        write_page(PAGE, results_page(found.query, found.hits, found.model, found.latency_ms, found.searched))
+        write_text(PAGE, results_page(found.query, found.hits, found.model, found.latency_ms, found.searched))
         webbrowser.open(PAGE.resolve().as_uri())
     if machine:
         say({"model": found.model, "latency_ms": found.latency_ms, "hits": [hit._asdict() for hit in found.hits]})

@@ -2,16 +2,19 @@
 
 from __future__ import annotations
 
+import errno
 import hashlib
 import os
 import shutil
 from collections.abc import Callable, Iterator
-from contextlib import contextmanager
+from contextlib import contextmanager, suppress
 from pathlib import Path
 from typing import Any
 
 import numpy as np
 from numpy.typing import NDArray
+
+from components.errors import UsageError
 
 CHUNK = 256
 
@@ -25,13 +28,24 @@ def atomic_file(path: Path) -> Iterator[Path]:
         yield partial
         partial.replace(path)
     finally:
-        partial.unlink(missing_ok=True)
+        with suppress(OSError):  # what went wrong in writing is what is raised
+            partial.unlink(missing_ok=True)
 
 
 def write_text(path: Path, text: str) -> None:
-    """Writes a text file in UTF-8, whole or not at all; half a surrogate pair becomes a question mark."""
-    with atomic_file(path) as partial:
-        partial.write_text(text, encoding="utf-8", errors="replace")
+    """Writes a text file in UTF-8, whole or not at all; half a surrogate pair becomes a question mark.
+
+    Raises `UsageError` where nothing can be written, `OSError` if the disk is full.
+    """
+    try:
+        with atomic_file(path) as partial:
+            partial.write_text(text, encoding="utf-8", errors="replace")
+    except OSError as error:
+        if error.errno == errno.ENOSPC:
+            raise
+        raise UsageError(
+            f"{path} cannot be written: {error.strerror}", "Name a file in a folder that can be written to."
+        ) from error
 
 
 @contextmanager
@@ -73,7 +87,9 @@ def file_sha256(file: Path) -> str:
         return hashlib.file_digest(stream, "sha256").hexdigest()
 
 
-def folder_sha256(folder: Path, leave_out: frozenset[str] = frozenset()) -> str:
+def folder_sha256(
+    folder: Path, leave_out: frozenset[str] = frozenset(), sha256: Callable[[Path], str] = file_sha256
+) -> str:
     """Returns one SHA-256 over the relative paths and contents of all files under `folder`, sorted by path."""
     digest = hashlib.sha256()
     for directory, subdirectories, names in os.walk(folder):
@@ -82,5 +98,5 @@ def folder_sha256(folder: Path, leave_out: frozenset[str] = frozenset()) -> str:
             file = Path(directory, name)
             path = file.relative_to(folder).as_posix()
             if path not in leave_out:
-                digest.update(f"{path}\0{file_sha256(file)}\n".encode())
+                digest.update(f"{path}\0{sha256(file)}\n".encode())
     return digest.hexdigest()

@@ -18,6 +18,7 @@ from ruamel.yaml.representer import RoundTripRepresenter
 
 from components.config import PARAMETERS, parse, read
 from components.errors import UsageError
+from components.files import atomic_file
 from components.workspace import STATE
 
 PROFILES = Path("profiles")
@@ -196,6 +197,5 @@ def _read(file: Path) -> str:
 
 
 def _write(file: Path, text: str) -> None:
-    partial = file.with_name(f".{file.name}.partial")
-    partial.write_bytes(text.encode())
-    partial.replace(file)
+    with atomic_file(file) as partial:
+        partial.write_bytes(text.encode())

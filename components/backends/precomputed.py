@@ -14,10 +14,10 @@ from typing import TYPE_CHECKING, Any
 
 import numpy as np
 
-from components.artifact import whole
 from components.embedder.embedders import Vectors
 from components.embedder.runtime import normalise
 from components.errors import EmbedlineError, UsageError
+from components.files import atomic_directory
 
 if TYPE_CHECKING:
     from components.corpus.item import ImageSource, Item
@@ -64,7 +64,7 @@ def write_precomputed(folder: Path, items: Sequence[Item], vectors: Vectors, roo
     """
     if len(items) != len(vectors):
         raise UsageError(f"{len(vectors)} vectors for {len(items)} items", "Give one vector an item.")
-    with whole(folder) as partial:
+    with atomic_directory(folder) as partial:
         with (partial / ITEMS).open("w", encoding="utf-8") as stream:
             for item in items:
                 stream.write(json.dumps(describe(item, root), ensure_ascii=False) + "\n")

@@ -60,9 +60,9 @@ from transformers import (
     VisionTextDualEncoderProcessor,
 )
 
-from components.artifact import whole
 from components.backends.without_torchvision import video_processor
 from components.errors import UsageError
+from components.files import atomic_directory
 
 WIDTH, HEADS, LAYERS = 32, 2, 2
 PATCH, SIDE = 8, 16  # pixels
@@ -93,7 +93,7 @@ def write_tiny(architecture: str, directory: Path, seed: int = 0) -> None:
     """
     if architecture not in MAKERS:
         raise UsageError(f"{architecture}: no known architecture", f"Known are {', '.join(ARCHITECTURES)}.")
-    with torch.random.fork_rng(devices=[]), whole(directory) as partial:
+    with torch.random.fork_rng(devices=[]), atomic_directory(directory) as partial:
         torch.manual_seed(seed)
         model, processor = MAKERS[architecture]()
         model.save_pretrained(partial)

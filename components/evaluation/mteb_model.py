@@ -20,7 +20,6 @@ from typing import TYPE_CHECKING, Any
 import numpy as np
 from PIL import Image
 
-from components.artifact import whole
 from components.backends.sentence_transformer import SentenceTransformerEmbedder
 from components.corpus import Item
 from components.embedder import Embedder, Vectors
@@ -28,6 +27,7 @@ from components.embedder.runtime import UnreadableImage, load_image
 from components.errors import EmbedlineError, UsageError
 from components.evaluation.scoring import normalised
 from components.evaluation.vectors import vectors_key
+from components.files import atomic_directory
 
 if TYPE_CHECKING:
     from mteb.abstasks import AbsTask
@@ -77,7 +77,7 @@ def run_task(model: MtebModel, task: AbsTask, output: Path) -> TaskResult:
             raise EmbedlineError(
                 f"{model.name}: {task.metadata.name}: the score is not a number", "Look at the vectors of its items."
             )
-        with whole(folder) as partial:
+        with atomic_directory(folder) as partial:
             ResultCache(partial).save_to_cache(result, model.mteb_model_meta)
     return TaskResult.from_disk(ResultCache(folder).get_task_result_path(task.metadata.name, model.mteb_model_meta))
 

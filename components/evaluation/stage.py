@@ -10,13 +10,13 @@ from typing import TYPE_CHECKING
 
 from safetensors import safe_open
 
-from components.artifact import whole
 from components.backends.directory import unopened_directory
 from components.embedder import fingerprint
 from components.errors import EmbedlineError
 from components.evaluation.report import BATCHES_PER_CHUNK, score
 from components.evaluation.sets import read_suite
 from components.evaluation.vectors import Done, cached_vectors, dimension
+from components.files import atomic_directory
 from components.scores import Model, Scores
 
 if TYPE_CHECKING:
@@ -39,7 +39,7 @@ def run(
     scores, speeds = {}, {}
     settings = config.evaluation
     suite = read_suite(data, cache=cache)
-    with whole(output) as partial:
+    with atomic_directory(output) as partial:
         for name, directory in models.items():
             embedder = unopened_directory(str(directory), settings.batch_size, remember_images=True)
             identity = fingerprint(directory)

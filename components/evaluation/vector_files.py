@@ -15,6 +15,7 @@ from pydantic import NonNegativeFloat, NonNegativeInt, PositiveInt, ValidationEr
 
 from components.corpus.manifest import Record
 from components.evaluation.scoring import Positions
+from components.files import write_text
 
 SideName = Literal["query", "document"]
 BLOCK = 2**22
@@ -58,9 +59,7 @@ class FileRecord(Record):
     seconds: NonNegativeFloat
 
     def write(self, file: VectorFile) -> None:
-        unfinished = file.record.with_name(f".{file.record.name}.partial")
-        unfinished.write_text(self.model_dump_json(), encoding="utf-8")
-        unfinished.replace(file.record)
+        write_text(file.record, self.model_dump_json())
 
 
 def complete(file: VectorFile) -> FileRecord | None:

@@ -11,11 +11,11 @@ from collections.abc import Iterable, Iterator
 from pathlib import Path
 
 from components.corpus import Item, Query
-from components.corpus.manifest import file_sha256
 from components.errors import DataInvalid, UsageError
 from components.evaluation.benchmark import Benchmark
 from components.evaluation.probes.multilingual import ENGLISH, language_task
 from components.evaluation.sets import Collection, Suite
+from components.files import file_sha256
 
 XTD = "xtd"
 CAPTIONS, IMAGE_NAMES = "test_1kcaptions_", "test_image_names.txt"

@@ -18,13 +18,13 @@ from typing import Any
 
 import numpy as np
 
-from components.artifact import whole
 from components.corpus import Item, Manifest
 from components.embedder import OnnxEmbedder, Vectors, fingerprint, runtime
 from components.errors import Refused
 from components.export.config import Serving
 from components.export.reference_window import reference_window
 from components.export.sample import of_each_modality, training_items
+from components.files import atomic_directory
 
 MODEL = "embedder"
 DESCRIPTION, TRITON_CONFIG, VERSION, EXPECTED = "bundle.json", "config.pbtxt", "version", "examples.npy"
@@ -70,7 +70,7 @@ def package(config: Serving, onnx: Path, data: Path, output: Path, card: str) ->
     reference window are those of the code that is packed. Raises `Refused` if an example's image is no file.
     """
     model = onnx / config.variant
-    with whole(output) as partial:
+    with atomic_directory(output) as partial:
         write_version(model, partial / VERSION)
         embedder = OnnxEmbedder(partial / VERSION, threads=config.threads)
         (partial / TRITON_CONFIG).write_text(triton_config(config, embedder.dimension), encoding="utf-8")

@@ -7,12 +7,12 @@ import shutil
 from dataclasses import asdict
 from pathlib import Path
 
-from components.artifact import whole
 from components.embedder import OnnxEmbedder, TorchEmbedder
 from components.export.config import VARIANTS, Export
 from components.export.onnx_graphs import export
 from components.export.parity import Parity, demand, parity
 from components.export.sample import of_each_modality, training_items
+from components.files import atomic_directory
 
 PARITY, GRAPHS = "parity.json", ".graphs"
 
@@ -24,7 +24,7 @@ def run(config: Export, student: Path, data: Path, output: Path) -> dict[str, di
     """
     reference, items = TorchEmbedder(student), training_items(data)
     sample = of_each_modality(items, config.parity_items)
-    with whole(output) as partial:
+    with atomic_directory(output) as partial:
         export(reference.encoder, partial / GRAPHS, config.opset)
         report: dict[str, Parity] = {}
         for variant in config.variants:

@@ -3,12 +3,12 @@
 from __future__ import annotations
 
 import json
-import os
 from collections.abc import Mapping
 from dataclasses import asdict, dataclass
 from pathlib import Path
 from typing import Any
 
+from components.files import write_text
 from components.lineage.versions import data_hash, lock_digest, producing_runs
 from components.lineage.workspace import git_state
 
@@ -34,9 +34,7 @@ class Lineage:
 
     def write(self, path: Path) -> None:
         """Writes the file as a whole or not at all."""
-        partial = path.with_name(f".{path.name}.{os.getpid()}.partial")
-        partial.write_text(json.dumps(asdict(self), indent=2, sort_keys=True) + "\n", encoding="utf-8")
-        partial.replace(path)
+        write_text(path, json.dumps(asdict(self), indent=2, sort_keys=True) + "\n")
 
 
 def collect(root: Path, parameters: Mapping[str, Any], round_run: str, flow_run: str | None = None) -> Lineage:

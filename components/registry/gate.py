@@ -25,6 +25,7 @@ from typing import Any, Literal
 import numpy as np
 
 from components.errors import Refused
+from components.files import write_text
 from components.registry.config import Promotion
 from components.scores import Difference, Scores, comparison, defects
 
@@ -63,11 +64,8 @@ class Verdict:
 
     def write(self, folder: Path) -> Path:
         """Keeps the verdict as `DIGEST.json` in `folder` and returns that path."""
-        folder.mkdir(parents=True, exist_ok=True)
         path = folder / f"{self.digest}.json"
-        partial = path.with_suffix(".partial")
-        partial.write_text(self._text(), encoding="utf-8")
-        partial.replace(path)
+        write_text(path, self._text())
         return path
 
     def _text(self) -> str:

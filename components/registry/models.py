@@ -26,8 +26,8 @@ from mlflow.protos.databricks_pb2 import (
 from mlflow.pyfunc import save_model
 from mlflow.types import ColSpec, DataType, Schema, TensorSpec
 
-from components.corpus.manifest import folder_sha256
 from components.errors import EmbedlineError, UsageError
+from components.files import folder_sha256
 from components.registry.tracking import Run, Tracking
 from components.scores import Scores
 

@@ -24,6 +24,7 @@ from mlflow.exceptions import MlflowException
 from mlflow.utils.mlflow_tags import MLFLOW_DATASET_CONTEXT, MLFLOW_PARENT_RUN_ID
 
 from components.errors import EmbedlineError
+from components.files import write_text
 from components.registry.dataset_source import DvcDatasetSource
 from components.workspace import STATE
 
@@ -190,11 +191,7 @@ def _ending(run: Run, *, finish: bool = True) -> Iterator[None]:
 
 
 def _write_producing_run(root: Path, stage: str, run_id: str) -> None:
-    path = root / RUNS / f"{stage}.json"
-    path.parent.mkdir(parents=True, exist_ok=True)
-    partial = path.with_name(f".{stage}.partial")
-    partial.write_text(json.dumps({"run_id": run_id}) + "\n", encoding="utf-8")
-    partial.replace(path)
+    write_text(root / RUNS / f"{stage}.json", json.dumps({"run_id": run_id}) + "\n")
 
 
 def _flatten(settings: Mapping[str, Any], prefix: str = "") -> Iterator[tuple[str, Any]]:

@@ -11,8 +11,8 @@ from typing import Annotated, Any, ClassVar
 import numpy as np
 from pydantic import ConfigDict, Field, NonNegativeInt, PositiveInt, TypeAdapter, ValidationError
 
-from components.artifact import write_text
 from components.errors import UsageError
+from components.files import write_text
 
 SCORER = "3"
 """Rises with every change that can change a score; scores of different scorers do not compare."""

@@ -3,10 +3,10 @@
 from __future__ import annotations
 
 import json
-from collections.abc import Mapping
-from typing import TYPE_CHECKING, Any
+from typing import TYPE_CHECKING
 
 from components.evaluation.stage import run as score
+from components.files import write_text
 from components.progress import say
 from components.workspace import DATA, METRICS, ONNX, SCORES, STUDENT, TEACHER, VECTORS
 
@@ -28,10 +28,4 @@ def run(config: Config, run: Run) -> None:
     for name, aggregates in summary.items():
         run.log_metrics({f"mmeb/{name}/{aggregate}": value for aggregate, value in aggregates.items()})
         run.log_metrics({f"hit@1/{name}/{task}": value.score for task, value in scores[name].tasks.items()})
-    _write_metrics(summary)
-
-
-def _write_metrics(summary: Mapping[str, Any]) -> None:
-    partial = METRICS.with_name(f".{METRICS.name}.partial")
-    partial.write_text(json.dumps(summary, indent=2) + "\n", encoding="utf-8")
-    partial.replace(METRICS)
+    write_text(METRICS, json.dumps(summary, indent=2) + "\n")

@@ -8,6 +8,7 @@ from pathlib import Path
 import torch
 from torch import Tensor, nn
 
+from components.files import atomic_file
 from components.training import processes
 from components.training.config import EarlyStopping
 from components.training.souping import soup
@@ -47,10 +48,8 @@ class DevScores:
         """Returns the score of the module at a step, and keeps its weights if it is among the best."""
         self.scores[step] = self.score()
         if processes.is_first():
-            self.folder.mkdir(parents=True, exist_ok=True)
-            partial = self.folder / f".{step}.partial"
-            torch.save(trained_state(module), partial)
-            partial.replace(self._file(step))
+            with atomic_file(self._file(step)) as partial:
+                torch.save(trained_state(module), partial)
             for other in self.scores.keys() - set(self._best()):
                 self._file(other).unlink(missing_ok=True)
         processes.wait_for_all()

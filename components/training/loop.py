@@ -12,6 +12,7 @@ import torch
 from torch import Tensor, nn
 
 from components.errors import EmbedlineError, UsageError
+from components.files import atomic_file
 from components.training import processes
 from components.training.config import Phase, Planned, Schedule
 from components.training.dev_scores import DevScores, trained_state
@@ -155,8 +156,6 @@ def learning_rate_fraction(step: int, schedule: Planned) -> float:
 def _save(path: Path, step: int, module: nn.Module, optimiser: Any, rates: Any, dev_scores: DevScores | None) -> None:
     if not processes.is_first():
         return
-    path.parent.mkdir(parents=True, exist_ok=True)
-    partial = path.with_name(f".{path.name}.partial")
     state = {
         "step": step,
         "module": trained_state(module),
@@ -164,8 +163,8 @@ def _save(path: Path, step: int, module: nn.Module, optimiser: Any, rates: Any, 
         "rates": rates.state_dict(),
         "dev_scores": dev_scores.scores if dev_scores else {},
     }
-    torch.save(state, partial)
-    partial.replace(path)
+    with atomic_file(path) as partial:
+        torch.save(state, partial)
 
 
 def _resume(path: Path, module: nn.Module, optimiser: Any, rates: Any, dev_scores: DevScores | None) -> int:

@@ -4,7 +4,7 @@ from __future__ import annotations
 
 from pathlib import Path
 
-from components.artifact import whole
+from components.files import atomic_directory
 from components.training.config import Negatives
 from components.training.teachers import open_teacher
 
@@ -12,7 +12,7 @@ from components.training.teachers import open_teacher
 def mine_negatives(config: Negatives, data: Path, output: Path) -> None:
     """Writes the hard negatives of every row of the training set to `output`, scored if there is a reranker; none
     without a model."""
-    with whole(output) as partial:
+    with atomic_directory(output) as partial:
         (partial / "settings.json").write_text(config.model_dump_json(indent=2) + "\n", encoding="utf-8")
         if config.model:
             _mine(config.model, config, data, partial)

@@ -4,10 +4,10 @@ from __future__ import annotations
 
 from pathlib import Path
 
-from components.artifact import whole
 from components.backends.directory import open_directory
 from components.embedder import Embedder, TorchEmbedder
 from components.errors import UsageError
+from components.files import atomic_directory
 from components.training.config import TeacherEmbeddings
 
 BATCH_SIZE = 256
@@ -18,7 +18,7 @@ def embed_with_teacher(config: TeacherEmbeddings, teacher: Path, data: Path, out
     from components.training.examples import read_examples
     from components.training.teacher_embeddings import write_teacher_embeddings
 
-    with whole(output) as partial:
+    with atomic_directory(output) as partial:
         teachers = [open_teacher(str(name)) for name in (teacher, *config.others)]
         write_teacher_embeddings(teachers, read_examples(data), config, partial)
 

@@ -10,10 +10,10 @@ from dataclasses import dataclass
 from pathlib import Path
 from typing import TYPE_CHECKING
 
-from components.artifact import whole
 from components.backends.directory import find_directory
 from components.corpus import Manifest
 from components.embedder import fingerprint
+from components.files import atomic_directory
 from components.source import code_digest
 from components.training.config import Recipe, Towers
 from components.training.teachers import open_teacher
@@ -62,7 +62,7 @@ def _train(recipe: Recipe, paths: TrainingPaths, scorer: Scorer | None, report: 
     train_by(recipe, encoder, data, workspace, report, scorer)
     processes.wait_for_all()
     if processes.is_first():
-        with whole(paths.output) as partial:
+        with atomic_directory(paths.output) as partial:
             encoder.save(partial)
         shutil.rmtree(workspace)
 

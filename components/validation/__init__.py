@@ -3,13 +3,13 @@
 from __future__ import annotations
 
 import json
-import os
 import shutil
 from pathlib import Path
 from typing import TYPE_CHECKING, Any
 
 from components.corpus.manifest import Manifest
 from components.errors import DataInvalid
+from components.files import atomic_directory
 from components.validation.config import Validation
 from components.validation.findings import Finding, Result
 from components.workspace import STATE
@@ -94,13 +94,9 @@ def _report(
 def _write(report: dict[str, Any], place: Path) -> None:
     from components.validation.page import render
 
-    partial = place.with_name(f".{place.name}.{os.getpid()}.partial")
-    shutil.rmtree(partial, ignore_errors=True)
-    partial.mkdir(parents=True)
-    (partial / RESULT).write_text(json.dumps(report, indent=1, ensure_ascii=False) + "\n", encoding="utf-8")
-    (partial / PAGE).write_text(render(report), encoding="utf-8")
-    shutil.rmtree(place, ignore_errors=True)
-    partial.rename(place)
+    with atomic_directory(place) as partial:
+        (partial / RESULT).write_text(json.dumps(report, indent=1, ensure_ascii=False) + "\n", encoding="utf-8")
+        (partial / PAGE).write_text(render(report), encoding="utf-8")
 
 
 def _line(finding: Finding) -> str:

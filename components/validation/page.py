@@ -19,7 +19,8 @@ td.number, th.number { text-align: right; font-variant-numeric: tabular-nums }
 """
 COLUMNS = {
     "rows": "rows", "leaked": "leaked", "duplicate_fraction": "duplicates",
-    "repeated_candidates": "repeated candidates", "ambiguous_fraction": "ambiguous", "longest_text": "longest text", "largest_class_fraction": "largest class",
+    "repeated_candidates": "repeated candidates", "ambiguous_fraction": "ambiguous",
+    "longest_text": "longest text", "largest_class_fraction": "largest class",
 }  # fmt: skip
 SCRIPTS = 4
 

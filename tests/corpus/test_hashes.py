@@ -9,8 +9,9 @@ import pytest
 
 from components.corpus import hashes
 from components.corpus.hashes import FileHashes, verified_digest
-from components.corpus.manifest import Manifest, data_digest, file_sha256
+from components.corpus.manifest import Manifest, data_digest
 from components.errors import DataInvalid
+from components.files import file_sha256
 from tests.evaluation.conftest import row, write_data
 
 

@@ -5,8 +5,9 @@ from pathlib import Path
 import pytest
 
 from components.corpus import EvaluationTask, Input, Manifest, Tasks
-from components.corpus.manifest import data_digest, folder_sha256
+from components.corpus.manifest import data_digest
 from components.errors import DataInvalid, UsageError
+from components.files import folder_sha256
 
 MANIFEST = Manifest(
     name="shop",

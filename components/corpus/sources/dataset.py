@@ -12,11 +12,12 @@ from typing import TYPE_CHECKING, Any, Literal
 
 from components.corpus.config import PairSettings
 from components.corpus.images import MAX_IMAGE_BYTES
-from components.corpus.manifest import Input, Tasks, folder_sha256
+from components.corpus.manifest import Input, Tasks
 from components.corpus.pairs import ImageText, build_pairs
 from components.corpus.quarantine import Quarantine
 from components.corpus.tables import file_pairs, require_columns
 from components.errors import EmbedlineError, UsageError
+from components.files import folder_sha256
 
 if TYPE_CHECKING:
     import datasets

@@ -13,11 +13,12 @@ from pathlib import Path
 from typing import Literal
 
 from components.corpus.config import FileSettings
-from components.corpus.manifest import Input, Tasks, file_sha256
+from components.corpus.manifest import Input, Tasks
 from components.corpus.pairs import ImageText, build_pairs
 from components.corpus.quarantine import Quarantine, Rejected
 from components.corpus.tables import located
 from components.errors import UsageError
+from components.files import file_sha256
 
 IMAGE_SUFFIXES = (".png", ".jpg", ".jpeg", ".webp", ".gif")
 

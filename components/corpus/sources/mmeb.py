@@ -25,19 +25,12 @@ from components.corpus.archive import extract
 from components.corpus.config import FileSettings
 from components.corpus.images import checked_image, safe_path
 from components.corpus.layout import EVAL_SCHEMA, TRAIN_SCHEMA, RowWriter, Split, bare, candidates, negatives
-from components.corpus.manifest import (
-    Distribution,
-    EvaluationTask,
-    Input,
-    MetaTask,
-    Tasks,
-    file_sha256,
-    folder_sha256,
-)
+from components.corpus.manifest import Distribution, EvaluationTask, Input, MetaTask, Tasks
 from components.corpus.pairs import encodable
 from components.corpus.quarantine import Quarantine, Rejected
 from components.corpus.tables import located, read_rows, record
 from components.errors import UsageError
+from components.files import file_sha256, folder_sha256
 
 Task = tuple[Split, str]
 ARCHIVES = (".zip", ".tar", ".tar.gz", ".tgz")

@@ -11,11 +11,12 @@ from pathlib import Path
 from typing import Literal
 
 from components.corpus.config import PairSettings
-from components.corpus.manifest import Input, Tasks, file_sha256
+from components.corpus.manifest import Input, Tasks
 from components.corpus.pairs import ImageText, build_pairs, image_source
 from components.corpus.quarantine import Quarantine, Rejected
 from components.corpus.tables import file_pairs, located
 from components.errors import UsageError
+from components.files import file_sha256
 
 FORMATS = (".csv", ".jsonl", ".parquet")
 

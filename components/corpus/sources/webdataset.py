@@ -17,11 +17,12 @@ from typing import Any, Literal
 from components.corpus.archive import intact, members
 from components.corpus.config import PairSettings
 from components.corpus.images import MAX_IMAGE_BYTES
-from components.corpus.manifest import Input, Tasks, file_sha256
+from components.corpus.manifest import Input, Tasks
 from components.corpus.pairs import ImageText, build_pairs
 from components.corpus.quarantine import Quarantine, Rejected
 from components.corpus.tables import located, record
 from components.errors import UsageError
+from components.files import file_sha256
 
 IMAGE_EXTENSIONS = ("jpg", "jpeg", "png", "webp")
 TAR_SUFFIXES = (".tar", ".tar.gz", ".tgz")

@@ -21,10 +21,9 @@ from typing import Any
 
 from filelock import FileLock
 
-from components.artifact import whole
-from components.corpus.manifest import file_sha256
 from components.errors import DataInvalid, UsageError
 from components.evaluation.benchmark import Source, Task
+from components.files import atomic_directory, file_sha256
 
 MEDIA = Source(
     repository="TIGER-Lab/MMEB-V2",
@@ -122,7 +121,7 @@ def written_once(folder: Path, write: Callable[[Path], None]) -> Path:
         folder.parent.mkdir(parents=True, exist_ok=True)
         with FileLock(folder.with_name(f".{folder.name}.lock")):
             if not folder.exists():
-                with whole(folder) as unfinished:
+                with atomic_directory(folder) as unfinished:
                     write(unfinished)
     return folder
 

@@ -26,6 +26,7 @@ from components.errors import DataInvalid
 from components.evaluation.derived import MEND, as_it_is, derived_suite, derived_task, questions_of
 from components.evaluation.sets import Collection, EvaluationSet, Suite
 from components.evaluation.vectors import Side
+from components.files import atomic_file
 from components.scores import Scores
 
 NAME = "robustness"
@@ -228,10 +229,8 @@ def _written(source: ImageSource, perturbation: str, severity: int, pictures: Pa
     unit, apply = PICTURES[perturbation]
     file = pictures / f"{hashlib.sha256(pixels).hexdigest()[:32]}-{perturbation}-{unit * severity:g}.png"
     if not file.is_file():
-        pictures.mkdir(parents=True, exist_ok=True)
-        partial = file.with_name(f".{file.name}.partial")
-        apply(image, unit * severity, _generator(pixels)).save(partial, "PNG", compress_level=1)
-        partial.replace(file)
+        with atomic_file(file) as partial:
+            apply(image, unit * severity, _generator(pixels)).save(partial, "PNG", compress_level=1)
     return file
 
 

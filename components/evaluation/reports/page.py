@@ -10,7 +10,6 @@ from collections.abc import Mapping, Sequence
 from html import escape
 from pathlib import Path
 
-from components.artifact import write_text
 from components.corpus import Item
 from components.corpus.item import ImageSource
 from components.evaluation.prompts import plain
@@ -18,6 +17,7 @@ from components.evaluation.report import TIE_RATE_SHOWN
 from components.evaluation.reports.drawing import STYLE, bar, bounds, count, percent, picture
 from components.evaluation.reports.misses import Miss
 from components.evaluation.reports.standings import Standings, chance, flags
+from components.files import write_text
 from components.scores import Scores
 
 FRAMES_SHOWN = 3

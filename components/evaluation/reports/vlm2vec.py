@@ -15,9 +15,9 @@ from typing import Annotated, Any, TypeVar
 
 from pydantic import BaseModel, ConfigDict, Field, ValidationError
 
-from components.artifact import whole, write_text
 from components.errors import DataInvalid, UsageError
 from components.evaluation.benchmark import Benchmark
+from components.files import atomic_directory, write_text
 from components.scores import Scores
 
 MODALITIES = ("image", "video", "visdoc")
@@ -75,7 +75,7 @@ def write_score_files(scores: Scores, folder: Path) -> None:
     """
     if folder.exists():
         raise UsageError(f"{folder}: exists already", "Name a new folder for the score files of this model.")
-    with whole(folder) as partial:
+    with atomic_directory(folder) as partial:
         for modality, sets in _by_modality(scores).items():
             (partial / modality).mkdir()
             for name, metrics in sets.items():

@@ -14,7 +14,7 @@ from PIL import Image
 
 from components.corpus.config import SourceSettings
 from components.corpus.layout import EVAL_SCHEMA, TRAIN_SCHEMA, write_table
-from components.corpus.manifest import Distribution, EvaluationTask, Input, Tasks, file_sha256
+from components.corpus.manifest import Distribution, EvaluationTask, Input, Tasks
 from components.corpus.quarantine import Quarantine
 from components.corpus.sources.emoji.characters import (
     CLDR,
@@ -36,6 +36,7 @@ from components.corpus.sources.emoji.scenes import Scene, compose
 from components.corpus.sources.emoji.splits import Inventory, Splits
 from components.corpus.sources.emoji.training import crop, picture, scene_picture, training_tables
 from components.errors import EmbedlineError
+from components.files import file_sha256
 from components.sections import Fraction, Positive
 
 LICENCES = "; ".join(
