@@ -12,7 +12,7 @@ import pytest
 from PIL import Image
 
 from components.corpus.item import Item
-from serving.page import results_page, write_page
+from serving.page import results_page
 from serving.search import Hit
 
 
@@ -69,10 +69,3 @@ def test_pictures_are_small_copies_and_a_broken_one_is_a_remark(hits: list[Hit],
     query, red = (Image.open(io.BytesIO(base64.b64decode(source.partition(",")[2]))) for source in reader.sources)
     assert query.size == (20, 12) and red.size == (256, 128)
     assert reader.shown.count("no picture") == 2
-
-
-def test_it_is_written_whole(tmp_path: Path) -> None:
-    path = tmp_path / "new" / "results.html"
-    write_page(path, "first")
-    write_page(path, "second")
-    assert [(file.name, file.read_text()) for file in path.parent.iterdir()] == [("results.html", "second")]
