@@ -21,7 +21,7 @@ def test_a_file_is_replaced_as_a_whole_and_leaves_nothing_beside_it(tmp_path: Pa
 
 def test_what_cannot_be_written_is_an_error_that_names_it(tmp_path: Path) -> None:
     (tmp_path / "file").touch()
-    with pytest.raises(UsageError, match="page.html cannot be written"):
+    with pytest.raises(UsageError, match=r"page\.html cannot be written"):
         write_text(tmp_path / "file" / "page.html", "text")
 
 
