@@ -39,7 +39,7 @@ from transformers import PrinterCallback, TrainerCallback
 
 from components import config as configuration
 from components.corpus.layout import TRAIN_SCHEMA, read_pairs, write_table
-from components.embedder.dual_encoder import DualEncoder, autocast
+from components.embedder.dual_encoder import DualEncoder, autocast, is_bfloat16
 from components.profiles import overlay
 from components.training import TrainingPaths, train_model
 from components.training.config import Planned, Recipe, Towers
@@ -134,7 +134,7 @@ def their_trainer(recipe: Recipe, data: Path, watch: Watch) -> None:
             lr_scheduler_type="cosine",
             warmup_steps=round(schedule.steps * schedule.warmup_fraction),
             max_grad_norm=CLIP_NORM,
-            bf16=schedule.precision == "bfloat16",
+            bf16=is_bfloat16(schedule.precision, torch.device(get_device_name())),
             use_cpu=get_device_name() == "cpu",
             seed=schedule.seed,
             logging_steps=watch.every,

@@ -278,7 +278,7 @@ teacher:
     learning_rate: 0.002
     weight_decay: 0.05
     warmup_fraction: 0.15
-    precision: bfloat16
+    precision: auto             # bfloat16 where the processor has it, else float32
     checkpoint_every: 100
     log_every: 20
     seed: 0

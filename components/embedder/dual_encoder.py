@@ -6,6 +6,7 @@ import json
 from collections.abc import Sequence
 from contextlib import AbstractContextManager, nullcontext
 from dataclasses import asdict
+from functools import cache
 from pathlib import Path
 from typing import Any, Literal
 
@@ -26,7 +27,8 @@ from transformers import (
 from components.embedder.runtime import DESCRIPTION, Description, load_image, pixel_values
 from components.embedder.towers import register_towers
 
-Precision = Literal["float32", "bfloat16"]
+Precision = Literal["auto", "float32", "bfloat16"]
+"""`auto` is bfloat16 where the processor has instructions for it, else float32: emulated, it is many times slower."""
 
 
 class DualEncoder(InputModule):
@@ -149,7 +151,20 @@ class DualEncoder(InputModule):
 
 def autocast(precision: Precision, device: torch.device) -> AbstractContextManager[object]:
     """Returns the context that computes in the precision; weights stay float32."""
-    return torch.autocast(device.type, torch.bfloat16) if precision == "bfloat16" else nullcontext()
+    return torch.autocast(device.type, torch.bfloat16) if is_bfloat16(precision, device) else nullcontext()
+
+
+def is_bfloat16(precision: Precision, device: torch.device) -> bool:
+    """Returns whether a precision means bfloat16 on a device."""
+    return precision == "bfloat16" or (precision == "auto" and _has_bfloat16(device))
+
+
+@cache
+def _has_bfloat16(device: torch.device) -> bool:
+    if device.type == "cuda":
+        return bool(torch.cuda.is_bf16_supported(including_emulation=False))
+    capabilities = torch.cpu.get_capabilities()
+    return device.type == "cpu" and any(capabilities.get(name) for name in ("amx_bf16", "avx512_bf16", "bf16"))
 
 
 def assemble(

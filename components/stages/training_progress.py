@@ -16,6 +16,7 @@ def progress(run: Run, recipe: Recipe) -> Callable[[int, Mapping[str, float]], N
     """Returns what `train_model` calls with a step and its metrics; first with what the data decide of the schedule."""
     asked = recipe.schedule.batch_size
     steps = recipe.schedule.steps
+    say(f"computes in {precision_here(recipe)}")
 
     def report(step: int, metrics: Mapping[str, float]) -> None:
         nonlocal steps
@@ -33,3 +34,13 @@ def progress(run: Run, recipe: Recipe) -> Callable[[int, Mapping[str, float]], N
             say(f"step {step} of {steps}: dev score {metrics['dev_score']:.3f}")
 
     return report
+
+
+def precision_here(recipe: Recipe) -> str:
+    """Returns what the recipe's precision means on this machine."""
+    import torch
+    from sentence_transformers.util import get_device_name
+
+    from components.embedder.dual_encoder import is_bfloat16
+
+    return "bfloat16" if is_bfloat16(recipe.schedule.precision, torch.device(get_device_name())) else "float32"

@@ -97,7 +97,7 @@ class Schedule(Section):
     `distinct` rows of a sub-batch share no query, no positive, or neither. Pictures of `no_flip_tasks`, where
     answers depend on left and right, are never mirrored. With `companions`, pairs of a bare text and a drawn picture
     join; `chunk` rows are computed at a time (0: all). `epochs`, how often each pair is drawn, stands in place of
-    `steps` where it is not known how many pairs there are.
+    `steps` where it is not known how many pairs there are. `precision` auto is bfloat16 where the processor has it.
     """
 
     steps: Positive | None = None
@@ -114,7 +114,7 @@ class Schedule(Section):
     learning_rate: Rate
     weight_decay: NotNegative
     warmup_fraction: Fraction
-    precision: Literal["float32", "bfloat16"]
+    precision: Literal["auto", "float32", "bfloat16"]
     chunk: Annotated[int, Field(ge=0)] = 0
     checkpoint_every: Positive
     log_every: Positive

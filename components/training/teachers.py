@@ -24,11 +24,11 @@ def embed_with_teacher(config: TeacherEmbeddings, teacher: Path, data: Path, out
 
 
 def open_teacher(name: str) -> Embedder:
-    """Returns a teacher; a dual encoder of ours computes in bfloat16, which is near enough to learn from.
+    """Returns a teacher; a dual encoder of ours computes in bfloat16 where that is fast; it is near enough.
 
     Raises `UsageError` if it has several vectors for an item.
     """
     embedder = open_directory(name, BATCH_SIZE)
     if not isinstance(embedder, Embedder):
         raise UsageError(f"{name}: has several vectors for an item", "Name teachers that have one for each.")
-    return TorchEmbedder(embedder.encoder, BATCH_SIZE, "bfloat16") if isinstance(embedder, TorchEmbedder) else embedder
+    return TorchEmbedder(embedder.encoder, BATCH_SIZE, "auto") if isinstance(embedder, TorchEmbedder) else embedder

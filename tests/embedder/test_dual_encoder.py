@@ -1,5 +1,6 @@
 from collections.abc import Sequence
 from pathlib import Path
+from typing import get_args
 
 import numpy as np
 import pytest
@@ -10,7 +11,7 @@ from torch import nn
 
 from components.corpus import Item
 from components.embedder import TorchEmbedder, Vectors
-from components.embedder.dual_encoder import DualEncoder, load, save
+from components.embedder.dual_encoder import DualEncoder, Precision, _has_bfloat16, autocast, load, save
 
 
 @pytest.fixture(scope="session")
@@ -139,3 +140,21 @@ def test_a_model_has_no_weights_that_are_never_used(encoder: DualEncoder, direct
 
     assert names(load(directory)) == names(encoder)
     assert not any("pooler" in name for name in names(encoder))
+
+
+@pytest.mark.parametrize("capability", ["avx512_bf16", "amx_bf16", None])
+def test_auto_is_bfloat16_only_where_the_processor_has_it(
+    capability: str | None, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    monkeypatch.setattr(
+        torch.cpu, "get_capabilities", lambda: {"avx2": True} | ({capability: True} if capability else {})
+    )
+    _has_bfloat16.cache_clear()
+    layer, cpu = nn.Linear(2, 2), torch.device("cpu")
+    dtypes: dict[Precision, torch.dtype] = {}
+    for precision in get_args(Precision):
+        with autocast(precision, cpu):
+            dtypes[precision] = layer(torch.ones(1, 2)).dtype
+    _has_bfloat16.cache_clear()
+    auto = torch.bfloat16 if capability else torch.float32
+    assert dtypes == {"auto": auto, "float32": torch.float32, "bfloat16": torch.bfloat16}
