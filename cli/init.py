@@ -13,14 +13,14 @@ from rich.table import Table
 
 from cli.options import Machine
 from cli.screen import say, screen
-from components.config import PARAMETERS, SCHEMA
 from components.errors import UsageError
 from components.files import write_text
 from components.source import ROOT
 
+PARAMETERS = "params.yaml"
 BEFORE = f"{PARAMETERS}.before-init"
 CODE = "components"
-COPIED = ("dvc.yaml", SCHEMA, ".gitignore")
+COPIED = ("dvc.yaml", "params.schema.json", ".gitignore")
 
 
 def init(

@@ -9,12 +9,12 @@ import shutil
 from collections.abc import Callable, Iterator
 from contextlib import contextmanager, suppress
 from pathlib import Path
-from typing import Any
-
-import numpy as np
-from numpy.typing import NDArray
+from typing import TYPE_CHECKING, Any
 
 from components.errors import UsageError
+
+if TYPE_CHECKING:
+    from numpy.typing import NDArray
 
 CHUNK = 256
 
@@ -70,6 +70,8 @@ def memory_mapped(
     path: Path, shape: tuple[int, ...], dtype: Any, chunk: Callable[[int, int], NDArray[Any]]
 ) -> NDArray[Any]:
     """Returns an array of `shape`, mapped from `path`, which `chunk(start, stop)` fills unless it is there already."""
+    import numpy as np
+
     if not path.is_file():
         with atomic_file(path) as partial:
             array = np.lib.format.open_memmap(partial, "w+", dtype, shape)
