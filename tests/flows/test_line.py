@@ -18,7 +18,7 @@ from components.stages import STAGES
 from .conftest import Line
 
 KILL_AFTER_SECONDS = 0.5
-START_SECONDS = 240
+START_SECONDS = 480
 
 
 @pytest.mark.slow
