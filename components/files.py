@@ -21,9 +21,12 @@ CHUNK = 256
 
 @contextmanager
 def atomic_file(path: Path) -> Iterator[Path]:
-    """Yields a path beside `path`; what is written there takes the place of `path` if nothing fails."""
+    """Yields a path beside `path`; what is written there takes the place of `path` if nothing fails.
+
+    A file has one writer at a time. What a killed one left is written over.
+    """
     path.parent.mkdir(parents=True, exist_ok=True)
-    partial = path.with_name(f".{path.name}.{os.getpid()}.partial")
+    partial = path.with_name(f".{path.name}.partial")
     try:
         yield partial
         partial.replace(path)

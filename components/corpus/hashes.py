@@ -14,7 +14,7 @@ from pathlib import Path
 
 from components.corpus.manifest import MANIFEST, Manifest, data_digest
 from components.errors import DataInvalid
-from components.files import file_sha256, write_text
+from components.files import file_sha256
 
 FRESH_NS = 2 * 10**9
 """A file that changed so shortly before it was hashed is not remembered: it may change again within its time stamp."""
@@ -38,7 +38,10 @@ class FileHashes:
     def keep(self) -> None:
         """Writes what is known to the memory."""
         if self.memory:
-            write_text(self.memory, json.dumps(self.known))
+            self.memory.parent.mkdir(parents=True, exist_ok=True)
+            partial = self.memory.with_name(f".{self.memory.name}.{os.getpid()}.partial")  # others may write theirs
+            partial.write_text(json.dumps(self.known), encoding="utf-8")
+            partial.replace(self.memory)
 
     def _hash(self, file: Path) -> str:
         name, began, found = str(file).removeprefix(f"{self.root}{os.sep}"), time.time_ns(), file.stat()
