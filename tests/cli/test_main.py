@@ -136,6 +136,7 @@ def test_help_and_usage_errors_end_as_typer_ends_them(
     assert "Traceback" not in ended.stderr and SAID not in ended.stderr
 
 
+@pytest.mark.slow
 def test_git_is_asked_for_and_says_what_it_commits(line: Line) -> None:
     subprocess.run(["rm", "-rf", ".git"], cwd=line.root, check=True)
     refused = line.call("ingest")

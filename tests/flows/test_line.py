@@ -66,8 +66,10 @@ def test_a_round_promotes_and_the_next_repeats_nothing(line: Line) -> None:
         ("teacher", {"phases": [{"losses": [{"name": "contrast"}]}]}, 2, "did you mean 'contrastive'?"),
         ("export", {"opset": "20"}, 2, "export.opset"),
         ("promotion", {"confidence": 2.0}, 2, "promotion.confidence"),
-        ("teacher", {"backbone": {"text": {"model": "no/such-model"}}}, 2, "HF_HUB_OFFLINE=0"),
-        ("validation", {"min_train_rows": 10_000_000}, 4, "enough training rows"),
+        pytest.param(
+            "teacher", {"backbone": {"text": {"model": "no/such-model"}}}, 2, "HF_HUB_OFFLINE=0", marks=pytest.mark.slow
+        ),
+        pytest.param("validation", {"min_train_rows": 10_000_000}, 4, "enough training rows", marks=pytest.mark.slow),
     ],
 )
 def test_bad_parameters_end_in_a_message_and_its_exit_code(
