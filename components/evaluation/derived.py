@@ -17,7 +17,7 @@ from components.evaluation.sets import Collection, EvaluationSet, Suite
 from components.evaluation.vectors import Side
 from components.files import file_sha256
 
-MEND = "The evaluation sets that this one was made of are at fault: look at them, or build the data set again."
+REMEDY = "The evaluation sets that this one was made of are at fault: look at them, or build the data set again."
 
 
 def questions_of(base: Suite, questions: EvaluationSet, rows: Positions) -> Iterator[Query]:

@@ -39,7 +39,6 @@ from components.evaluation.prompts import plain
 from components.evaluation.scoring import Positions
 from components.evaluation.verified import verified
 
-MEND = INGEST_AGAIN
 BLANK = -1
 CANDIDATE_COLUMNS = ("tgt_text", "tgt_img_path")
 Prompt = Callable[[Item], Item]
@@ -136,7 +135,7 @@ def read_suite(data: Path, split: Split = "eval", cache: Path | None = None) -> 
     manifest = Manifest.read(data)
     benchmark = manifest_benchmark(manifest, split)
     require_complete(task_names(data, split), benchmark.tasks)
-    collection = Collection(MEND)
+    collection = Collection(INGEST_AGAIN)
     sets = [
         collection.from_parquet(name, task, [data / split / f"{name}.parquet"], data / "images")
         for name, task in sorted(benchmark.tasks.items())

@@ -34,7 +34,7 @@ STS_B = ("genre", "file", "year", "number", "score", "sentence1", "sentence2")
 """The columns of STS-B's own files, which do not name them; sources of the sentences may follow."""
 BOOTSTRAP_SAMPLES = 1000
 CELLS_AT_ONCE = 2**22
-MEND = "Mend the row, or leave it out."
+REMEDY = "Correct the row, or leave it out."
 Numbers = NDArray[np.float64]
 
 
@@ -133,14 +133,14 @@ def _text_rows(file: Path) -> Iterator[tuple[str, Mapping[str, Any]]]:
     for number, cells in enumerate(table[1:]):
         place = f"{file}: row {number}"
         if len(cells) != len(names):
-            raise DataInvalid(f"{place}: {len(cells)} columns instead of {len(names)}", MEND)
+            raise DataInvalid(f"{place}: {len(cells)} columns instead of {len(names)}", REMEDY)
         yield place, dict(zip(names, cells, strict=True))
 
 
 def _text(place: str, row: Mapping[str, Any], column: str) -> str:
     text = row[column]
     if not isinstance(text, str) or not text.strip():
-        raise DataInvalid(f"{place}: {column} has no text", MEND)
+        raise DataInvalid(f"{place}: {column} has no text", REMEDY)
     return text
 
 
@@ -150,7 +150,7 @@ def _score(place: str, row: Mapping[str, Any]) -> float:
     except (TypeError, ValueError):
         score = math.nan
     if not math.isfinite(score):
-        raise DataInvalid(f"{place}: the score {row['score']!r} is no number", MEND)
+        raise DataInvalid(f"{place}: the score {row['score']!r} is no number", REMEDY)
     return score
 
 

@@ -43,9 +43,9 @@ def run(
         for name, directory in models.items():
             embedder = unopened_directory(str(directory), settings.batch_size, remember_images=True)
             identity = fingerprint(directory)
-            told = functools.partial(_tell, report, name)
+            progress = functools.partial(_tell, report, name)
             chunk = settings.batch_size * BATCHES_PER_CHUNK
-            sides, speeds[name] = cached_vectors(embedder, name, identity, suite, chunk, cache, told)
+            sides, speeds[name] = cached_vectors(embedder, name, identity, suite, chunk, cache, progress)
             weights = directory if name in TRAINED else models[STUDENT]
             model = Model(name, identity, dimension(sides), parameters(weights))
             scores[name] = score(model, suite, sides)

@@ -18,7 +18,7 @@ from components.evaluation.prompts import plain, render
 from components.evaluation.sets import Collection, EvaluationSet, Prompt, Suite
 from components.evaluation.verified import DIGESTS
 
-MEND = "Get the complete set again from the repository that `source` names in the benchmark's table."
+REMEDY = "Get the complete set again from the repository that `source` names in the benchmark's table."
 
 
 def mirrored_suite(
@@ -36,7 +36,7 @@ def mirrored_suite(
     require_known(benchmark, tasks, table)
     if not mirror.is_dir():
         raise UsageError(f"{mirror}: no such folder", f"Name the folder that holds {benchmark}'s sets with --mirror.")
-    worded, filed = Collection(MEND, without_blanks=True), Collection(MEND)
+    worded, filed = Collection(REMEDY, without_blanks=True), Collection(REMEDY)
     pairs = [
         _load((worded, filed), name, task, mirror, backbone)
         for name, task in table.tasks.items()

@@ -42,7 +42,7 @@ def model_card(
             f"## Languages\n\n{_languages(manifest)}",
             f"## Data\n\n{_data(manifest)}",
             f"## Scores\n\nhit@1 in percent on the evaluation sets of data set `{shipped.dataset_digest}`, scorer "
-            f"{shipped.scorer}, prompts `{shipped.prompts}`. IND: training has seen the like of it; OOD: it has "
+            f"{shipped.scorer}, prompts `{shipped.prompts}`. IND: training has seen others of its kind; OOD: it has "
             f"not.\n\n{_score_table(scores)}",
             f"### By evaluation set\n\n{_task_table(shipped, scores['teacher'])}",
             "## Limits\n\n"

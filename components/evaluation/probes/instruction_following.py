@@ -15,7 +15,7 @@ import numpy as np
 
 from components.corpus import Item, Query
 from components.corpus.item import ImageSource
-from components.evaluation.derived import MEND, as_it_is, derived_suite, derived_task
+from components.evaluation.derived import REMEDY, as_it_is, derived_suite, derived_task
 from components.evaluation.scoring import Positions
 from components.evaluation.sets import Collection, Suite
 from components.evaluation.vectors import Side
@@ -58,7 +58,7 @@ def build(base: Suite, images: Path) -> Suite:
             for group, relevant in ((ANSWER, answers), (KIND, kind)):
                 of_set = questions.setdefault(asked.task, {}).setdefault(group, [])
                 of_set.append(Query(base.items[asked.query], candidates, relevant))
-    collection = Collection(MEND)
+    collection = Collection(REMEDY)
     sets = [
         collection.from_queries(
             f"{name}.{group}", derived_task(task, group, len(found)).model_copy(update={"metric": "hit@1"}), found,

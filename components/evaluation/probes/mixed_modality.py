@@ -22,7 +22,7 @@ from numpy.typing import NDArray
 from components.corpus import Item, Query
 from components.corpus.item import ImageSource
 from components.evaluation.derived import (
-    MEND,
+    REMEDY,
     as_it_is,
     derived_suite,
     derived_task,
@@ -72,7 +72,7 @@ def build(base: Suite, images: Path) -> Suite:
 
     Raises `UsageError` if there is none.
     """
-    collection, sets = Collection(MEND), []
+    collection, sets = Collection(REMEDY), []
     namings = [names for questions in base.sets if (names := _names(base, questions))]
     for questions in base.sets:
         concepts = [_concepts(base, questions, names) for names in namings]

@@ -18,7 +18,7 @@ import numpy as np
 
 from components.corpus import Item
 from components.evaluation.aggregate import CONFIDENCE, overall_interval
-from components.evaluation.derived import MEND, as_it_is, derived_suite, derived_task, questions_of
+from components.evaluation.derived import REMEDY, as_it_is, derived_suite, derived_task, questions_of
 from components.evaluation.metrics import Ranks, values
 from components.evaluation.scoring import Positions
 from components.evaluation.sets import Collection, EvaluationSet, Suite
@@ -35,7 +35,7 @@ def build(base: Suite, images: Path) -> Suite:
     Of a set, the rows are taken whose query has both text and picture; if it has none, those with such a candidate.
     Raises `UsageError` if no set has any.
     """
-    collection, sets = Collection(MEND, merged=False), []
+    collection, sets = Collection(REMEDY, merged=False), []
     for questions in base.sets:
         rows = _composed_rows(base, questions)
         for variant, blanked in VARIANTS.items() if len(rows) else ():

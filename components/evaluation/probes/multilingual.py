@@ -12,11 +12,12 @@ from pathlib import Path
 import numpy as np
 
 from components.corpus import Manifest, task_names
+from components.corpus.layout import INGEST_AGAIN
 from components.corpus.manifest import Distribution
 from components.errors import DataInvalid, UsageError
 from components.evaluation.aggregate import groups, require_complete
 from components.evaluation.benchmark import Benchmark, Task
-from components.evaluation.sets import MEND, Collection, EvaluationSet, Suite
+from components.evaluation.sets import Collection, EvaluationSet, Suite
 from components.evaluation.vectors import Side
 from components.scores import Scores
 
@@ -42,14 +43,16 @@ def build(base: Suite, images: Path) -> Suite:
         language: language_task(task.rows, task.candidates, task.distribution, "hit@1", "embedline")
         for language, task in found.items()
     }
-    collection = Collection(MEND)
+    collection = Collection(INGEST_AGAIN)
     sets = [
         collection.from_parquet(language, task, [folder / f"{language}.parquet"], base.root / "images")
         for language, task in tasks.items()
     ]
     asked = {questions.name: _asked(questions) for questions in sets}
     if other := [language for language in asked if asked[language] != asked[ENGLISH]]:
-        raise DataInvalid(f"{folder}: {', '.join(other)}: asks for other pictures than {ENGLISH}, row by row", MEND)
+        raise DataInvalid(
+            f"{folder}: {', '.join(other)}: asks for other pictures than {ENGLISH}, row by row", INGEST_AGAIN
+        )
     return collection.suite(Benchmark(name="multilingual", tasks=tasks), base.digest, base.root, sets)
 
 

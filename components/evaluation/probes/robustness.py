@@ -23,7 +23,7 @@ from PIL import Image, ImageEnhance, ImageFilter
 from components.corpus.item import ImageSource, Item
 from components.embedder.runtime import UnreadableImage, load_image
 from components.errors import DataInvalid
-from components.evaluation.derived import MEND, as_it_is, derived_suite, derived_task, questions_of
+from components.evaluation.derived import REMEDY, as_it_is, derived_suite, derived_task, questions_of
 from components.evaluation.sets import Collection, EvaluationSet, Suite
 from components.evaluation.vectors import Side
 from components.files import atomic_file
@@ -57,7 +57,7 @@ def build(base: Suite, images: Path) -> Suite:
     Perturbed pictures are written to the folder `images`, those that are there already are taken. Raises
     `DataInvalid` if a picture cannot be read, `UsageError` if no set has queries to perturb.
     """
-    collection, sets = Collection(MEND), []
+    collection, sets = Collection(REMEDY), []
     for questions in base.sets:
         sample = _sample(len(questions.queries))
         task = derived_task(questions.task, "unperturbed", len(sample))
@@ -224,7 +224,7 @@ def _written(source: ImageSource, perturbation: str, severity: int, pictures: Pa
     try:
         image = load_image(source)
     except UnreadableImage as error:
-        raise DataInvalid(f"{source!r}: {error}", MEND) from error
+        raise DataInvalid(f"{source!r}: {error}", REMEDY) from error
     pixels = repr(image.size).encode() + image.tobytes()
     unit, apply = PICTURES[perturbation]
     file = pictures / f"{hashlib.sha256(pixels).hexdigest()[:32]}-{perturbation}-{unit * severity:g}.png"
