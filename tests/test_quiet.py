@@ -121,7 +121,7 @@ def test_what_calms_a_library_does_so_when_it_is_used() -> None:
         "import torch.onnx, transformers.models.auto.video_processing_auto\n"
         "import onnxruntime.quantization.matmul_nbits_quantizer\n"
         "found['before'] = state()\n"
-        "import components.export.onnx_graphs, components.export.quantisation\n"
+        "import components.export.exporters.dual_encoder, components.export.quantisation\n"
         "from components.backends.without_torchvision import AutoVideoProcessor, PretrainedConfig, NoVideo\n"
         "found['imported'] = state()\n"
         "AutoVideoProcessor.register(PretrainedConfig, NoVideo, exist_ok=True)\n"

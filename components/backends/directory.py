@@ -17,7 +17,7 @@ from components.errors import EmbedlineError, UsageError
 if TYPE_CHECKING:
     from components.backends.multi_vector import MultiVectorEmbedder
 
-GRAPH, MODULES, CONFIGURATION = "text.onnx", "modules.json", "config_sentence_transformers.json"
+MODULES, CONFIGURATION = "modules.json", "config_sentence_transformers.json"
 MULTI_VECTOR_TYPES = ("MultiVectorEncoder", "ColBERT")  # the latter is what PyLate writes
 
 
@@ -43,7 +43,7 @@ def open_directory(model: str, batch_size: int, remember_images: bool = False) -
     """Returns the embedder of a directory, or of what the hub has under that name where `HF_HUB_OFFLINE=0`.
 
     With `remember_images`, one of ours encodes each image file once. Raises `UsageError` if it is no model directory,
-    or one of the hub's with a `runtime.py`, which would run here, and `EmbedlineError` if it cannot be fetched.
+    or an exported one of the hub's, whose `runtime.py` would run here, and `EmbedlineError` if it cannot be fetched.
     """
     return unopened_directory(model, batch_size, remember_images).open()
 
@@ -51,8 +51,8 @@ def open_directory(model: str, batch_size: int, remember_images: bool = False) -
 def unopened_directory(model: str, batch_size: int, remember_images: bool = False) -> Unopened:
     """Returns what `open_directory` opens. Raises as it does, for what the files' names and settings show."""
     directory = find_directory(model)
-    if (directory / GRAPH).is_file():
-        if (directory / RUNTIME).is_file() and not Path(model).is_dir():
+    if (directory / RUNTIME).is_file() and not (directory / MODULES).is_file():
+        if not Path(model).is_dir():
             raise UsageError(
                 f"{model}: brings code of its own, {RUNTIME}, which would run here",
                 f"Read {directory / RUNTIME}, and name that folder if you trust it.",
@@ -62,7 +62,7 @@ def unopened_directory(model: str, batch_size: int, remember_images: bool = Fals
         return Unopened(directory.name, TorchEmbedder, (directory, batch_size), remember_images)
     if not (directory / MODULES).is_file():
         raise UsageError(
-            f"{directory}: no model directory: it has neither {GRAPH} nor {DESCRIPTION} nor {MODULES}",
+            f"{directory}: no model directory: it has neither {RUNTIME} nor {DESCRIPTION} nor {MODULES}",
             "Name one that `embedline` or sentence-transformers has written; of bare weights the pooling is not known.",
         )
     name = directory.name if Path(model).is_dir() else model

@@ -12,7 +12,7 @@ from typing import TYPE_CHECKING, Any, Protocol, runtime_checkable
 import numpy as np
 from numpy.typing import NDArray
 
-from components.embedder.runtime import Runtime, load_image, pixel_values, sum_of_parts
+from components.embedder.runtime import load_image, pixel_values, sum_of_parts
 from components.errors import EmbedlineError
 
 if TYPE_CHECKING:
@@ -118,22 +118,20 @@ class TorchEmbedder:
 
 
 class OnnxEmbedder:
-    """An exported directory, computed by the very runtime that the server runs: by the directory's own `runtime.py`
-    where it has one, as the version folder of a bundle does, else by ours.
+    """An exported directory, or the version folder of a bundle, computed by its own `runtime.py`, as the server does.
 
-    That file runs here as any program does: open what you or your registry packaged, and nothing of a stranger's. It
-    runs as it is, so it remembers no images; ours does with `remember_images`, see `RememberedImages`.
+    That file runs here as any program does: open what you or your registry packaged, and nothing of a stranger's. With
+    `remember_images`, one that encodes images by themselves encodes each file once, see `RememberedImages`. Raises
+    `EmbedlineError` if there is no such file, or if it does not run.
     """
 
     def __init__(
         self, directory: Path, batch_size: int = 64, threads: int | None = None, remember_images: bool = False
     ) -> None:
-        own = directory / RUNTIME
-        kind: Any = own_runtime(own) if own.is_file() else Runtime
         self.name = directory.name
-        self.runtime = kind(directory, threads, batch_size)
+        self.runtime = own_runtime(directory / RUNTIME)(directory, threads, batch_size)
         self.dimension: int = self.runtime.description.dimension
-        if remember_images and kind is Runtime:
+        if remember_images and hasattr(self.runtime, "encode_images"):
             self.runtime.encode_images = RememberedImages(self.runtime.encode_images)
 
     def encode(self, items: Sequence[Item]) -> Vectors:
@@ -143,6 +141,8 @@ class OnnxEmbedder:
 
 def own_runtime(file: Path) -> Any:
     """Returns the class `Runtime` of a `runtime.py`, whose code runs. Raises `EmbedlineError` if it fails."""
+    if not file.is_file():
+        raise EmbedlineError(f"{file}: no such file, and nothing else computes what lies beside it", "Export it again.")
     source = file.read_bytes()
     module = ModuleType(f"runtime_{hashlib.sha256(source).hexdigest()}")
     sys.modules[module.__name__] = module  # dataclasses look their module up here

@@ -1,6 +1,6 @@
 """ONNX, quantisation, parity, and the bundle that is served.
 
-`components.export.stage` runs the stage `export`; it is not imported here, because torch takes seconds.
+`components.export.export` exports a model; it is not imported here, because torch takes seconds.
 """
 
 from components.export.bundle import Bundle, package, read_bundle, read_examples, served_fingerprint

@@ -19,7 +19,7 @@ from typing import Any
 import numpy as np
 
 from components.corpus import Item, Manifest
-from components.embedder import OnnxEmbedder, Vectors, fingerprint, runtime
+from components.embedder import OnnxEmbedder, Vectors, fingerprint
 from components.errors import Refused
 from components.export.config import Serving
 from components.export.reference_window import reference_window
@@ -126,11 +126,10 @@ def triton_config(serving: Serving, dimension: int) -> str:
 
 
 def write_version(model: Path, folder: Path) -> None:
-    """Writes the content of a numbered version folder: the graphs with their files, and the code that runs them."""
+    """Writes the content of a numbered version folder: what the stage `export` wrote, and the server's `model.py`."""
     folder.mkdir()
     for file in sorted(model.iterdir()):
         shutil.copyfile(file, folder / file.name)
-    shutil.copyfile(Path(runtime.__file__), folder / "runtime.py")
     shutil.copyfile(Path(__file__).with_name("triton_model.py"), folder / "model.py")
 
 

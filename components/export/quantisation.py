@@ -27,8 +27,10 @@ from onnxruntime.quantization.matmul_nbits_quantizer import DefaultWeightOnlyQua
 from onnxruntime.quantization.shape_inference import quant_pre_process
 
 from components.corpus.item import ImageSource
+from components.embedder.embedders import RUNTIME
 from components.embedder.runtime import DESCRIPTION, Description, load_image, pixel_values
-from components.export.onnx_graphs import IMAGE, TEXT, TOKENIZER, check
+from components.export.exporters.dual_encoder import IMAGE, TEXT, TOKENIZER
+from components.export.onnx_graphs import check
 
 BLOCK = 32
 CALIBRATION_BATCH = 32
@@ -42,7 +44,7 @@ def quantise(source: Path, directory: Path, calibration: Sequence[ImageSource]) 
     logging.getLogger().setLevel(logging.WARNING)  # importing the quantiser has made everybody talkative
     logging.getLogger("onnxruntime.quantization.matmul_nbits_quantizer").setLevel(logging.WARNING)
     directory.mkdir(parents=True, exist_ok=True)
-    for name in (TOKENIZER, DESCRIPTION):
+    for name in (TOKENIZER, DESCRIPTION, RUNTIME):
         shutil.copyfile(source / name, directory / name)
     quantise_convolutions(source / IMAGE, directory / IMAGE, Pictures(calibration, Description.read(source)))
     shutil.copyfile(source / TEXT, directory / TEXT)

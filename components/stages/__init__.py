@@ -1,7 +1,8 @@
 """The stages: one file each, which binds the work of the components to the paths of a workspace.
 
 `components/stages/NAME.py` holds `SECTIONS`, the sections of `params.yaml` that the stage reads and is given,
-`run(config, run)`, and `CHOOSES`, those sections whose settings choose modules that the stage runs. A stage adds its
+`run(config, run)`, `CHOOSES`, those sections whose settings choose modules that the stage runs, and `FINDS`, packages
+whose modules it chooses from by what it reads. A stage adds its
 file, its name here, and its entry in `dvc.yaml`, which says what it depends on and makes; the flow runs whatever is
 listed, in this order.
 """

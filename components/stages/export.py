@@ -4,16 +4,17 @@ from __future__ import annotations
 
 from typing import TYPE_CHECKING
 
-from components.export.stage import run as export
+from components.export.export import export
 from components.workspace import DATA, ONNX, STUDENT
 
 if TYPE_CHECKING:
     from components.config import Config
     from components.registry.tracking import Run
 
-SECTIONS = ("export",)
+SECTIONS = CHOOSES = ("export",)
+FINDS = ("components.export.exporters", "components.export.runtimes")
 
 
 def run(config: Config, run: Run) -> None:
-    for variant, numbers in export(config.export, STUDENT, DATA, ONNX).items():
-        run.log_metrics({f"parity/{variant}/{name}": value for name, value in numbers.items()})
+    for variant, found in export(config.export, STUDENT, DATA, ONNX).items():
+        run.log_metrics({f"parity/{variant}/{name}": value for name, value in found.numbers.items()})

@@ -1,8 +1,9 @@
 """The code that each stage depends on, as `dvc.yaml` must declare it.
 
-It is the import closure of the stage's module and of the modules that its sections of `params.yaml` choose by name
-(losses, towers, ...). The latter change with the configuration: where `dvc.yaml` lacks one, `declare` adds it, so that
-an edit of a loss that is used repeats the training, and a new loss that nobody uses repeats nothing.
+It is the import closure of the stage's module, of the modules that its sections of `params.yaml` choose by name
+(losses, towers, ...), and of those that it chooses from by what it reads (exporters). What the sections choose changes
+with the configuration: where `dvc.yaml` lacks one, `declare` adds it, so that an edit of a loss that is used repeats
+the training, and a new loss that nobody uses repeats nothing.
 """
 
 from __future__ import annotations
@@ -16,7 +17,7 @@ from ruamel.yaml import YAML
 from components.config import Config
 from components.errors import UsageError
 from components.files import write_text
-from components.source import closure
+from components.source import closure, modules_of
 from components.stages import STAGES, module_of
 
 PIPELINE = "dvc.yaml"
@@ -26,6 +27,7 @@ def needed(name: str, config: Config) -> list[str]:
     """Returns the paths of all files of the project that a stage depends on, sorted."""
     stage = importlib.import_module(module_of(name))
     chosen = {module for section in getattr(stage, "CHOOSES", ()) for module in getattr(config, section).modules()}
+    chosen |= {module for package in getattr(stage, "FINDS", ()) for module in modules_of(package)}
     return closure(module_of(name), *sorted(chosen))
 
 

@@ -16,7 +16,7 @@ from components.corpus import Item
 from components.embedder import OnnxEmbedder, TorchEmbedder, fingerprint
 from components.embedder.dual_encoder import DualEncoder
 from components.errors import UsageError
-from components.export.onnx_graphs import export
+from components.export.exporters.dual_encoder import write_encoder
 
 ROOT = Path(__file__).parents[2]
 
@@ -30,7 +30,7 @@ def test_each_directory_is_opened_as_what_it_is(
     tmp_path: Path,
 ) -> None:
     (tmp_path / "onnx").mkdir()
-    export(encoder, tmp_path / "onnx", opset=18)
+    write_encoder(encoder, tmp_path / "onnx", opset=18)
     for model, kind in (
         (tmp_path / "onnx", OnnxEmbedder),
         (directory, TorchEmbedder),
@@ -149,8 +149,8 @@ def test_code_of_the_hub_does_not_run(encoder: DualEncoder, tmp_path: Path, monk
     monkeypatch.setenv("HF_HUB_OFFLINE", "0")
     monkeypatch.setattr("huggingface_hub.snapshot_download", lambda name: str(tmp_path / "fetched"))
     (tmp_path / "fetched").mkdir()
-    export(encoder, tmp_path / "fetched", opset=18)
-    assert isinstance(open_embedder("somebody/graphs", 4, tmp_path)[0], OnnxEmbedder)
+    write_encoder(encoder, tmp_path / "fetched", opset=18)
+    assert isinstance(open_embedder(str(tmp_path / "fetched"), 4, tmp_path)[0], OnnxEmbedder)
     ran = tmp_path / "ran"
     (tmp_path / "fetched" / "runtime.py").write_text(f"open({str(ran)!r}, 'w')\nclass Runtime: ...")
     with pytest.raises(UsageError, match=r"somebody/graphs: brings code of its own, runtime\.py") as raised:

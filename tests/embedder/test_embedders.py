@@ -14,7 +14,7 @@ from components.embedder.dual_encoder import DualEncoder
 from components.embedder.embedders import RememberedImages
 from components.embedder.runtime import Runtime
 from components.errors import EmbedlineError
-from components.export.onnx_graphs import export
+from components.export.exporters.dual_encoder import write_encoder
 
 NEGATED = """
 encode = Runtime.encode
@@ -60,23 +60,22 @@ def test_an_image_at_a_path_is_encoded_once_and_every_answer_is_its_own(tmp_path
 
 @dataclass
 class Loaded:
-    """Loads images as the runtime does, and keeps which."""
+    """Opens images, and keeps which."""
 
     images: list[Any] = field(default_factory=list)
 
     def __call__(self, image: Any) -> Image.Image:
         self.images.append(image)
-        return LOAD(image)
+        return OPEN(image)
 
 
-LOAD = runtime.load_image
+OPEN = Image.open
 
 
 @pytest.fixture
 def loaded(monkeypatch: pytest.MonkeyPatch) -> Loaded:
     loaded = Loaded()
-    for module in ("runtime", "embedders"):
-        monkeypatch.setattr(f"components.embedder.{module}.load_image", loaded)
+    monkeypatch.setattr(Image, "open", loaded)
     return loaded
 
 
@@ -84,7 +83,7 @@ def loaded(monkeypatch: pytest.MonkeyPatch) -> Loaded:
 def exported(encoder: DualEncoder, tmp_path_factory: pytest.TempPathFactory) -> Path:
     folder = tmp_path_factory.mktemp("exported") / "fp32"
     folder.mkdir()
-    export(encoder, folder, opset=20)
+    write_encoder(encoder, folder, opset=20)
     return folder
 
 

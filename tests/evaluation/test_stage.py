@@ -2,21 +2,22 @@ import json
 import shutil
 from collections import Counter
 from pathlib import Path
+from typing import Any
 
 import pytest
 import torch
-from PIL.Image import Image
+from PIL import Image
 from transformers import AutoModel, PreTrainedTokenizerFast
 
 from components.config import PARAMETERS, Config, read
-from components.embedder import fingerprint, runtime
+from components.embedder import fingerprint
 from components.embedder.config import IMAGE_MEAN, IMAGE_STD
 from components.embedder.dual_encoder import assemble, load, save
 from components.embedder.runtime import Description
 from components.embedder.towers.image.residual import ResidualImageConfig, ResidualImageModel
 from components.errors import EmbedlineError
 from components.evaluation import parameters, run
-from components.export.onnx_graphs import export
+from components.export.exporters.dual_encoder import export
 from components.scores import Scores
 
 NAMES = ("teacher", "student", "onnx-fp32")
@@ -33,7 +34,7 @@ def models(text_model: Path, tmp_path_factory: pytest.TempPathFactory) -> dict[s
         description = Description(12, 16, IMAGE_MEAN, IMAGE_STD, 16, 0.25, (12,))
         tokenizer = PreTrainedTokenizerFast.from_pretrained(text_model)
         save(assemble(text_tower, image_tower, tokenizer, description), folder / name)
-    export(load(folder / "student"), folder / "fp32", 20)
+    export(folder / "student", folder / "fp32", 20)
     return {"teacher": folder / "teacher", "student": folder / "student", "onnx-fp32": folder / "fp32"}
 
 
@@ -69,14 +70,13 @@ def test_every_model_encodes_each_image_once(
 ) -> None:
     """The images are asked about by two sets, each with an instruction of its own."""
     loaded: Counter[object] = Counter()
-    load_image = runtime.load_image
+    open_image = Image.open
 
-    def counted(image: Path) -> Image:
+    def counted(image: Any) -> Image.Image:
         loaded[image] += 1
-        return load_image(image)
+        return open_image(image)
 
-    for module in ("runtime", "embedders"):
-        monkeypatch.setattr(f"components.embedder.{module}.load_image", counted)
+    monkeypatch.setattr(Image, "open", counted)
     run(whole_config, data, models, tmp_path / "scores", tmp_path / "cache", lambda *_: None)
     assert loaded == dict.fromkeys((data / "images").iterdir(), len(models))
 

@@ -24,7 +24,7 @@ from components.embedder.towers.image.residual import ResidualImageConfig, Resid
 from components.embedder.towers.text.word_vectors import WordVectorsConfig, WordVectorsModel
 from components.export import package
 from components.export.config import Export, Serving
-from components.export.stage import run
+from components.export.export import export
 from components.export.variants import fp32, int8
 
 WORDS = ["[PAD]", "[UNK]", *(f"word{number}" for number in range(198))]
@@ -127,7 +127,7 @@ def student(tmp_path_factory: pytest.TempPathFactory) -> Path:
 def onnx(student: Path, data: Path, tmp_path_factory: pytest.TempPathFactory) -> Path:
     """What the stage `export` makes."""
     output = tmp_path_factory.mktemp("artifacts") / "onnx"
-    run(EXPORT, student, data, output)
+    export(EXPORT, student, data, output)
     return output
 
 

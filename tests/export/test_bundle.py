@@ -4,6 +4,7 @@ from __future__ import annotations
 
 import json
 import os
+import shutil
 import subprocess
 import sys
 from collections.abc import Callable
@@ -15,7 +16,7 @@ import pytest
 from PIL import Image
 
 from components.corpus import Item
-from components.embedder import OnnxEmbedder, runtime
+from components.embedder import OnnxEmbedder
 from components.embedder.runtime import Runtime
 from components.errors import Refused
 from components.export import package, read_bundle, read_examples, served_fingerprint
@@ -95,14 +96,16 @@ def test_a_bundle_is_computed_by_the_code_that_it_ships(packaged: Packaged) -> N
 
 
 def test_what_a_bundle_expects_is_of_the_code_that_it_ships(
-    packaged: Packaged, monkeypatch: pytest.MonkeyPatch, tmp_path: Path
+    packaged: Packaged, onnx: Path, data: Path, tmp_path: Path
 ) -> None:
-    """Another runtime.py is packed than the one that this process has imported."""
+    """Another runtime.py was exported than the one that this process has imported."""
     before, window = np.load((bundle := packaged("ours")) / "examples.npy"), np.load(bundle / "reference.npz")
-    other = tmp_path / "runtime.py"
-    other.write_text(Path(runtime.__file__).read_text(encoding="utf-8") + PERMUTED)
-    monkeypatch.setattr(runtime, "__file__", str(other))
-    bundle = packaged("other")
+    other = tmp_path / "onnx"
+    shutil.copytree(onnx, other)
+    with (other / SERVING.variant / "runtime.py").open("a", encoding="utf-8") as file:
+        file.write(PERMUTED)
+    package(SERVING, other, data, tmp_path / "bundle", "# A model card")
+    bundle = tmp_path / "bundle"
     np.testing.assert_array_equal(np.load(bundle / "examples.npy"), np.roll(before, 1, axis=1))
     np.testing.assert_array_equal(np.load(bundle / "reference.npz")["vectors"], np.roll(window["vectors"], 1, axis=1))
 

@@ -22,9 +22,9 @@ from components.embedder.runtime import Runtime
 from components.errors import Refused
 from components.export import variants
 from components.export.config import Export
+from components.export.export import export
 from components.export.parity import MOST_BATCH_DIFFERENCE, Parity, demand, parity
 from components.export.sample import of_each_modality, training_items
-from components.export.stage import run
 from tests.export.conftest import EXPORT, FP32, INT8, MAX_TOKENS, WORDS, make_encoder
 
 VARIANTS = ("fp32", "int8")
@@ -237,11 +237,11 @@ def test_a_new_variant_is_one_new_file(
     (tmp_path / "variants").mkdir()
     (tmp_path / "variants" / "half.py").write_text(HALF)
     monkeypatch.setattr(variants, "__path__", [*variants.__path__, str(tmp_path / "variants")])
-    numbers = run(exported(half), student, data, tmp_path / "onnx")
+    found = export(exported(half), student, data, tmp_path / "onnx")
     assert sorted(path.name for path in (tmp_path / "onnx").iterdir()) == ["fp32", "half", "parity.json"]
-    assert numbers["fp32"]["minimum"] > numbers["half"]["minimum"] > 0.9999
+    assert found["fp32"].minimum > found["half"].minimum > 0.9999
     with pytest.raises(Refused, match="the half graphs answer otherwise than the model"):
-        run(exported(half | {"factor": 0.1}), student, data, tmp_path / "wrong")
+        export(exported(half | {"factor": 0.1}), student, data, tmp_path / "wrong")
     assert not (tmp_path / "wrong").exists()
 
 
@@ -251,6 +251,6 @@ def test_a_refused_export_leaves_what_was_there(student: Path, data: Path, tmp_p
     (output / "finished").touch()
     strict = EXPORT.model_copy(update={"variants": [FP32, INT8.model_copy(update={"parity_cosine": 1.0})]})
     with pytest.raises(Refused, match="int8"):
-        run(strict, student, data, output)
+        export(strict, student, data, output)
     assert [path.name for path in tmp_path.iterdir()] == ["onnx"]
     assert [path.name for path in output.iterdir()] == ["finished"]

@@ -56,7 +56,6 @@ def challenger(config: Config, tmp_path: Path, monkeypatch: pytest.MonkeyPatch) 
     ]
     write_data(DATA, {"Words": rows})
     graphs = make_bundle(tmp_path, "challenger", "") / "version"
-    (graphs / "runtime.py").unlink()
     model = Model("onnx-int8", "the same weights", DIMENSION, None)
     scores = evaluate(OnnxEmbedder(graphs), model, read_suite(DATA), config.evaluation, VECTORS, lambda _: None)
     scores.write(SCORES / f"onnx-{config.serving.variant}.json")

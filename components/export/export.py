@@ -1,4 +1,4 @@
-"""The stage `export`: a student to ONNX, in every variant, each proved to answer as the student does."""
+"""Exports a model in every variant, each proved to answer as the model does."""
 
 from __future__ import annotations
 
@@ -7,25 +7,30 @@ import shutil
 from dataclasses import asdict
 from pathlib import Path
 
-from components.embedder import OnnxEmbedder, TorchEmbedder
+from components.backends.directory import open_directory
+from components.embedder import Embedder, OnnxEmbedder
 from components.export.config import VARIANTS, Export
-from components.export.onnx_graphs import export
+from components.export.exporters import exporter_of
 from components.export.parity import Parity, demand, parity
 from components.export.sample import of_each_modality, training_items
 from components.files import atomic_directory
 
 PARITY, GRAPHS = "parity.json", ".graphs"
+BATCH_SIZE = 64
 
 
-def run(config: Export, student: Path, data: Path, output: Path) -> dict[str, dict[str, float]]:
-    """Writes `output/VARIANT` of each variant, and `output/parity.json`; returns the numbers of the latter by variant.
+def export(config: Export, model: Path, data: Path, output: Path) -> dict[str, Parity]:
+    """Writes `output/VARIANT` of each variant of a model directory, and `output/parity.json`, which it returns.
 
-    Raises `Refused`, and writes nothing, if a variant answers otherwise than the student.
+    Raises `UsageError` if no exporter reads the directory, and `Refused`, and writes nothing, if a variant answers
+    otherwise than the model.
     """
-    reference, items = TorchEmbedder(student), training_items(data)
+    exporter, items = exporter_of(model), training_items(data)
+    reference = open_directory(str(model), BATCH_SIZE)
+    assert isinstance(reference, Embedder), "exporters read models of one vector an item"
     sample = of_each_modality(items, config.parity_items)
     with atomic_directory(output) as partial:
-        export(reference.encoder, partial / GRAPHS, config.opset)
+        exporter.export(model, partial / GRAPHS, config.opset)
         report: dict[str, Parity] = {}
         for variant in config.variants:
             VARIANTS.of(variant).write(variant, partial / GRAPHS, partial / variant.name, items)
@@ -34,4 +39,4 @@ def run(config: Export, student: Path, data: Path, output: Path) -> dict[str, di
         shutil.rmtree(partial / GRAPHS)
         content = {variant: asdict(found) for variant, found in report.items()}
         (partial / PARITY).write_text(json.dumps(content, indent=2, ensure_ascii=False) + "\n", encoding="utf-8")
-    return {variant: found.numbers for variant, found in report.items()}
+    return report
