@@ -18,16 +18,25 @@ MOST_BATCH_DIFFERENCE = 1e-3
 neighbours makes far more. A unit vector of 384 numbers has numbers of about 0.05."""
 
 
+EQUAL = 1e-6
+"""Cosines that differ less are equal: sums in another order differ so much."""
+
+
 @dataclass(frozen=True)
 class Parity:
     """Cosines of the exported model's vectors to the reference's; `worst` describes the item with the lowest one.
 
-    `batch_difference` is the largest difference that an item's neighbours in a batch make to a number of its vector.
+    `percentile_1` is the cosine that 1 % of the items fall below; `rank_agreement_1` and `rank_agreement_10` are how
+    much of the 1 and the 10 items nearest to each item is the same for both. `batch_difference` is the largest
+    difference that an item's neighbours in a batch make to a number of its vector.
     """
 
     items: int
     minimum: float
+    percentile_1: float
     mean: float
+    rank_agreement_1: float
+    rank_agreement_10: float
     worst: dict[str, str]
     batch_difference: float
 
@@ -44,7 +53,10 @@ def parity(reference: Embedder, exported: Embedder, items: Sequence[Item]) -> Pa
     return Parity(
         items=len(items),
         minimum=float(cosines[worst]),
+        percentile_1=float(np.percentile(cosines, 1)),
         mean=float(cosines.mean()),
+        rank_agreement_1=rank_agreement(expected, together, 1),
+        rank_agreement_10=rank_agreement(expected, together, 10),
         worst=describe(items[worst]),
         batch_difference=float(np.abs(together - alone).max()),
     )
@@ -64,6 +76,22 @@ def demand(found: Parity, variant: str, least: float) -> None:
             f"{found.batch_difference:.5f} > {MOST_BATCH_DIFFERENCE}",
             "Look for what the graphs compute over a whole batch, such as a scale or a mean.",
         )
+
+
+def rank_agreement(expected: Vectors, found: Vectors, depth: int) -> float:
+    """Returns how much of the `depth` rows nearest to each row is the same in both, the row itself left out: 0 to 1.
+
+    Rows of equal cosine may stand in either order: one that is as near in `expected` as the last of its nearest counts.
+    """
+    depth = min(depth, len(expected) - 1)
+    if depth < 1:
+        return 1.0
+    cosines, nearest = expected @ expected.T, found @ found.T
+    for own in (cosines, nearest):
+        np.fill_diagonal(own, -np.inf)
+    last = -np.sort(-cosines, axis=1)[:, depth - 1 : depth]
+    chosen = np.argsort(-nearest, axis=1, kind="stable")[:, :depth]
+    return float((np.take_along_axis(cosines, chosen, axis=1) >= last - EQUAL).mean())
 
 
 def one_by_one(embedder: Embedder, items: Sequence[Item]) -> Vectors:

@@ -4,6 +4,7 @@ from __future__ import annotations
 
 import json
 import shutil
+from collections.abc import Callable
 from dataclasses import dataclass, replace
 from pathlib import Path
 from typing import Any
@@ -11,19 +12,20 @@ from typing import Any
 import numpy as np
 import onnx as onnx_format
 import pytest
+from numpy.typing import NDArray
 from onnx import helper, numpy_helper
 from PIL import Image
 from pydantic import ValidationError
 
 from components.corpus import Item
-from components.embedder import OnnxEmbedder, TorchEmbedder
+from components.embedder import OnnxEmbedder, TorchEmbedder, Vectors
 from components.embedder.dual_encoder import save
 from components.embedder.runtime import Runtime
 from components.errors import Refused
 from components.export import variants
 from components.export.config import Export
 from components.export.export import export
-from components.export.parity import MOST_BATCH_DIFFERENCE, Parity, demand, parity
+from components.export.parity import MOST_BATCH_DIFFERENCE, Parity, demand, parity, rank_agreement
 from components.export.sample import of_each_modality, training_items
 from tests.export.conftest import EXPORT, FP32, INT8, MAX_TOKENS, WORDS, make_encoder
 
@@ -118,7 +120,7 @@ def test_an_export_that_looks_at_the_neighbours_in_a_batch_is_refused(
 
 @pytest.mark.parametrize("difference", [float("nan"), 2 * MOST_BATCH_DIFFERENCE])
 def test_a_batch_difference_that_is_large_or_no_number_is_refused(difference: float) -> None:
-    found = Parity(items=1, minimum=1.0, mean=1.0, worst={}, batch_difference=0.0)
+    found = Parity(1, 1.0, 1.0, 1.0, 1.0, 1.0, worst={}, batch_difference=0.0)
     demand(found, "fp32", 1.0)
     with pytest.raises(Refused, match="in a batch than alone"):
         demand(replace(found, batch_difference=difference), "fp32", 1.0)
@@ -190,10 +192,68 @@ def test_another_preprocessing_is_found_out(
     assert found.minimum < FP32.parity_cosine
 
 
+def another_tokenizer(copy: Path) -> None:
+    tokenizer = json.loads((copy / "tokenizer.json").read_text(encoding="utf-8"))
+    vocabulary = tokenizer["model"]["vocab"]
+    shifted = dict(zip(vocabulary, [*list(vocabulary.values())[1:], 0], strict=True))
+    tokenizer["model"]["vocab"] = shifted
+    (copy / "tokenizer.json").write_text(json.dumps(tokenizer), encoding="utf-8")
+
+
+def change_runtime(copy: Path, found: str, other: str) -> None:
+    source = (copy / "runtime.py").read_text(encoding="utf-8")
+    assert found in source
+    (copy / "runtime.py").write_text(source.replace(found, other), encoding="utf-8")
+
+
+def not_normalised(copy: Path) -> None:
+    change_runtime(copy, "return normalise(total)", "return total")
+
+
+def mask_of_padding_left_out(copy: Path) -> None:
+    change_runtime(copy, "[encoding.attention_mask for", "[[1] * len(encoding.ids) for")
+
+
+def not_standardised(copy: Path) -> None:
+    change_runtime(copy, "/ 255 - mean) / std", "/ 255 + 0 * mean)")
+
+
+@pytest.mark.parametrize(
+    "spoil", [another_tokenizer, not_normalised, mask_of_padding_left_out, not_standardised], ids=lambda f: f.__name__
+)
+def test_an_export_with_one_thing_wrong_is_refused(
+    student: Path, onnx: Path, tmp_path: Path, spoil: Callable[[Path], None]
+) -> None:
+    copy = tmp_path / "fp32"
+    shutil.copytree(onnx / "fp32", copy)
+    demand(parity(TorchEmbedder(student), OnnxEmbedder(copy), items()), "fp32", FP32.parity_cosine)
+    spoil(copy)
+    with pytest.raises(Refused, match="fp32 graphs answer otherwise"):
+        demand(parity(TorchEmbedder(student), OnnxEmbedder(copy), items()), "fp32", FP32.parity_cosine)
+
+
+def test_rank_agreement_is_the_part_of_the_nearest_that_is_the_same() -> None:
+    angles = np.array([0, 10, 25, 45, 70])
+    expected = on_circle(angles)
+    assert rank_agreement(expected, expected, 1) == rank_agreement(expected, on_circle(-angles + 5), 3) == 1.0
+    moved = on_circle(np.array([0, 10, 25, 45, 26]))  # the last one comes beside the third, which had the second
+    assert rank_agreement(expected, moved, 1) == pytest.approx(2 / 5)
+    assert rank_agreement(expected, moved, 4) == 1.0, "all others are nearest"
+    ties = on_circle(np.array([0, 90, 270]))
+    assert rank_agreement(ties, on_circle(np.array([0, 89, 270])), 1) == 1.0, "either of two equally near ones"
+    assert rank_agreement(expected[:1], expected[:1], 10) == 1.0
+
+
+def on_circle(degrees: NDArray[np.int64]) -> Vectors:
+    radians = np.deg2rad(degrees)
+    return np.stack([np.cos(radians), np.sin(radians)], axis=1).astype(np.float32)
+
+
 def test_the_stage_writes_its_report(onnx: Path) -> None:
     report = json.loads((onnx / "parity.json").read_text())
     assert set(report) == {"fp32", "int8"}
-    assert report["fp32"]["minimum"] > 0.9999
+    assert report["fp32"]["mean"] >= report["fp32"]["percentile_1"] >= report["fp32"]["minimum"] > 0.9999
+    assert report["fp32"]["rank_agreement_1"] == report["fp32"]["rank_agreement_10"] == 1.0
     assert report["int8"]["items"] == 36  # 12 of each modality
     assert report["int8"]["worst"].keys() <= {"text", "image", "instruction"}
 
