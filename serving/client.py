@@ -35,6 +35,8 @@ DEAD_PROCESS = "is not healthy"
 """What Triton's python backend says of a model version whose process has ended."""
 POSITION = re.compile(r"item (\d+): (.*)", re.DOTALL)
 """How `triton_model.py` names the item of a request that it refuses, counted from 0."""
+BAD_DIMENSION = "dimension "
+"""How `triton_model.py` begins when it refuses a dimension."""
 SHOWN_CHARACTERS = 40
 
 Row = tuple[bytes, bytes, bytes]
@@ -69,27 +71,28 @@ class TritonEmbedder:
         with connect(self.url, self.timeout_seconds) as client:
             return int(client.get_model_config(self.model)["max_batch_size"])
 
-    def encode(self, items: Sequence[Item]) -> np.ndarray:
-        """Returns `(n, dimension)` float32, L2-normalised. Raises `EmbedlineError` if the server does not answer, or
-        refuses an item."""
+    def encode(self, items: Sequence[Item], dimension: int | None = None) -> np.ndarray:
+        """Returns `(n, dimension)` float32, L2-normalised; `dimension` is that of the model, or a Matryoshka dimension
+        of it. Raises `EmbedlineError` if the server does not answer, or refuses an item or the dimension."""
         if not items:
-            return np.empty((0, self.dimension), np.float32)
+            return np.empty((0, dimension or self.dimension), np.float32)
         rows = (as_row(position, item) for position, item in enumerate(items))
         with connect(self.url, self.timeout_seconds) as client:
             parts = []
             for start, batch in batches(rows, self.max_batch_size):
                 try:
-                    parts.append(self._infer(client, batch))
+                    parts.append(self._infer(client, batch, dimension))
                 except InferenceServerException as error:
                     raise self._explain(error, items, start, len(batch)) from error
             return np.concatenate(parts)
 
-    def _infer(self, client: InferenceServerClient, batch: Sequence[Row]) -> np.ndarray:
+    def _infer(self, client: InferenceServerClient, batch: Sequence[Row], dimension: int | None) -> np.ndarray:
         inputs = [InferInput(name, [len(batch), 1], "BYTES") for name in INPUTS]
         for tensor, column in zip(inputs, zip(*batch, strict=True), strict=True):
             tensor.set_data_from_numpy(np.array(column, object).reshape(-1, 1), binary_data=True)
         output = InferRequestedOutput("EMBEDDING", binary_data=True)
-        answer = client.infer(self.model, inputs, str(self.version or ""), outputs=[output])
+        parameters = {"dimension": dimension} if dimension else None
+        answer = client.infer(self.model, inputs, str(self.version or ""), outputs=[output], parameters=parameters)
         vectors = answer.as_numpy("EMBEDDING")
         if vectors.shape[0] != len(batch) or not np.isfinite(vectors).all():
             raise EmbedlineError(
@@ -112,6 +115,8 @@ class TritonEmbedder:
             return EmbedlineError(
                 f"Triton at {self.url} cannot answer by {self.name}: {message}", "see the server's log"
             )
+        if message.startswith(BAD_DIMENSION):
+            return EmbedlineError(f"{self.name}: {message}", "Ask for one of these.")
         if found := POSITION.match(message):
             position = start + int(found[1])
             blamed, message = named(position, items[position]), found[2]

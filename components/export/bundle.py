@@ -39,7 +39,7 @@ input [
   {{ name: "IMAGE" data_type: TYPE_STRING dims: [ 1 ] optional: true }},
   {{ name: "INSTRUCTION" data_type: TYPE_STRING dims: [ 1 ] optional: true }}
 ]
-output [ {{ name: "EMBEDDING" data_type: TYPE_FP32 dims: [ {dimension} ] }} ]
+output [ {{ name: "EMBEDDING" data_type: TYPE_FP32 dims: [ -1 ] }} ]
 instance_group [ {{ kind: KIND_CPU count: 1 }} ]
 parameters {{ key: "threads" value {{ string_value: "{threads}" }} }}
 """
@@ -73,7 +73,7 @@ def package(config: Serving, onnx: Path, data: Path, output: Path, card: str) ->
     with atomic_directory(output) as partial:
         write_version(model, partial / VERSION)
         embedder = OnnxEmbedder(partial / VERSION, threads=config.threads)
-        (partial / TRITON_CONFIG).write_text(triton_config(config, embedder.dimension), encoding="utf-8")
+        (partial / TRITON_CONFIG).write_text(triton_config(config), encoding="utf-8")
         items = of_each_modality(training_items(data), EXAMPLES_A_MODALITY)
         bundle = Bundle(
             model_name=MODEL,
@@ -119,10 +119,8 @@ def served_fingerprint(bundle: Path) -> str:
     return hashlib.sha256(f"{fingerprint(bundle / VERSION)}{configuration}".encode()).hexdigest()
 
 
-def triton_config(serving: Serving, dimension: int) -> str:
-    return TRITON_TEMPLATE.format(
-        name=MODEL, max_batch_size=serving.max_batch_size, dimension=dimension, threads=serving.threads
-    )
+def triton_config(serving: Serving) -> str:
+    return TRITON_TEMPLATE.format(name=MODEL, max_batch_size=serving.max_batch_size, threads=serving.threads)
 
 
 def write_version(model: Path, folder: Path) -> None:

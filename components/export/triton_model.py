@@ -1,7 +1,9 @@
 """The `model.py` of every served version: text and encoded images in, embeddings out, through `runtime.py` beside it.
 
 Triton's python backend runs this file inside the server's own environment, so it imports nothing of this project. All
-that it needs lies in its version folder; how many threads an encoder uses is the model parameter `threads`.
+that it needs lies in its version folder; how many threads an encoder uses is the model parameter `threads`. A request
+with the parameter `dimension`, one of those that the model was trained to be cut to, is answered with the first numbers
+of each vector, of length 1 again (Kusupati et al., Matryoshka Representation Learning, 2022).
 """
 
 from __future__ import annotations
@@ -30,6 +32,7 @@ class TritonPythonModel:
         by halving, so that it fails alone."""
         try:
             rows_of = [read_rows(request) for request in requests]
+            dimensions = [self.dimension_of(request) for request in requests]
             texts, images, instructions = zip(*chain.from_iterable(rows_of), strict=True)
             vectors = self.runtime.encode(texts, images, instructions)
         except ValueError as error:
@@ -38,7 +41,26 @@ class TritonPythonModel:
             middle = len(requests) // 2
             return self.execute(requests[:middle]) + self.execute(requests[middle:])
         ends = np.cumsum([len(rows) for rows in rows_of])[:-1]
-        return [pb_utils.InferenceResponse([pb_utils.Tensor("EMBEDDING", part)]) for part in np.split(vectors, ends)]
+        parts = map(cut, np.split(vectors, ends), dimensions)
+        return [pb_utils.InferenceResponse([pb_utils.Tensor("EMBEDDING", part)]) for part in parts]
+
+    def dimension_of(self, request: Any) -> int:
+        """Returns how many numbers a vector of the answer has."""
+        description = self.runtime.description
+        wanted = json.loads(request.parameters() or "{}").get("dimension", description.dimension)
+        known = {description.dimension, *description.matryoshka_dimensions}
+        if wanted not in known:
+            raise ValueError(f"dimension {wanted!r} is none of {', '.join(map(str, sorted(known, reverse=True)))}")
+        return int(wanted)
+
+
+def cut(vectors: np.ndarray, dimension: int) -> np.ndarray:
+    """Returns `(n, dimension)`: the first numbers of each vector, L2-normalised again where some are left out."""
+    if dimension == vectors.shape[1]:
+        return vectors
+    first = vectors[:, :dimension]
+    shortened: np.ndarray = first / np.maximum(np.linalg.norm(first, axis=1, keepdims=True), 1e-12)
+    return shortened
 
 
 def read_rows(request: Any) -> list[Row]:

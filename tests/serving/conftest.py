@@ -34,7 +34,7 @@ input [
   {{ name: "IMAGE" data_type: TYPE_STRING dims: [ 1 ] optional: true }},
   {{ name: "INSTRUCTION" data_type: TYPE_STRING dims: [ 1 ] optional: true }}
 ]
-output [ {{ name: "EMBEDDING" data_type: TYPE_FP32 dims: [ {dimension} ] }} ]
+output [ {{ name: "EMBEDDING" data_type: TYPE_FP32 dims: [ -1 ] }} ]
 instance_group [ {{ kind: KIND_CPU count: 1 }} ]
 parameters {{ key: "threads" value {{ string_value: "2" }} }}
 """
@@ -90,7 +90,7 @@ def make_bundle(folder: Path, seed: int, dimension: int = 32) -> Path:
         "image_std": [0.5] * 3,
         "max_tokens": 16,
         "instruction_weight": 1.0,
-        "matryoshka_dimensions": [dimension],
+        "matryoshka_dimensions": [dimension, dimension // 2],
     }
     (version / "embedder.json").write_text(json.dumps(description))
     shutil.copy(str(runtime.__file__), version / "runtime.py")
@@ -114,7 +114,7 @@ def make_bundle(folder: Path, seed: int, dimension: int = 32) -> Path:
             }
         )
     )
-    (folder / "config.pbtxt").write_text(CONFIG.format(dimension=dimension))
+    (folder / "config.pbtxt").write_text(CONFIG.format())
     return folder
 
 

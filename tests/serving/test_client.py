@@ -16,7 +16,7 @@ from PIL import Image
 from tritonclient.utils import InferenceServerException
 
 from components.corpus.item import Item
-from components.embedder.runtime import Runtime
+from components.embedder.runtime import Runtime, normalise
 from components.errors import EmbedlineError, UsageError
 from serving import TritonEmbedder, TritonServer
 from serving.client import MAX_BATCH_BYTES, batches, connect
@@ -191,6 +191,29 @@ def test_a_bare_request_may_leave_inputs_out(server: TritonServer) -> None:
     expected = TritonEmbedder(server.url, version=1).encode([Item(text="a sad cat")])[0]
     assert status == 200
     np.testing.assert_allclose(answer["outputs"][0]["data"], expected, atol=1e-6)
+
+
+def test_a_dimension_that_the_model_was_trained_for_is_cut_and_normalised_again(
+    server: TritonServer, items: list[Item]
+) -> None:
+    embedder = TritonEmbedder(server.url)
+    whole = embedder.encode(items)
+    half = whole.shape[1] // 2
+    with ThreadPoolExecutor(8) as pool:  # joined in one batch with requests for all numbers
+        answers = list(pool.map(lambda wanted: embedder.encode(items, wanted), [half, None] * 8))
+    for answer in answers[::2]:
+        assert answer.shape == (len(items), half)
+        np.testing.assert_allclose(answer, normalise(whole[:, :half]), atol=1e-6)
+    for answer in answers[1::2]:
+        np.testing.assert_allclose(answer, whole, atol=1e-6)
+    assert np.linalg.norm(whole[:, :half], axis=1).max() < 0.99, "cut alone, they are shorter"
+
+
+@pytest.mark.parametrize("dimension", [1, 31, 33, -16])
+def test_another_dimension_is_refused_with_those_that_there_are(server: TritonServer, dimension: int) -> None:
+    with pytest.raises(EmbedlineError, match=f"dimension {dimension} is none of 32, 16") as raised:
+        TritonEmbedder(server.url).encode([Item("a cat")], dimension)
+    assert raised.value.remedy == "Ask for one of these."
 
 
 def test_no_server_is_a_clear_error() -> None:
