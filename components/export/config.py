@@ -2,7 +2,7 @@
 
 from __future__ import annotations
 
-from typing import Annotated, Any, Self
+from typing import Annotated, Any, Literal, Self
 
 from pydantic import Field, model_validator
 
@@ -13,9 +13,12 @@ VARIANTS = FoundByName("components.export.variants", "name")
 
 
 class Export(Section):
+    """`rotation: pca` turns a dual encoder to its principal components, so that its vectors may be cut."""
+
     opset: Annotated[int, Field(ge=18, le=20)]
     variants: Annotated[list[Annotated[Any, VARIANTS]], Field(min_length=1)]
     parity_items: Positive
+    rotation: Literal["none", "pca"] = "none"
 
     @property
     def names(self) -> list[str]:

@@ -6,12 +6,14 @@ import json
 import shutil
 from dataclasses import asdict
 from pathlib import Path
+from tempfile import TemporaryDirectory
 
 from components.backends.directory import open_directory
 from components.embedder import Embedder, OnnxEmbedder
 from components.export.config import VARIANTS, Export
 from components.export.exporters import exporter_of
 from components.export.parity import Parity, demand, parity
+from components.export.rotation import write_rotated
 from components.export.sample import of_each_modality, training_items
 from components.files import atomic_directory
 
@@ -26,10 +28,13 @@ def export(config: Export, model: Path, data: Path, output: Path) -> dict[str, P
     otherwise than the model.
     """
     exporter, items = exporter_of(model), training_items(data)
-    reference = open_directory(str(model), BATCH_SIZE)
-    assert isinstance(reference, Embedder), "exporters read models of one vector an item"
     sample = of_each_modality(items, config.parity_items)
-    with atomic_directory(output) as partial:
+    with atomic_directory(output) as partial, TemporaryDirectory() as folder:
+        if config.rotation == "pca":
+            write_rotated(model, items, rotated := Path(folder) / model.name)
+            model = rotated
+        reference = open_directory(str(model), BATCH_SIZE)
+        assert isinstance(reference, Embedder), "exporters read models of one vector an item"
         exporter.export(model, partial / GRAPHS, config.opset)
         report: dict[str, Parity] = {}
         for variant in config.variants:
