@@ -5,6 +5,7 @@ from __future__ import annotations
 import io
 import os
 from pathlib import Path, PurePosixPath
+from typing import Any
 
 from PIL import Image
 
@@ -37,6 +38,25 @@ def checked_image(source: bytes | Path, name: str) -> tuple[bytes, str]:
         raise Rejected("image too large", name) from error
     except Exception as error:  # a decoder that meets broken bytes may raise anything
         raise Rejected("broken image", f"{name} cannot be decoded as PNG, JPEG, WebP or GIF") from error
+
+
+def image_source(value: Any, folder: Path) -> bytes | Path:
+    """Returns the bytes of an image cell, or the path that it names.
+
+    A dict is what `datasets` stores for an image: `bytes`, or else `path`. Raises `Rejected` if `value` is neither, or
+    leads out of `folder`.
+    """
+    if isinstance(value, Rejected):
+        raise value
+    if isinstance(value, dict) and value.keys() & {"bytes", "path"}:
+        value = value.get("bytes") or value.get("path")
+    if value is None or value == "" or value == b"":
+        raise Rejected("missing image", "the row names none")
+    if isinstance(value, bytes):
+        return value
+    if not isinstance(value, str):
+        raise Rejected("wrong type", f"the image is a {type(value).__name__}")
+    return Path(value) if Path(value).is_absolute() else folder / safe_path(value)
 
 
 def safe_path(name: str) -> PurePosixPath:

@@ -19,10 +19,11 @@ from typing import Any, Literal
 
 from components.corpus.config import SourceSettings
 from components.corpus.groups import Looks, Sets, labels_of, same_caption
-from components.corpus.images import checked_image, safe_path
-from components.corpus.layout import EVAL_SCHEMA, TRAIN_SCHEMA, RowWriter, bare, write_rows
+from components.corpus.images import checked_image, image_source
+from components.corpus.layout import RowWriter, write_rows
 from components.corpus.manifest import EvaluationTask, Tasks
 from components.corpus.quarantine import Quarantine, Rejected
+from components.corpus.rows import EVAL_SCHEMA, TRAIN_SCHEMA, bare
 
 LARGEST_EVALUATION_SET = 1_000
 LEAKS = "leaks.json"
@@ -228,24 +229,6 @@ def evaluation_row(
         "tgt_img_path": paths,
         "label": sorted(label),
     }
-
-
-def image_source(value: Any, folder: Path) -> bytes | Path:
-    """Returns the bytes of a picture or its path; raises `Rejected` if `value` is neither, or leads out of `folder`.
-
-    A dict is what `datasets` stores for a picture: `bytes`, or else `path`.
-    """
-    if isinstance(value, Rejected):
-        raise value
-    if isinstance(value, dict) and value.keys() & {"bytes", "path"}:
-        value = value.get("bytes") or value.get("path")
-    if value is None or value == "" or value == b"":
-        raise Rejected("missing image", "the row names none")
-    if isinstance(value, bytes):
-        return value
-    if not isinstance(value, str):
-        raise Rejected("wrong type", f"the image is a {type(value).__name__}")
-    return Path(value) if Path(value).is_absolute() else folder / safe_path(value)
 
 
 def checked_text(value: Any) -> str:

@@ -17,8 +17,18 @@ import pyarrow as pa
 import pyarrow.compute as pc
 import pyarrow.parquet as pq
 
-from components.corpus.layout import EVAL_SCHEMA, OPTIONAL_COLUMNS, TRAIN_SCHEMA, Split, fits, negatives, task_names
+from components.corpus.layout import Split, task_names
 from components.corpus.manifest import Manifest
+from components.corpus.row_batches import lengths
+from components.corpus.rows import (
+    CANDIDATE_COLUMNS,
+    EVAL_SCHEMA,
+    OPTIONAL_COLUMNS,
+    TRAIN_SCHEMA,
+    fits,
+    is_list,
+    negatives,
+)
 from components.validation.content import CODE_POINTS, Strings, character_counts, combine, is_among, repeated
 from components.validation.images import Pictures
 
@@ -26,7 +36,6 @@ SPLITS: tuple[Split, ...] = ("train", "dev", "eval", "multilingual")
 TESTS: tuple[Split, ...] = ("eval", "multilingual")
 """May ask the same as each other, for no model is fitted to either."""
 BATCH_ROWS = {"train": 16_384, "dev": 512, "eval": 512, "multilingual": 512}
-CANDIDATE_COLUMNS = ("tgt_text", "tgt_img_path")
 EXAMPLES = 3
 UNKNOWN = "Unknown"
 COUNTED_FAULTS = ("empty_sides", "uneven_candidates", "leaked", "wrong_labels", "repeated_candidates")
@@ -162,7 +171,7 @@ def _read(path: Path, split: Split, pictures: Pictures) -> Task:
 
 
 def _null_count(column: pa.Array) -> int:
-    within = column.flatten().null_count if isinstance(column, pa.ListArray | pa.LargeListArray) else 0
+    within = column.flatten().null_count if is_list(column.type) else 0
     return int(column.null_count + within)
 
 
@@ -176,17 +185,17 @@ def _add_training(task: Task, batch: pa.RecordBatch, pictures: Pictures) -> None
     pictures.keys(_negatives(batch, "neg_image_path").to_pylist())
 
     rows = np.arange(batch.num_rows)
-    empty = text.is_empty() & image.is_empty() | positive_text.is_empty() & positive_image.is_empty()
+    empty = text.is_blank() & image.is_empty() | positive_text.is_blank() & positive_image.is_empty()
     task.add_fault("empty_sides", rows[empty])
     instructions = combine(_strings(batch, "qry_inst").text_keys(), _strings(batch, "pos_inst").text_keys())
     task.add_pairs(rows, instructions, query, positive)
 
 
 def _add_evaluation(task: Task, batch: pa.RecordBatch, pictures: Pictures) -> None:
-    lengths = [_lengths(batch[name]) for name in CANDIDATE_COLUMNS]
-    even = lengths[0] == lengths[1]
+    texts, paths = (lengths(batch[name]) for name in CANDIDATE_COLUMNS)
+    even = texts == paths
     task.add_fault("uneven_candidates", np.flatnonzero(~even))
-    rows, counts, batch = np.flatnonzero(even), lengths[0][even], batch.filter(pa.array(even))
+    rows, counts, batch = np.flatnonzero(even), texts[even], batch.filter(pa.array(even))
 
     instruction, candidate_instruction, text, image = (
         _strings(batch, name) for name in ("qry_inst", "tgt_inst", "qry_text", "qry_img_path")
@@ -199,8 +208,8 @@ def _add_evaluation(task: Task, batch: pa.RecordBatch, pictures: Pictures) -> No
     task.add_texts(candidate_text.values)
 
     row_of = np.repeat(np.arange(len(rows)), counts)
-    task.add_fault("empty_sides", rows[text.is_empty() & image.is_empty()])
-    task.add_fault("empty_sides", rows[row_of[candidate_text.is_empty() & candidate_image.is_empty()]])
+    task.add_fault("empty_sides", rows[text.is_blank() & image.is_empty()])
+    task.add_fault("empty_sides", rows[row_of[candidate_text.is_blank() & candidate_image.is_empty()]])
     query_of, relevant, wrong = _relevant(batch, counts)
     task.add_fault("wrong_labels", rows[wrong])
     repeating, ambiguous = _repetitions(row_of, candidates, relevant)
@@ -218,7 +227,7 @@ def _add_evaluation(task: Task, batch: pa.RecordBatch, pictures: Pictures) -> No
 def _relevant(batch: pa.RecordBatch, counts: np.ndarray) -> tuple[np.ndarray, np.ndarray, np.ndarray]:
     """Returns each relevant candidate's row and position among the flat candidates, and the wrongly labelled rows."""
     if "label" in batch.schema.names:
-        label_counts = _lengths(batch["label"])
+        label_counts = lengths(batch["label"])
         labels = pc.fill_null(batch["label"].flatten(), -1).to_numpy(zero_copy_only=False).astype(np.int64)
     else:
         label_counts, labels = np.ones(len(counts), np.int64), np.zeros(len(counts), np.int64)
@@ -249,10 +258,6 @@ def _negatives(batch: pa.RecordBatch, name: str) -> pa.Array:
 def _strings(batch: pa.RecordBatch, name: str) -> Strings:
     """Returns a column; an optional one that is absent counts as empty."""
     return Strings(batch[name] if name in batch.schema.names else pa.repeat("", batch.num_rows))
-
-
-def _lengths(lists: pa.Array) -> np.ndarray:
-    return np.asarray(pc.fill_null(pc.list_value_length(lists), 0))
 
 
 def _joined(instruction: Strings, text: Strings) -> np.ndarray:

@@ -17,7 +17,7 @@ from PIL import Image
 
 from components import config as configuration
 from components.corpus import EvaluationTask, Manifest, ingest, is_current, read_pairs, read_queries, task_names
-from components.corpus.layout import candidates
+from components.corpus.rows import candidates
 from components.corpus.sources import emoji as emoji_corpus
 from components.corpus.sources.emoji import pictures
 from components.corpus.sources.emoji.characters import SKIN_TONES, VARIATION, Emoji, read_annotations, read_emoji

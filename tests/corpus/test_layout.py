@@ -8,9 +8,9 @@ import pyarrow.parquet as pq
 import pytest
 
 from components.corpus import EVAL_SCHEMA, TRAIN_SCHEMA, Item, Pair, read_pairs, read_queries, task_names
-from components.corpus.layout import RowWriter, negatives, write_rows, write_table
+from components.corpus.layout import RowWriter, write_rows, write_table
+from components.corpus.rows import negatives, plain
 from components.errors import DataInvalid, UsageError
-from components.evaluation.prompts import plain
 
 TRAIN_ROW = {
     "qry_inst": "Find a picture.",

@@ -7,8 +7,9 @@ from typing import Literal
 import pytest
 
 from components.corpus import Item
+from components.corpus.rows import plain
 from components.errors import DataInvalid, UsageError
-from components.evaluation.prompts import IMAGE_TOKENS, PARSERS, VIDEO_TOKENS, plain, render
+from components.evaluation.prompts import IMAGE_TOKENS, PARSERS, VIDEO_TOKENS, render
 
 Side = Literal["query", "target"]
 Case = tuple[str, Side, Item, str, str | None]

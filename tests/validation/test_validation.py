@@ -17,8 +17,8 @@ import pyarrow.parquet as pq
 import pytest
 from PIL import Image
 
-from components.corpus.layout import EVAL_SCHEMA, TRAIN_SCHEMA
 from components.corpus.manifest import EvaluationTask, Manifest, Tasks
+from components.corpus.rows import EVAL_SCHEMA, TRAIN_SCHEMA
 from components.errors import DataInvalid, EmbedlineError, UsageError
 from components.validation import Finding, Result, run
 from components.validation.config import Validation

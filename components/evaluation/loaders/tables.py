@@ -13,8 +13,8 @@ import pyarrow as pa
 import pyarrow.parquet as pq
 
 from components.corpus import Query
-from components.corpus.layout import batches
 from components.corpus.quarantine import Rejected
+from components.corpus.row_batches import batches
 from components.errors import DataInvalid
 from components.evaluation.benchmark import Task
 

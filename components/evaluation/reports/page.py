@@ -12,7 +12,7 @@ from pathlib import Path
 
 from components.corpus import Item
 from components.corpus.item import ImageSource
-from components.evaluation.prompts import plain
+from components.corpus.rows import plain
 from components.evaluation.report import TIE_RATE_SHOWN
 from components.evaluation.reports.drawing import STYLE, bar, bounds, count, percent, picture
 from components.evaluation.reports.misses import Miss

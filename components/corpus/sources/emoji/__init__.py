@@ -13,9 +13,10 @@ from fontTools.ttLib import TTFont
 from PIL import Image
 
 from components.corpus.config import SourceSettings
-from components.corpus.layout import EVAL_SCHEMA, TRAIN_SCHEMA, write_table
+from components.corpus.layout import write_table
 from components.corpus.manifest import Distribution, EvaluationTask, Input, Tasks
 from components.corpus.quarantine import Quarantine
+from components.corpus.rows import EVAL_SCHEMA, TRAIN_SCHEMA
 from components.corpus.sources.emoji.characters import (
     CLDR,
     EMOJI_TEST,
