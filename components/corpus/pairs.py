@@ -15,7 +15,7 @@ from collections.abc import Iterable, Iterator, Sequence
 from contextlib import ExitStack
 from dataclasses import dataclass, field
 from pathlib import Path
-from typing import Any, Literal
+from typing import Any
 
 from components.corpus.config import SourceSettings
 from components.corpus.groups import Looks, Sets, labels_of, same_caption
@@ -24,6 +24,7 @@ from components.corpus.layout import RowWriter, write_rows
 from components.corpus.manifest import EvaluationTask, Tasks
 from components.corpus.quarantine import Quarantine, Rejected
 from components.corpus.rows import EVAL_SCHEMA, TRAIN_SCHEMA, bare
+from components.corpus.splits import priority, split_of
 
 LARGEST_EVALUATION_SET = 1_000
 LEAKS = "leaks.json"
@@ -32,7 +33,6 @@ FIND_IMAGE = "Find me an image that matches the given caption."
 FIND_CAPTION = "Find an image caption describing the given image."
 REPRESENT_IMAGE = "Represent the given image."
 CLASSIFY = "Represent the given image for classification."
-Split = Literal["train", "dev", "eval"]
 
 
 @dataclass(frozen=True)
@@ -130,23 +130,16 @@ def divided(config: SourceSettings, found: Pairs, grouped: Grouped) -> tuple[lis
     smallest: dict[int, bytes] = {}
     for image, number in enumerate(grouped.group):
         smallest[number] = min(smallest.get(number, found.digests[image]), found.digests[image])
-    priority = {number: _priority(config.seed, digest) for number, digest in smallest.items()}
+    priorities = {number: priority(config.seed, digest.hex()) for number, digest in smallest.items()}
     rows: dict[str, list[int]] = {"train": [], "dev": [], "eval": []}
     for row, (image, _, _) in enumerate(found.rows):
-        position = priority[grouped.group[image]] / 16**16
-        rows[split_of(position, config.eval_fraction, config.dev_fraction)].append(row)
+        split = split_of(priorities[grouped.group[image]], config.dev_fraction, config.eval_fraction)
+        rows[split].append(row)
     held_out = {
-        split: sorted(rows[split], key=lambda row: (priority[grouped.group[found.rows[row][0]]], row))
+        split: sorted(rows[split], key=lambda row: (priorities[grouped.group[found.rows[row][0]]], row))
         for split in ("dev", "eval")
     }
     return rows["train"], {split: each[:LARGEST_EVALUATION_SET] for split, each in held_out.items()}
-
-
-def split_of(position: float, eval_fraction: float, dev_fraction: float) -> Split:
-    """Returns the split of a group whose hash lies at `position` between 0 and 1."""
-    if position < eval_fraction:
-        return "eval"
-    return "dev" if position < eval_fraction + dev_fraction else "train"
 
 
 def retrieval_rows(
@@ -251,10 +244,6 @@ def encodable(text: str) -> str:
     except UnicodeEncodeError as error:
         raise Rejected("wrong type", "the text is not valid Unicode") from error
     return text
-
-
-def _priority(seed: int, digest: bytes) -> int:
-    return int(hashlib.sha256(f"{seed}:{digest.hex()}".encode()).hexdigest()[:16], 16)
 
 
 def _positions(offered: Sequence[str], groups: dict[str, int]) -> dict[int, set[int]]:
