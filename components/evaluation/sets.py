@@ -27,6 +27,7 @@ import pyarrow.parquet as pq
 from numpy.typing import NDArray
 
 from components.corpus import Item, Manifest, Query, task_names
+from components.corpus.hashes import verified_digest
 from components.corpus.images import names_in
 from components.corpus.layout import INGEST_AGAIN, ROWS_PER_GROUP
 from components.corpus.row_batches import (
@@ -45,8 +46,9 @@ from components.errors import DataInvalid
 from components.evaluation.aggregate import require_complete
 from components.evaluation.benchmark import Benchmark, Task
 from components.evaluation.scoring import Positions
-from components.evaluation.verified import verified
 
+DIGESTS = "digests"
+"""The folder, in that of the vectors, that remembers the hashes of unchanged files."""
 Prompt = Callable[[Item], Item]
 """Turns an item as a file words it into what the embedder is given."""
 
@@ -147,7 +149,20 @@ def read_suite(data: Path, split: Split = "eval", cache: Path | None = None) -> 
         for name, task in sorted(benchmark.tasks.items())
     ]
     suite = collection.suite(benchmark, manifest.digest, data, sets)
-    return verified(suite, cache) if split == "eval" else suite
+    if split == "eval":
+        verify(suite, cache)
+    return suite
+
+
+def verify(suite: Suite, cache: Path | None) -> None:
+    """Computes the digest of a data set's files, images included. Raises `DataInvalid` naming the first files that are
+    not those that the manifest vouches for, and for an image the first set and row that need it."""
+
+    def described(file: Path) -> str:
+        shown = [position for position, item in enumerate(suite.items) if file in (item.image, *item.video)]
+        return f"{file} ({suite.place(shown[0])})" if shown else str(file)
+
+    verified_digest(suite.root, cache and cache / DIGESTS, described)
 
 
 def manifest_benchmark(manifest: Manifest, split: Split = "eval") -> Benchmark:
