@@ -1,4 +1,4 @@
-"""Pictures as they come in: really decoded, within bounds, and with a path that stays inside its folder."""
+"""Images as they come in: really decoded, within bounds, and with a path that stays inside its folder."""
 
 from __future__ import annotations
 
@@ -19,9 +19,9 @@ EXTENSIONS = {"PNG": "png", "JPEG": "jpg", "WEBP": "webp", "GIF": "gif"}
 
 
 def checked_image(source: bytes | Path, name: str) -> tuple[bytes, str]:
-    """Returns the bytes of a picture that can be decoded, and the file extension of its format.
+    """Returns the bytes of an image that can be decoded, and the file extension of its format.
 
-    Raises `Rejected` with the reason, in which the picture is called `name`.
+    Raises `Rejected` with the reason, in which the image is called `name`.
     """
     content = source if isinstance(source, bytes) else _read(source, name)
     if len(content) > MAX_IMAGE_BYTES:

@@ -194,7 +194,7 @@ class Collection:
     tells candidates apart wants them tied.
     """
 
-    mend: str
+    remedy: str
     without_blanks: bool = False
     merged: bool = True
     positions: dict[Item, int] = field(default_factory=dict)
@@ -234,10 +234,10 @@ class Collection:
                         self._add(batch, answer, pools)
                         first += batch.num_rows
             except UnfitRow as error:
-                raise DataInvalid(f"{name}: {file}: row {first + error.row}: {error}", self.mend) from error
+                raise DataInvalid(f"{name}: {file}: row {first + error.row}: {error}", self.remedy) from error
             except (pa.ArrowException, OSError, ValueError) as error:
-                raise DataInvalid(f"{name}: {file}: is no evaluation set: {error}", self.mend) from error
-        pools.require(task, f"{name}: {files[0]}", self.mend)
+                raise DataInvalid(f"{name}: {file}: is no evaluation set: {error}", self.remedy) from error
+        pools.require(task, f"{name}: {files[0]}", self.remedy)
         return EvaluationSet(name, task, np.concatenate(queries), pools.frozen())
 
     def from_queries(
@@ -254,8 +254,8 @@ class Collection:
             try:
                 pools.add(found, question.relevant)
             except ValueError as error:
-                raise DataInvalid(f"{name}: row {row}: {error}", self.mend) from error
-        pools.require(task, name, self.mend)
+                raise DataInvalid(f"{name}: row {row}: {error}", self.remedy) from error
+        pools.require(task, name, self.remedy)
         return EvaluationSet(name, task, np.array(asked, np.int32), pools.frozen())
 
     def _add(self, batch: pa.RecordBatch, answer: Position, pools: _Pools) -> None:
@@ -329,13 +329,13 @@ class _Pools:
         order = np.argsort(candidates, kind="stable")
         return candidates[order], np.argsort(order)
 
-    def require(self, task: Task, origin: str, mend: str) -> None:
+    def require(self, task: Task, origin: str, remedy: str) -> None:
         expected = (task.queries, self.largest if task.candidates is None else task.candidates)
         if (self.row_count, self.largest) != expected:
             raise DataInvalid(
                 f"{origin}: {self.row_count} rows with up to {self.largest} candidates; "
                 f"there should be {expected[0]} with up to {expected[1]}",
-                mend,
+                remedy,
             )
 
     def frozen(self) -> tuple[Pool, ...]:

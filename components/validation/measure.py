@@ -1,4 +1,4 @@
-"""The data set in numbers: one frame with a row for the whole, one for each task, one for each picture.
+"""The data set in numbers: one frame with a row for the whole, one for each task, one for each image.
 
 Rows are read in batches and leave only their keys (8 bytes each) behind, so that memory stays small for large tasks.
 """
@@ -30,7 +30,7 @@ from components.corpus.rows import (
     negatives,
 )
 from components.validation.content import CODE_POINTS, Strings, character_counts, combine, is_among, repeated
-from components.validation.images import Pictures
+from components.validation.images import Images
 
 SPLITS: tuple[Split, ...] = ("train", "dev", "eval", "multilingual")
 TESTS: tuple[Split, ...] = ("eval", "multilingual")
@@ -55,13 +55,13 @@ class Measurements:
 
     dataset: pd.DataFrame
     tasks: pd.DataFrame
-    pictures: pd.DataFrame
+    images: pd.DataFrame
     examples: dict[tuple[Split, str], dict[str, list[int]]]
     scripts: dict[tuple[Split, str], dict[str, float]]
 
     @property
     def frames(self) -> dict[str, pd.DataFrame]:
-        return {"dataset": self.dataset, "tasks": self.tasks, "pictures": self.pictures}
+        return {"dataset": self.dataset, "tasks": self.tasks, "images": self.images}
 
 
 @dataclass
@@ -101,7 +101,7 @@ class Task:
 def measure(data: Path) -> Measurements:
     """Returns the measurements of `data/`. Raises as `Manifest.read` does when there is no manifest to compare with."""
     manifest = Manifest.read(data)
-    pictures = Pictures(data / "images")
+    images = Images(data / "images")
     rows: list[dict[str, Any]] = []
     examples, scripts = {}, {}
     known = np.empty(0, np.uint64)
@@ -114,7 +114,7 @@ def measure(data: Path) -> Measurements:
             row: dict[str, Any] = {"split": split, "task": name, "schema_fault": fault, "rows": size}
             row["rows_in_manifest"] = counted.get(name)
             if fault is None:
-                task = _read(path, split, pictures)
+                task = _read(path, split, images)
                 row |= _summary(task, known)
                 examples[split, name] = {kind: faults[:EXAMPLES] for kind, faults in task.fault_rows.items() if faults}
                 scripts[split, name] = _script_shares(task.characters)
@@ -131,7 +131,7 @@ def measure(data: Path) -> Measurements:
             "evaluation_sets": [int((filled["split"] == "eval").sum())],
         }
     )
-    return Measurements(dataset, tasks, pictures.frame(), examples, scripts)
+    return Measurements(dataset, tasks, images.frame(), examples, scripts)
 
 
 def _counted(manifest: Manifest, split: Split) -> dict[str, int]:
@@ -159,13 +159,13 @@ def _open(path: Path, split: Split) -> tuple[float, str | None]:
     return metadata.num_rows, "; ".join([f"there is no {name}" for name in missing] + wrong) or None
 
 
-def _read(path: Path, split: Split, pictures: Pictures) -> Task:
+def _read(path: Path, split: Split, images: Images) -> Task:
     task = Task()
     add = _add_training if split == "train" else _add_evaluation
     with pq.ParquetFile(path) as file:
         for batch in file.iter_batches(BATCH_ROWS[split]):
             task.nulls += sum(_null_count(column) for column in batch.columns)
-            add(task, batch, pictures)
+            add(task, batch, images)
             task.rows += batch.num_rows
     return task
 
@@ -175,14 +175,14 @@ def _null_count(column: pa.Array) -> int:
     return int(column.null_count + within)
 
 
-def _add_training(task: Task, batch: pa.RecordBatch, pictures: Pictures) -> None:
+def _add_training(task: Task, batch: pa.RecordBatch, images: Images) -> None:
     text, image = _strings(batch, "qry"), _strings(batch, "qry_image_path")
     positive_text, positive_image = _strings(batch, "pos_text"), _strings(batch, "pos_image_path")
-    query = combine(text.text_keys(), _image_keys(image, pictures))
-    positive = combine(positive_text.text_keys(), _image_keys(positive_image, pictures))
+    query = combine(text.text_keys(), _image_keys(image, images))
+    positive = combine(positive_text.text_keys(), _image_keys(positive_image, images))
     for values in (text.values, positive_text.values, _negatives(batch, "neg_text")):
         task.add_texts(values)
-    pictures.keys(_negatives(batch, "neg_image_path").to_pylist())
+    images.keys(_negatives(batch, "neg_image_path").to_pylist())
 
     rows = np.arange(batch.num_rows)
     empty = text.is_blank() & image.is_empty() | positive_text.is_blank() & positive_image.is_empty()
@@ -191,7 +191,7 @@ def _add_training(task: Task, batch: pa.RecordBatch, pictures: Pictures) -> None
     task.add_pairs(rows, instructions, query, positive)
 
 
-def _add_evaluation(task: Task, batch: pa.RecordBatch, pictures: Pictures) -> None:
+def _add_evaluation(task: Task, batch: pa.RecordBatch, images: Images) -> None:
     texts, paths = (lengths(batch[name]) for name in CANDIDATE_COLUMNS)
     even = texts == paths
     task.add_fault("uneven_candidates", np.flatnonzero(~even))
@@ -201,7 +201,7 @@ def _add_evaluation(task: Task, batch: pa.RecordBatch, pictures: Pictures) -> No
         _strings(batch, name) for name in ("qry_inst", "tgt_inst", "qry_text", "qry_img_path")
     )
     candidate_text, candidate_image = (Strings(batch[name].flatten()) for name in CANDIDATE_COLUMNS)
-    image_keys, candidate_image_keys = _image_keys(image, pictures), _image_keys(candidate_image, pictures)
+    image_keys, candidate_image_keys = _image_keys(image, images), _image_keys(candidate_image, images)
     queries = combine(text.text_keys(), image_keys)
     candidates = combine(candidate_text.text_keys(), candidate_image_keys)
     task.add_texts(text.values)
@@ -266,8 +266,8 @@ def _joined(instruction: Strings, text: Strings) -> np.ndarray:
     return Strings(pc.binary_join_element_wise(instruction.to_arrow(), text.to_arrow(), space)).text_keys()
 
 
-def _image_keys(paths: Strings, pictures: Pictures) -> np.ndarray:
-    return pictures.keys(paths.values.to_pylist()).take(paths.codes)
+def _image_keys(paths: Strings, images: Images) -> np.ndarray:
+    return images.keys(paths.values.to_pylist()).take(paths.codes)
 
 
 def _summary(task: Task, known: np.ndarray) -> dict[str, float]:

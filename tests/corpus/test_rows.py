@@ -131,12 +131,12 @@ ROUTES = [
 @pytest.mark.parametrize("route", ROUTES)
 @pytest.mark.parametrize("cell", CELLS)
 def test_a_cell_beside_an_image_gives_the_same_item_on_every_route(
-    tmp_path: Path, picture: Callable[[], bytes], route: Route, cell: str | None
+    tmp_path: Path, make_image: Callable[[], bytes], route: Route, cell: str | None
 ) -> None:
     row = EVALUATION | {"qry_text": cell, "qry_inst": cell, "tgt_inst": cell, "tgt_text": [cell, "right"]}
     text = {"<|image_1|>\n cat \n": "cat", " a  cat": "a  cat", "a<|image_1|>b": "ab"}.get(cell or "")
     item = Item(text, Path(IMAGE), instruction=text)
-    assert route(tmp_path / "route", row, picture()) == [item, item, Item("right", instruction=text)]
+    assert route(tmp_path / "route", row, make_image()) == [item, item, Item("right", instruction=text)]
 
 
 BLANKS: dict[str, Row] = {
@@ -149,27 +149,27 @@ BLANKS: dict[str, Row] = {
 @pytest.mark.parametrize("side", BLANKS)
 @pytest.mark.parametrize("cell", ["", None, " ", "\u00a0\u3000", "<|image_1|> \n"])
 def test_a_side_with_neither_text_nor_image_is_refused_on_every_route(
-    tmp_path: Path, picture: Callable[[], bytes], route: Route, side: str, cell: str | None
+    tmp_path: Path, make_image: Callable[[], bytes], route: Route, side: str, cell: str | None
 ) -> None:
     row = EVALUATION | {"qry_text": cell, "tgt_text": [cell, "right"]} | BLANKS[side]
     with pytest.raises(DataInvalid, match=r"neither text nor image|1 no content"):
-        route(tmp_path / "route", row, picture())
+        route(tmp_path / "route", row, make_image())
 
 
 @pytest.mark.parametrize("side", BLANKS)
 @pytest.mark.parametrize(("cell", "empty"), [(" ", 1), ("<|image_1|>", 1), (None, 1), ("cat", 0)])
 def test_validation_counts_the_sides_that_readers_refuse(
-    tmp_path: Path, picture: Callable[[], bytes], side: str, cell: str | None, empty: int
+    tmp_path: Path, make_image: Callable[[], bytes], side: str, cell: str | None, empty: int
 ) -> None:
-    with_image(tmp_path / "images", picture())
+    with_image(tmp_path / "images", make_image())
     row = EVALUATION | {"qry_text": cell, "tgt_text": [cell, "right"]} | BLANKS[side]
     assert measure(write_data(tmp_path, {"t": [row]})).tasks.empty_sides.tolist() == [empty]
 
 
 @pytest.mark.parametrize("route", [from_layout, from_mirror, from_ingested, from_ingested_lines])
 def test_a_null_instead_of_the_texts_of_candidates_is_refused_on_every_route(
-    tmp_path: Path, picture: Callable[[], bytes], route: Route
+    tmp_path: Path, make_image: Callable[[], bytes], route: Route
 ) -> None:
     row = EVALUATION | {"tgt_text": None, "tgt_img_path": [IMAGE, IMAGE]}
     with pytest.raises(DataInvalid):
-        route(tmp_path / "route", row, picture())
+        route(tmp_path / "route", row, make_image())

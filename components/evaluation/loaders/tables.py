@@ -20,7 +20,7 @@ from components.evaluation.benchmark import Task
 
 Row = dict[str, Any]
 Loader = Callable[[str, Task, Path], Iterator[Query]]
-"""Is told the name of a set, its task and the mirror."""
+"""Takes the name of a set, its task and the mirror."""
 AGAIN = "Download it again."
 
 

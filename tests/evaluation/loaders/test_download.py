@@ -16,7 +16,7 @@ from components.errors import DataInvalid, UsageError
 from components.evaluation.benchmark import Task, read_benchmark
 from components.evaluation.loaders import fetch
 from components.evaluation.loaders.download import needed
-from tests.evaluation.loaders.conftest import V2, load, picture, write_corpus
+from tests.evaluation.loaders.conftest import V2, image_bytes, load, write_corpus
 
 V1 = read_benchmark("mmeb-v1").tasks
 NAME, REPOSITORY = "ViDoRe_docvqa", "vidore/docvqa_test_subsampled_beir"
@@ -100,7 +100,7 @@ class Hub(BaseHTTPRequestHandler):
 @pytest.fixture
 def hub(tmp_path: Path) -> Iterator[str]:
     """Serves one repository and returns the address."""
-    pages = {f"p{number}": picture(number) for number in range(3)}
+    pages = {f"p{number}": image_bytes(number) for number in range(3)}
     write_corpus(tmp_path / "published", pages, {1: "who?"}, [(1, "p2", 1)])
     (tmp_path / "published/video.mp4").write_bytes(b"not needed")
     server = ThreadingHTTPServer(("127.0.0.1", 0), type("OneHub", (Hub,), {"files": tmp_path / "published"}))

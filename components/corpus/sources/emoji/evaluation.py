@@ -1,7 +1,7 @@
 """The evaluation sets of the emoji corpus, for the dev and the test split, in MMEB's schema.
 
 In distribution (IND) are sets about trained concepts whose particular fact was withheld: a skin-tone variant, a
-translation, some keywords, a new scene. Out of distribution (OOD) are concepts that were never trained on, pictures
+translation, some keywords, a new scene. Out of distribution (OOD) are concepts that were never trained on, images
 in the line-art font, and languages that were never trained on.
 """
 
@@ -18,10 +18,10 @@ import pyarrow as pa
 
 from components.corpus.manifest import Distribution, MetaTask
 from components.corpus.sources.emoji.characters import SKIN_TONES, Emoji
-from components.corpus.sources.emoji.instructions import CROP, INSTRUCTIONS, PICTURE, SKILLS
+from components.corpus.sources.emoji.instructions import CROP, IMAGE, INSTRUCTIONS, SKILLS
 from components.corpus.sources.emoji.scenes import COLOURS, NUMBERS, Scene
 from components.corpus.sources.emoji.splits import Inventory
-from components.corpus.sources.emoji.training import Part, crop, label, picture, scene_picture
+from components.corpus.sources.emoji.training import Part, crop, emoji_image, label, scene_image
 from components.corpus.splits import Split
 
 MAX_QUERIES = MAX_CANDIDATES = 1000
@@ -125,9 +125,9 @@ def evaluation_sets(
 
 
 def multilingual_sets(inventory: Inventory, languages: Mapping[str, Distribution]) -> Iterator[EvaluationSet]:
-    """Yields a set a language: its names of concepts that were never trained on, in any language, find their pictures.
+    """Yields a set a language: its names of concepts that were never trained on, in any language, find their images.
 
-    The sets are parallel: row by row they ask for the same picture, among the same candidates. Asked for are the
+    The sets are parallel: row by row they ask for the same image, among the same candidates. Asked for are the
     concepts that have a name of their own in every one of the languages.
     """
     unseen = inventory.concepts_of("eval")
@@ -140,8 +140,8 @@ def multilingual_sets(inventory: Inventory, languages: Mapping[str, Distribution
     names = {language: own_names(language) for language in languages}
     asked = [emoji for emoji in unseen if all(emoji in named for named in names.values())]
     for language, distribution in languages.items():
-        questions = [((names[language][emoji], ""), [("", picture(emoji))]) for emoji in asked]
-        draft = Draft(language, "retrieval", distribution, "NameToImage", questions, _pictures(unseen), PICTURE)
+        questions = [((names[language][emoji], ""), [("", emoji_image(emoji))]) for emoji in asked]
+        draft = Draft(language, "retrieval", distribution, "NameToImage", questions, _images(unseen), IMAGE)
         # The generator is a new one each time, so that every language is drawn alike.
         yield _drawn(draft, questions, Random(f"{inventory.splits.seed}:multilingual"))
 
@@ -178,7 +178,7 @@ def _classification(
     emoji: Sequence[Emoji],
     of: Callable[[Emoji], str],
     labels: Sequence[str],
-    image: Callable[[Emoji], str] = picture,
+    image: Callable[[Emoji], str] = emoji_image,
 ) -> Draft:
     questions = [(("", image(one)), [(of(one), "")]) for one in emoji]
     return Draft(name, "classification", distribution, instruction, questions, [(label, "") for label in labels])
@@ -199,7 +199,7 @@ def _about_scenes(
     names = [emoji.name for emoji in concepts]
     for skill, task in SKILLS.items():
         questions = [
-            ((question.text, scene_picture(scene)), [(question.answer, "")])
+            ((question.text, scene_image(scene)), [(question.answer, "")])
             for scene in scenes
             for question in scene.questions
             if question.skill == skill
@@ -208,7 +208,7 @@ def _about_scenes(
         yield Draft(f"{task}{suffix}", "vqa", distribution, "Question", questions, answers)
     shown = [(scene, emoji) for scene in scenes for emoji, _ in scene.boxes]
     crops = [("", crop(scene, emoji)) for scene, emoji in shown]
-    located = [((emoji.name, scene_picture(scene)), [part]) for (scene, emoji), part in zip(shown, crops, strict=True)]
+    located = [((emoji.name, scene_image(scene)), [part]) for (scene, emoji), part in zip(shown, crops, strict=True)]
     yield Draft(f"Grounding{suffix}", "grounding", distribution, "Grounding", located, crops, CROP)
 
 
@@ -218,17 +218,17 @@ def _changes(inventory: Inventory, split: Split, distribution: Distribution, suf
     results = [change.after for change in changes]
     concepts = {emoji.concept for emoji in results}
     variants = [emoji for emoji in inventory.emoji if emoji.concept in concepts and len(emoji.skin_tones) <= 1]
-    questions = [((change.text, picture(change.before)), [("", picture(change.after))]) for change in changes]
-    pool = _pictures(dict.fromkeys([*results, *variants]))
-    yield Draft(f"Composed{suffix}", "retrieval", distribution, "Composed", questions, pool, PICTURE)
+    questions = [((change.text, emoji_image(change.before)), [("", emoji_image(change.after))]) for change in changes]
+    pool = _images(dict.fromkeys([*results, *variants]))
+    yield Draft(f"Composed{suffix}", "retrieval", distribution, "Composed", questions, pool, IMAGE)
 
 
 def _names(unseen: Sequence[Emoji]) -> Iterator[Draft]:
     """Names of concepts that were never trained on, in both directions."""
-    names, images = [(emoji.name, "") for emoji in unseen], _pictures(unseen)
+    names, images = [(emoji.name, "") for emoji in unseen], _images(unseen)
     there = [(name, [image]) for name, image in zip(names, images, strict=True)]
     back = [(image, [name]) for name, image in zip(names, images, strict=True)]
-    yield Draft("NameToImageUnseen", "retrieval", "OOD", "NameToImage", there, images, PICTURE)
+    yield Draft("NameToImageUnseen", "retrieval", "OOD", "NameToImage", there, images, IMAGE)
     yield Draft("ImageToNameUnseen", "retrieval", "OOD", "ImageToName", back, names)
 
 
@@ -241,9 +241,9 @@ def _keywords(
     for emoji in concepts:
         if words := inventory.keywords(emoji, split):
             owners = set.intersection(*(inventory.keyword_owners[word] for word in words)) & among
-            questions.append(((", ".join(words), ""), _pictures(sorted(owners, key=lambda one: one.code))))
+            questions.append(((", ".join(words), ""), _images(sorted(owners, key=lambda one: one.code))))
     name = f"KeywordsToImage{suffix}"
-    yield Draft(name, "retrieval", distribution, "KeywordsToImage", questions, _pictures(concepts), PICTURE)
+    yield Draft(name, "retrieval", distribution, "KeywordsToImage", questions, _images(concepts), IMAGE)
 
 
 def _translations(
@@ -252,12 +252,12 @@ def _translations(
     """Names of trained concepts in languages in which training has not seen them."""
     known = inventory.concepts_of("train")
     questions = [
-        ((word, ""), [("", picture(emoji))])
+        ((word, ""), [("", emoji_image(emoji))])
         for language in languages
         for emoji in known
         if inventory.splits.withheld(language, emoji.concept) == split and (word := inventory.name(emoji, language))
     ]
-    yield Draft(name, "retrieval", distribution, "NameToImage", questions, _pictures(known), PICTURE)
+    yield Draft(name, "retrieval", distribution, "NameToImage", questions, _images(known), IMAGE)
 
 
 def _line_art_names(art: Sequence[Emoji]) -> Iterator[Draft]:
@@ -266,12 +266,12 @@ def _line_art_names(art: Sequence[Emoji]) -> Iterator[Draft]:
         names, drawings = [(emoji.name, "") for emoji in art], [("", line_art(emoji)) for emoji in art]
         there = [(name, [drawing]) for name, drawing in zip(names, drawings, strict=True)]
         back = [(drawing, [name]) for name, drawing in zip(names, drawings, strict=True)]
-        yield Draft("NameToLineArt", "retrieval", "OOD", "NameToImage", there, drawings, PICTURE)
+        yield Draft("NameToLineArt", "retrieval", "OOD", "NameToImage", there, drawings, IMAGE)
         yield Draft("LineArtToName", "retrieval", "OOD", "ImageToName", back, names)
 
 
-def _pictures(emoji: Iterable[Emoji]) -> list[Part]:
-    return [("", picture(one)) for one in emoji]
+def _images(emoji: Iterable[Emoji]) -> list[Part]:
+    return [("", emoji_image(one)) for one in emoji]
 
 
 def _trained(question: Question, trained_pairs: set[tuple[str, str]]) -> bool:

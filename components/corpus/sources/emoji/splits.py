@@ -76,7 +76,7 @@ class Inventory:
         return found
 
     def changes_of(self, split: Split, known: bool) -> list[Change]:
-        """Changes whose result belongs to `split`, as in `toned_of`; trained changes start from trained pictures."""
+        """Changes whose result belongs to `split`, as in `toned_of`; trained changes start from trained images."""
         return [
             change
             for change in self.changes
