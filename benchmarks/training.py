@@ -38,7 +38,8 @@ from torch.utils.data import BatchSampler, RandomSampler
 from transformers import PrinterCallback, TrainerCallback
 
 from components import config as configuration
-from components.corpus.layout import TRAIN_SCHEMA, read_pairs, write_table
+from components.corpus.layout import read_pairs, write_table
+from components.corpus.rows import TRAIN_SCHEMA
 from components.embedder.dual_encoder import DualEncoder, autocast, is_bfloat16
 from components.profiles import overlay
 from components.training import TrainingPaths, train_model

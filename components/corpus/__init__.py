@@ -2,8 +2,9 @@
 
 from components.corpus.ingest import ingest, is_current
 from components.corpus.item import Item, Pair, Query
-from components.corpus.layout import EVAL_SCHEMA, TRAIN_SCHEMA, read_pairs, read_queries, task_names
+from components.corpus.layout import read_pairs, read_queries, task_names
 from components.corpus.manifest import EvaluationTask, Input, Manifest, Tasks
+from components.corpus.rows import EVAL_SCHEMA, TRAIN_SCHEMA
 
 __all__ = [
     "EVAL_SCHEMA",

@@ -1,10 +1,11 @@
-"""Pictures as they come in: really decoded, within bounds, and with a path that stays inside its folder."""
+"""Images as they come in: really decoded, within bounds, and with a path that stays inside its folder."""
 
 from __future__ import annotations
 
 import io
 import os
 from pathlib import Path, PurePosixPath
+from typing import Any
 
 from PIL import Image
 
@@ -18,9 +19,9 @@ EXTENSIONS = {"PNG": "png", "JPEG": "jpg", "WEBP": "webp", "GIF": "gif"}
 
 
 def checked_image(source: bytes | Path, name: str) -> tuple[bytes, str]:
-    """Returns the bytes of a picture that can be decoded, and the file extension of its format.
+    """Returns the bytes of an image that can be decoded, and the file extension of its format.
 
-    Raises `Rejected` with the reason, in which the picture is called `name`.
+    Raises `Rejected` with the reason, in which the image is called `name`.
     """
     content = source if isinstance(source, bytes) else _read(source, name)
     if len(content) > MAX_IMAGE_BYTES:
@@ -37,6 +38,25 @@ def checked_image(source: bytes | Path, name: str) -> tuple[bytes, str]:
         raise Rejected("image too large", name) from error
     except Exception as error:  # a decoder that meets broken bytes may raise anything
         raise Rejected("broken image", f"{name} cannot be decoded as PNG, JPEG, WebP or GIF") from error
+
+
+def image_source(value: Any, folder: Path) -> bytes | Path:
+    """Returns the bytes of an image cell, or the path that it names.
+
+    A dict is what `datasets` stores for an image: `bytes`, or else `path`. Raises `Rejected` if `value` is neither, or
+    leads out of `folder`.
+    """
+    if isinstance(value, Rejected):
+        raise value
+    if isinstance(value, dict) and value.keys() & {"bytes", "path"}:
+        value = value.get("bytes") or value.get("path")
+    if value is None or value == "" or value == b"":
+        raise Rejected("missing image", "the row names none")
+    if isinstance(value, bytes):
+        return value
+    if not isinstance(value, str):
+        raise Rejected("wrong type", f"the image is a {type(value).__name__}")
+    return Path(value) if Path(value).is_absolute() else folder / safe_path(value)
 
 
 def safe_path(name: str) -> PurePosixPath:

@@ -1,17 +1,13 @@
-"""The files of a data set in MMEB's columns: their schemas, and streaming readers and writers for them.
+"""The files of a data set in MMEB's columns (`components/corpus/rows.py`): streaming readers and writers for them.
 
-`train/TASK.parquet` holds pairs, `dev/TASK.parquet` and `eval/TASK.parquet` hold queries, `images/` the pictures;
+`train/TASK.parquet` holds pairs, `dev/TASK.parquet` and `eval/TASK.parquet` hold queries, `images/` the images;
 `multilingual/LANGUAGE.parquet`, where a source has it, holds queries that are the same in every language. Image paths
-are relative to `images/` and stay inside it; an empty string or a null means "none".
-
-The text of an item is what `bare` leaves of its column, for every reader: without MMEB's image token and without white
-space around it. To tell repeated rows, validation also counts white space inside a text as one space.
+are relative to `images/` and stay inside it.
 """
 
 from __future__ import annotations
 
-import ast
-from collections.abc import Callable, Iterable, Iterator, Sequence
+from collections.abc import Callable, Iterable, Iterator
 from contextlib import contextmanager
 from functools import lru_cache
 from pathlib import Path
@@ -21,45 +17,26 @@ from typing import Any, Literal
 import pyarrow as pa
 import pyarrow.parquet as pq
 
-from components.corpus.images import inside
 from components.corpus.item import Item, Pair, Query
 from components.corpus.quarantine import Rejected
+from components.corpus.row_batches import batches
+from components.corpus.rows import (
+    EVAL_SCHEMA,
+    OPTIONAL_COLUMNS,
+    REQUIRED_COLUMNS,
+    TRAIN_SCHEMA,
+    as_filed,
+    candidates,
+    negatives,
+    plain,
+    relevant,
+)
 from components.errors import DataInvalid, UsageError
 from components.files import atomic_file
 
 Split = Literal["train", "dev", "eval", "multilingual"]
 
-TRAIN_SCHEMA = pa.schema(
-    {
-        "qry_inst": pa.string(),
-        "qry": pa.string(),
-        "qry_image_path": pa.string(),
-        "pos_inst": pa.string(),
-        "pos_text": pa.string(),
-        "pos_image_path": pa.string(),
-        "neg_text": pa.string(),
-        "neg_image_path": pa.string(),
-    }
-)
-EVAL_SCHEMA = pa.schema(
-    {
-        "qry_inst": pa.string(),
-        "qry_text": pa.string(),
-        "qry_img_path": pa.string(),
-        "tgt_inst": pa.string(),
-        "tgt_text": pa.list_(pa.string()),
-        "tgt_img_path": pa.list_(pa.string()),
-        "label": pa.list_(pa.int32()),
-    }
-)
-OPTIONAL_COLUMNS = frozenset({"qry_inst", "pos_inst", "tgt_inst", "label"})
-REQUIRED_COLUMNS = {
-    TRAIN_SCHEMA: ("qry", "qry_image_path", "pos_text", "pos_image_path"),
-    EVAL_SCHEMA: ("qry_text", "qry_img_path", "tgt_text", "tgt_img_path"),
-}
-"""The columns without which rows would be read as something else; MMEB publishes all of them, empty or not."""
 ROWS_PER_GROUP = {TRAIN_SCHEMA: 4096, EVAL_SCHEMA: 64}
-IMAGE_TOKEN = "<|image_1|>"
 REMEMBERED_ITEMS = 16_384
 INGEST_AGAIN = "Build the data set again with `embedline ingest`."
 
@@ -72,8 +49,8 @@ def task_names(data: Path, split: Split) -> list[str]:
 def read_pairs(data: Path, task: str | None = None) -> Iterator[Pair]:
     """Yields the training pairs of one task, or of all tasks in the order of their names.
 
-    Raises `UsageError` if `data` has no such task, `DataInvalid` naming file and row if one is broken or names an
-    image outside `images/`.
+    Raises `UsageError` if `data` has no such task, `DataInvalid` naming file and row if one is broken, has a side with
+    neither text nor image, or names an image outside `images/`.
     """
     item = _items(data)
     for name in task_names(data, "train") if task is None else [task]:
@@ -81,10 +58,10 @@ def read_pairs(data: Path, task: str | None = None) -> Iterator[Pair]:
             with _understood(place):
                 instruction = row.get("pos_inst")
                 pair = Pair(
-                    query=item(row.get("qry_inst"), row["qry"], row["qry_image_path"]),
-                    positive=item(instruction, row["pos_text"], row["pos_image_path"]),
+                    query=item("query", row.get("qry_inst"), row["qry"], row["qry_image_path"]),
+                    positive=item("positive", instruction, row["pos_text"], row["pos_image_path"]),
                     negatives=tuple(
-                        item(instruction, text, path)
+                        item("negative", instruction, text, path)
                         for text, path in negatives(row.get("neg_text"), row.get("neg_image_path"))
                     ),
                 )
@@ -94,72 +71,28 @@ def read_pairs(data: Path, task: str | None = None) -> Iterator[Pair]:
 def read_queries(data: Path, split: Literal["dev", "eval", "multilingual"], task: str) -> Iterator[Query]:
     """Yields the queries of one task, each with its candidates in the order of the file.
 
-    Rows without `label` follow MMEB's convention: candidate 0 is the truth. Items that repeat are shared, so that
-    a thousand queries with the same thousand candidates cost a thousand items. Raises `UsageError` if `data` has
-    no such task, `DataInvalid` naming file and row if one is broken or names an image outside `images/`.
+    Items that repeat are shared, so that
+    a thousand queries with the same thousand candidates cost a thousand items. Raises as `read_pairs` does, also for
+    a row without a relevant candidate.
     """
     item = _items(data)
     for place, row in _rows(_existing(data, split, task), EVAL_SCHEMA):
         with _understood(place):
             instruction = row.get("tgt_inst")
-            labels = [0] if row.get("label") is None else row["label"]
+            labels = relevant(row.get("label"))
             query = Query(
-                item=item(row.get("qry_inst"), row["qry_text"], row["qry_img_path"]),
+                item=item("query", row.get("qry_inst"), row["qry_text"], row["qry_img_path"]),
                 candidates=tuple(
-                    item(instruction, text, path) for text, path in candidates(row["tgt_text"], row["tgt_img_path"])
+                    item("candidate", instruction, text, path)
+                    for text, path in candidates(row["tgt_text"], row["tgt_img_path"])
                 ),
                 relevant=dict.fromkeys(labels, 1.0),
             )
             if wrong := [label for label in labels if label not in range(len(query.candidates))]:
                 raise ValueError(f"label {wrong[0]} of {len(query.candidates)} candidates")
+            if not labels:
+                raise ValueError("no candidate is relevant")
         yield query
-
-
-def bare(text: str | None) -> str | None:
-    """Returns the text without MMEB's image token and without white space around it, None where nothing is left."""
-    return (text or "").replace(IMAGE_TOKEN, "").strip() or None
-
-
-def fits(kind: pa.DataType, wanted: pa.DataType) -> bool:
-    """Returns whether a column of a type can be read as the one of a schema: lists, strings and integers of any size,
-    and strings written as a dictionary."""
-    if pa.types.is_list(wanted):
-        return type(kind) in (pa.ListType, pa.LargeListType) and fits(kind.value_type, wanted.value_type)
-    if pa.types.is_dictionary(kind):
-        kind = kind.value_type
-    if pa.types.is_string(wanted):
-        return kind in (pa.string(), pa.large_string())
-    return bool(pa.types.is_integer(kind))
-
-
-def batches(opened: pq.ParquetFile, columns: Sequence[str], rows_at_once: int) -> Iterator[pa.RecordBatch]:
-    """Yields the columns of an open file in memory that does not grow with the file.
-
-    Raises `OSError` that names the row group if one is broken.
-    """
-    for group in range(opened.num_row_groups):  # pyarrow reads ahead through all groups that it is asked for
-        try:
-            for batch in opened.iter_batches(rows_at_once, [group], list(columns)):
-                batch.validate(full=True)
-                yield batch
-        except (pa.ArrowException, OSError) as error:
-            raise OSError(f"row group {group}: {error}") from error
-
-
-def candidates(texts: Sequence[str] | str, paths: Sequence[str] | str) -> list[tuple[str, str]]:
-    """Returns `(text, image path)` of each candidate; MMEB stores a side that all of them lack as one string."""
-    if isinstance(texts, str):
-        texts = [texts] * len(paths)
-    if isinstance(paths, str):
-        paths = [paths] * len(texts)
-    return list(zip(texts, paths, strict=True))
-
-
-def negatives(text: str | None, path: str | None) -> list[tuple[str, str]]:
-    """Returns `(text, image path)` of each negative: none, one, or as many as the lists written out in the columns."""
-    texts, paths = _written_list(text), _written_list(path)
-    count = max(len(texts), len(paths))
-    return [pair for pair in zip(texts or [""] * count, paths or [""] * count, strict=True) if any(pair)]
 
 
 class RowWriter:
@@ -260,26 +193,15 @@ def _understood(place: str) -> Iterator[None]:
         raise DataInvalid(f"{place}: cannot be used: {error}", INGEST_AGAIN) from error
 
 
-def _items(data: Path) -> Callable[[str | None, str | None, str | None], Item]:
-    """Returns the function that makes an item of an instruction, a text and an image path, and shares repeated ones."""
+def _items(data: Path) -> Callable[[str, str | None, str | None, str | None], Item]:
+    """Returns the function that makes the item of a side's cells, and shares repeated ones."""
     images = data / "images"
 
     @lru_cache(REMEMBERED_ITEMS)
-    def item(instruction: str | None, text: str | None, path: str | None) -> Item:
-        return Item(bare(text), inside(images, path) if path else None, instruction=bare(instruction))
+    def item(side: str, instruction: str | None, text: str | None, path: str | None) -> Item:
+        found = plain(as_filed(images, instruction, text, path))
+        if found.is_empty:
+            raise ValueError(f"the {side} has neither text nor image")
+        return found
 
     return item
-
-
-def _written_list(value: str | None) -> list[str]:
-    """Returns the strings of a list written out as text (mmE5 stores negatives so), or the value itself."""
-    if not value:
-        return []
-    if value.startswith("[") and value.endswith("]"):
-        try:
-            parsed = ast.literal_eval(value)
-        except (ValueError, SyntaxError, MemoryError, RecursionError):
-            return [value]
-        if isinstance(parsed, list) and all(isinstance(text, str) for text in parsed):
-            return parsed
-    return [value]

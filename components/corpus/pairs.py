@@ -15,14 +15,16 @@ from collections.abc import Iterable, Iterator, Sequence
 from contextlib import ExitStack
 from dataclasses import dataclass, field
 from pathlib import Path
-from typing import Any, Literal
+from typing import Any
 
 from components.corpus.config import SourceSettings
 from components.corpus.groups import Looks, Sets, labels_of, same_caption
-from components.corpus.images import checked_image, safe_path
-from components.corpus.layout import EVAL_SCHEMA, TRAIN_SCHEMA, RowWriter, bare, write_rows
+from components.corpus.images import checked_image, image_source
+from components.corpus.layout import RowWriter, write_rows
 from components.corpus.manifest import EvaluationTask, Tasks
 from components.corpus.quarantine import Quarantine, Rejected
+from components.corpus.rows import EVAL_SCHEMA, TRAIN_SCHEMA, bare
+from components.corpus.splits import priority, split_of
 
 LARGEST_EVALUATION_SET = 1_000
 LEAKS = "leaks.json"
@@ -31,7 +33,6 @@ FIND_IMAGE = "Find me an image that matches the given caption."
 FIND_CAPTION = "Find an image caption describing the given image."
 REPRESENT_IMAGE = "Represent the given image."
 CLASSIFY = "Represent the given image for classification."
-Split = Literal["train", "dev", "eval"]
 
 
 @dataclass(frozen=True)
@@ -129,23 +130,16 @@ def divided(config: SourceSettings, found: Pairs, grouped: Grouped) -> tuple[lis
     smallest: dict[int, bytes] = {}
     for image, number in enumerate(grouped.group):
         smallest[number] = min(smallest.get(number, found.digests[image]), found.digests[image])
-    priority = {number: _priority(config.seed, digest) for number, digest in smallest.items()}
+    priorities = {number: priority(config.seed, digest.hex()) for number, digest in smallest.items()}
     rows: dict[str, list[int]] = {"train": [], "dev": [], "eval": []}
     for row, (image, _, _) in enumerate(found.rows):
-        position = priority[grouped.group[image]] / 16**16
-        rows[split_of(position, config.eval_fraction, config.dev_fraction)].append(row)
+        split = split_of(priorities[grouped.group[image]], config.dev_fraction, config.eval_fraction)
+        rows[split].append(row)
     held_out = {
-        split: sorted(rows[split], key=lambda row: (priority[grouped.group[found.rows[row][0]]], row))
+        split: sorted(rows[split], key=lambda row: (priorities[grouped.group[found.rows[row][0]]], row))
         for split in ("dev", "eval")
     }
     return rows["train"], {split: each[:LARGEST_EVALUATION_SET] for split, each in held_out.items()}
-
-
-def split_of(position: float, eval_fraction: float, dev_fraction: float) -> Split:
-    """Returns the split of a group whose hash lies at `position` between 0 and 1."""
-    if position < eval_fraction:
-        return "eval"
-    return "dev" if position < eval_fraction + dev_fraction else "train"
 
 
 def retrieval_rows(
@@ -230,24 +224,6 @@ def evaluation_row(
     }
 
 
-def image_source(value: Any, folder: Path) -> bytes | Path:
-    """Returns the bytes of a picture or its path; raises `Rejected` if `value` is neither, or leads out of `folder`.
-
-    A dict is what `datasets` stores for a picture: `bytes`, or else `path`.
-    """
-    if isinstance(value, Rejected):
-        raise value
-    if isinstance(value, dict) and value.keys() & {"bytes", "path"}:
-        value = value.get("bytes") or value.get("path")
-    if value is None or value == "" or value == b"":
-        raise Rejected("missing image", "the row names none")
-    if isinstance(value, bytes):
-        return value
-    if not isinstance(value, str):
-        raise Rejected("wrong type", f"the image is a {type(value).__name__}")
-    return Path(value) if Path(value).is_absolute() else folder / safe_path(value)
-
-
 def checked_text(value: Any) -> str:
     """Returns the text without surrounding space; raises `Rejected` if it is none, or not Unicode."""
     if isinstance(value, Rejected):
@@ -268,10 +244,6 @@ def encodable(text: str) -> str:
     except UnicodeEncodeError as error:
         raise Rejected("wrong type", "the text is not valid Unicode") from error
     return text
-
-
-def _priority(seed: int, digest: bytes) -> int:
-    return int(hashlib.sha256(f"{seed}:{digest.hex()}".encode()).hexdigest()[:16], 16)
 
 
 def _positions(offered: Sequence[str], groups: dict[str, int]) -> dict[int, set[int]]:

@@ -77,5 +77,5 @@ class Quarantine:
             reasons = ", ".join(f"{count} {reason}" for reason, count in sorted(self.reasons.items()))
             raise DataInvalid(
                 f"{self.rejected} of {self.rows} rows are quarantined ({reasons}); at most {limit:.1%} may be",
-                f"{self.file} names each row with its reason; mend the source, or raise corpus.quarantine_limit.",
+                f"{self.file} names each row with its reason; correct the source, or raise corpus.quarantine_limit.",
             )

@@ -65,7 +65,7 @@ def read_rows(file: Path) -> Iterator[dict[str, Any] | bytes]:
             with file.open(encoding="utf-8-sig", newline="") as text:
                 yield from csv.DictReader(text)
     except (pa.ArrowException, csv.Error, UnicodeDecodeError) as error:
-        raise DataInvalid(f"{file} cannot be read: {error}", "Mend the file, or leave it out.") from error
+        raise DataInvalid(f"{file} cannot be read: {error}", "Correct the file, or leave it out.") from error
 
 
 def record(row: dict[str, Any] | bytes) -> dict[str, Any]:

@@ -76,4 +76,4 @@ def read_benchmark(name: str) -> Benchmark:
         table = yaml.safe_load(file.read_text(encoding="utf-8"))
         return Benchmark.model_validate({"name": name, "tasks": table["tasks"]})
     except (yaml.YAMLError, ValidationError, KeyError, TypeError) as error:
-        raise DataInvalid(f"{file} is no table of tasks: {error}", "Mend the line that the message names.") from error
+        raise DataInvalid(f"{file} is no table of tasks: {error}", "Correct the line that is named.") from error

@@ -44,23 +44,23 @@ def derived_task(task: Task, group: str, queries: int) -> Task:
 def derived_suite(
     name: str, base: Suite, collection: Collection, sets: Sequence[EvaluationSet], lacks: str, made: Iterable[Path] = ()
 ) -> Suite:
-    """Returns the suite of sets that were made of those of `base`, with the pictures that were `made` for them.
+    """Returns the suite of sets that were made of those of `base`, with the images that were `made` for them.
 
-    Its digest is over the base's, over what is asked and over the bytes of the new pictures, wherever these lie. Raises
+    Its digest is over the base's, over what is asked and over the bytes of the new images, wherever these lie. Raises
     `UsageError` that says what `base` lacks if there is no set.
     """
     if not sets:
         raise UsageError(f"{name}: {base.benchmark.name} has {lacks}", "Take another suite to derive this one from.")
     suite = collection.suite(Benchmark(name=name, tasks={each.name: each.task for each in sets}), "", base.root, sets)
     digest = hashlib.sha256(f"{base.digest} {name}".encode())
-    hashes = {picture: file_sha256(picture) for picture in made}
+    hashes = {image: file_sha256(image) for image in made}
     for item in suite.items:
-        pictures = [
-            hashes.get(picture) or os.path.relpath(picture, base.root)
-            for picture in (item.image, *item.video)
-            if isinstance(picture, Path)
+        images = [
+            hashes.get(image) or os.path.relpath(image, base.root)
+            for image in (item.image, *item.video)
+            if isinstance(image, Path)
         ]
-        digest.update(repr((item.text, item.instruction, pictures)).encode())
+        digest.update(repr((item.text, item.instruction, images)).encode())
     for questions in sets:
         digest.update(questions.name.encode() + questions.queries.tobytes())
         for pool in questions.pools:

@@ -46,7 +46,7 @@ LISTED_ONLINE = ("top_ranked", "instruction")
 """Configurations that mteb reads only if the hub lists them: the candidates and the instruction of each query."""
 
 Report = Callable[[str, int, int], None]
-"""Is told a task, how many of the items at hand are encoded, and how many these are."""
+"""Takes a task, how many of the items at hand are encoded, and how many these are."""
 
 
 def evaluate_with_mteb(
@@ -223,7 +223,7 @@ def _load(task: AbsTask) -> None:
     name, source = task.metadata.name, task.metadata.dataset
     try:
         task.load_data()
-    except Exception as error:  # whatever the task's own code raises, the user is told which data set it is about
+    except Exception as error:  # whatever the task's own code raises, the error names the data set
         raise EmbedlineError(
             f"{name}: its data set {source['path']}, revision {source['revision']}, cannot be read: {error}",
             f"HF_HUB_OFFLINE=0 downloads it where there is a network. Run this there, and copy {_cache()} here.",
@@ -280,7 +280,7 @@ def _items(batch: Mapping[str, Any], prompt: str | None, prompt_type: PromptType
 
 
 def _readable(item: Item, place: str) -> Item:
-    """Returns the item with its picture decoded. Raises `EmbedlineError` if it has no content that can be read."""
+    """Returns the item with its image decoded. Raises `EmbedlineError` if it has no content that can be read."""
     if item.is_empty:
         raise EmbedlineError(f"{place}: has neither text nor image", "Get the task's data set again.")
     try:

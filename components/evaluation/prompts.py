@@ -14,7 +14,7 @@ from dataclasses import replace
 from typing import Literal, NamedTuple
 
 from components.corpus import Item
-from components.corpus.layout import IMAGE_TOKEN, bare
+from components.corpus.rows import IMAGE_TOKEN
 from components.errors import DataInvalid, UsageError
 
 IMAGE_TOKENS = {
@@ -45,12 +45,6 @@ Rule = Callable[[Item, str], str]
 class Parser(NamedTuple):
     query: Rule
     target: Rule
-
-
-def plain(item: Item) -> Item:
-    """Returns the item for an embedder that takes text and instruction apart: both without image tokens and without
-    white space around them, None where nothing is left."""
-    return replace(item, text=bare(item.text), instruction=bare(item.instruction))
 
 
 def render(parser: str, side: Literal["query", "target"], item: Item, backbone: str) -> Item:

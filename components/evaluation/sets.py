@@ -15,7 +15,7 @@ from __future__ import annotations
 import hashlib
 import json
 import os
-from collections.abc import Callable, Iterable, Iterator, Mapping, Sequence
+from collections.abc import Callable, Iterable, Mapping, Sequence
 from dataclasses import dataclass, field
 from functools import cache, partial
 from pathlib import Path
@@ -23,24 +23,32 @@ from typing import Literal
 
 import numpy as np
 import pyarrow as pa
-import pyarrow.compute as pc
 import pyarrow.parquet as pq
 from numpy.typing import NDArray
 
 from components.corpus import Item, Manifest, Query, task_names
-from components.corpus.images import inside, names_in
-from components.corpus.layout import EVAL_SCHEMA, INGEST_AGAIN, REQUIRED_COLUMNS, ROWS_PER_GROUP, batches, fits
-from components.corpus.quarantine import Rejected
+from components.corpus.hashes import verified_digest
+from components.corpus.images import names_in
+from components.corpus.layout import INGEST_AGAIN, ROWS_PER_GROUP
+from components.corpus.row_batches import (
+    BLANK,
+    Position,
+    UnfitRow,
+    batches,
+    candidate_positions,
+    evaluation_columns,
+    labels,
+    query_positions,
+)
+from components.corpus.rows import EVAL_SCHEMA, as_filed, plain
 from components.embedder.runtime import UnreadableImage, load_image
 from components.errors import DataInvalid
 from components.evaluation.aggregate import require_complete
 from components.evaluation.benchmark import Benchmark, Task
-from components.evaluation.prompts import plain
 from components.evaluation.scoring import Positions
-from components.evaluation.verified import verified
 
-BLANK = -1
-CANDIDATE_COLUMNS = ("tgt_text", "tgt_img_path")
+DIGESTS = "digests"
+"""The folder, in that of the vectors, that remembers the hashes of unchanged files."""
 Prompt = Callable[[Item], Item]
 """Turns an item as a file words it into what the embedder is given."""
 
@@ -141,7 +149,20 @@ def read_suite(data: Path, split: Split = "eval", cache: Path | None = None) -> 
         for name, task in sorted(benchmark.tasks.items())
     ]
     suite = collection.suite(benchmark, manifest.digest, data, sets)
-    return verified(suite, cache) if split == "eval" else suite
+    if split == "eval":
+        verify(suite, cache)
+    return suite
+
+
+def verify(suite: Suite, cache: Path | None) -> None:
+    """Computes the digest of a data set's files, images included. Raises `DataInvalid` naming the first files that are
+    not those that the manifest vouches for, and for an image the first set and row that need it."""
+
+    def described(file: Path) -> str:
+        shown = [position for position, item in enumerate(suite.items) if file in (item.image, *item.video)]
+        return f"{file} ({suite.place(shown[0])})" if shown else str(file)
+
+    verified_digest(suite.root, cache and cache / DIGESTS, described)
 
 
 def manifest_benchmark(manifest: Manifest, split: Split = "eval") -> Benchmark:
@@ -173,7 +194,7 @@ class Collection:
     tells candidates apart wants them tied.
     """
 
-    mend: str
+    remedy: str
     without_blanks: bool = False
     merged: bool = True
     positions: dict[Item, int] = field(default_factory=dict)
@@ -207,16 +228,16 @@ class Collection:
             first = 0
             try:
                 with pq.ParquetFile(file) as parquet:
-                    columns = _columns(parquet.schema_arrow)
+                    columns = evaluation_columns(parquet.schema_arrow)
                     for batch in batches(parquet, columns, ROWS_PER_GROUP[EVAL_SCHEMA]):
-                        queries.append(_queries(batch, ask))
+                        queries.append(query_positions(batch, ask))
                         self._add(batch, answer, pools)
                         first += batch.num_rows
-            except _Unfit as error:
-                raise DataInvalid(f"{name}: {file}: row {first + error.row}: {error}", self.mend) from error
+            except UnfitRow as error:
+                raise DataInvalid(f"{name}: {file}: row {first + error.row}: {error}", self.remedy) from error
             except (pa.ArrowException, OSError, ValueError) as error:
-                raise DataInvalid(f"{name}: {file}: is no evaluation set: {error}", self.mend) from error
-        pools.require(task, f"{name}: {files[0]}", self.mend)
+                raise DataInvalid(f"{name}: {file}: is no evaluation set: {error}", self.remedy) from error
+        pools.require(task, f"{name}: {files[0]}", self.remedy)
         return EvaluationSet(name, task, np.concatenate(queries), pools.frozen())
 
     def from_queries(
@@ -233,45 +254,34 @@ class Collection:
             try:
                 pools.add(found, question.relevant)
             except ValueError as error:
-                raise DataInvalid(f"{name}: row {row}: {error}", self.mend) from error
-        pools.require(task, name, self.mend)
+                raise DataInvalid(f"{name}: row {row}: {error}", self.remedy) from error
+        pools.require(task, name, self.remedy)
         return EvaluationSet(name, task, np.array(asked, np.int32), pools.frozen())
 
-    def _add(self, batch: pa.RecordBatch, answer: Callable[[str, str, str], int], pools: _Pools) -> None:
-        found = zip(_candidates(batch, answer, self.without_blanks), _labels(batch), strict=True)
-        for row, (candidates, labels) in enumerate(found):
+    def _add(self, batch: pa.RecordBatch, answer: Position, pools: _Pools) -> None:
+        found = zip(candidate_positions(batch, answer, self.without_blanks), labels(batch), strict=True)
+        for row, (candidates, relevant) in enumerate(found):
             try:
-                pools.add(candidates, dict.fromkeys(labels, 1.0))
+                pools.add(candidates, dict.fromkeys(relevant, 1.0))
             except ValueError as error:
-                raise _Unfit(row, str(error)) from error
+                raise UnfitRow(row, str(error)) from error
 
     def _position(self, images: Path, prompt: Prompt, text: str, path: str, instruction: str) -> int:
-        image = self._image(images, path) if path else None
-        item = prompt(Item(text or None, image, instruction=instruction or None))
+        item = as_filed(images, instruction, text, path)
+        if isinstance(item.image, Path):
+            self._require(item.image)
+        item = prompt(item)
         return BLANK if item.is_empty else self._of(item)
 
-    def _image(self, images: Path, path: str) -> Path:
-        """Returns the file of an image. Raises `ValueError` if it is missing or not below `images`."""
-        try:
-            file = inside(images, path)
-        except Rejected as error:
-            raise ValueError(str(error)) from error
+    def _require(self, file: Path) -> None:
+        """Raises `ValueError` if an image is missing."""
         if file.parent not in self._folders:
             self._folders[file.parent] = names_in(file.parent)
         if file.name not in self._folders[file.parent]:
             raise ValueError(f"missing image: {file}")
-        return file
 
     def _of(self, item: Item) -> int:
         return self.positions.setdefault(item, len(self.positions))
-
-
-class _Unfit(ValueError):
-    """What is wrong with a row of a batch."""
-
-    def __init__(self, row: int, defect: str) -> None:
-        super().__init__(defect)
-        self.row = row
 
 
 @dataclass
@@ -319,13 +329,13 @@ class _Pools:
         order = np.argsort(candidates, kind="stable")
         return candidates[order], np.argsort(order)
 
-    def require(self, task: Task, origin: str, mend: str) -> None:
+    def require(self, task: Task, origin: str, remedy: str) -> None:
         expected = (task.queries, self.largest if task.candidates is None else task.candidates)
         if (self.row_count, self.largest) != expected:
             raise DataInvalid(
                 f"{origin}: {self.row_count} rows with up to {self.largest} candidates; "
                 f"there should be {expected[0]} with up to {expected[1]}",
-                mend,
+                remedy,
             )
 
     def frozen(self) -> tuple[Pool, ...]:
@@ -333,103 +343,6 @@ class _Pools:
             Pool(np.array(rows, np.int32), candidates, np.array(relevant, np.int32), np.array(grades))
             for candidates, rows, relevant, grades in self.pools.values()
         )
-
-
-def _columns(schema: pa.Schema) -> list[str]:
-    """Returns the names of those columns of a set that a file has. Raises `ValueError` if one is missing or of a type
-    that cannot be read. A side that all candidates of a row lack may be one string; a null is none."""
-    names = schema.names
-    if missing := [name for name in REQUIRED_COLUMNS[EVAL_SCHEMA] if name not in names]:
-        raise ValueError(f"there is no column {missing[0]!r}, only {', '.join(names)}")
-    for wanted in EVAL_SCHEMA:
-        kind = schema.field(wanted.name).type if wanted.name in names else wanted.type
-        one = wanted.name in CANDIDATE_COLUMNS and fits(kind, pa.string())
-        if not (fits(kind, wanted.type) or one or pa.types.is_null(kind)):
-            raise ValueError(f"the column {wanted.name!r} holds {kind}, not {wanted.type}")
-    if not any(_is_list(schema.field(name).type) for name in CANDIDATE_COLUMNS):
-        raise ValueError(f"neither of {', '.join(CANDIDATE_COLUMNS)} holds lists")
-    return [name for name in EVAL_SCHEMA.names if name in names]
-
-
-def _queries(batch: pa.RecordBatch, position: Callable[[str, str, str], int]) -> Positions:
-    """Returns the positions of the queries `(rows,)`."""
-    text, path, instruction = (_codes(batch, name) for name in ("qry_text", "qry_img_path", "qry_inst"))
-    found = _items(position, text, path, instruction, np.arange(batch.num_rows))
-    if (found == BLANK).any():
-        raise _Unfit(int(np.argmin(found)), "the query has neither text nor image")
-    return found
-
-
-def _candidates(batch: pa.RecordBatch, position: Callable[[str, str, str], int], blanks: bool) -> Iterator[Positions]:
-    """Yields the positions of each row's candidates; a side that all of them lack may be one string."""
-    listed = [name for name in CANDIDATE_COLUMNS if _is_list(batch.column(name).type)]
-    counts, *others = (_lengths(batch, name) for name in listed)
-    for other in others:
-        if (uneven := other != counts).any():
-            raise _Unfit(int(np.argmax(uneven)), "has not as many texts as image paths of candidates")
-    rows = np.repeat(np.arange(batch.num_rows), counts)
-    instructions, values = _codes(batch, "tgt_inst")
-    texts, paths = (
-        codes if name in listed else (codes[0][rows], codes[1])
-        for name, codes in ((name, _codes(batch, name)) for name in CANDIDATE_COLUMNS)
-    )
-    found = _items(position, texts, paths, (instructions[rows], values), rows)
-    if not blanks and (blank := found == BLANK).any():
-        raise _Unfit(int(rows[np.argmax(blank)]), "a candidate has neither text nor image")
-    yield from np.split(found, np.cumsum(counts)[:-1])
-
-
-def _labels(batch: pa.RecordBatch) -> Iterator[list[int]]:
-    """Yields the relevant candidates of each row; where the file says nothing, candidate 0, as in MMEB."""
-    column = batch.column("label").to_pylist() if "label" in batch.schema.names else [None] * batch.num_rows
-    for row, labels in enumerate(column):
-        if labels is not None and None in labels:
-            raise _Unfit(row, "a label is null")
-        yield [0] if labels is None else labels
-
-
-Codes = tuple[NDArray[np.int64], list[str]]
-"""A column of strings: `(n,)` positions in the list of its different values."""
-
-
-def _codes(batch: pa.RecordBatch, name: str) -> Codes:
-    if name not in batch.schema.names:
-        return np.zeros(batch.num_rows, np.int64), [""]
-    column = batch.column(name)
-    if _is_list(column.type):
-        column = column.flatten()
-    encoded = pc.dictionary_encode(column.cast(pa.large_string()), null_encoding="encode")
-    return encoded.indices.to_numpy().astype(np.int64), [value or "" for value in encoded.dictionary.to_pylist()]
-
-
-def _is_list(kind: pa.DataType) -> bool:
-    return isinstance(kind, pa.ListType | pa.LargeListType)
-
-
-def _lengths(batch: pa.RecordBatch, name: str) -> NDArray[np.int64]:
-    lengths = pc.list_value_length(batch.column(name)).fill_null(0)
-    return np.asarray(lengths, np.int64)
-
-
-def _items(
-    position: Callable[[str, str, str], int], texts: Codes, paths: Codes, instructions: Codes, rows: Positions
-) -> Positions:
-    """Returns the position of each item `(n,)`; only the different ones of a batch are looked at one by one.
-
-    Raises `_Unfit` with the row, of `rows (n,)`, that needs the first item which has no position.
-    """
-    sizes = tuple(len(values) for _, values in (texts, paths, instructions))
-    combined = np.ravel_multi_index((texts[0], paths[0], instructions[0]), sizes)
-    encoded = pa.array(combined).dictionary_encode()
-    codes, different = np.asarray(encoded.indices), []
-    for code, parts in enumerate(np.transpose(np.unravel_index(encoded.dictionary.to_numpy(), sizes))):
-        text, path, instruction = parts
-        try:
-            different.append(position(texts[1][text], paths[1][path], instructions[1][instruction]))
-        except (DataInvalid, ValueError) as error:
-            raise _Unfit(int(rows[np.argmax(codes == code)]), str(error)) from error
-    found: Positions = np.array(different, np.int32)[codes]
-    return found
 
 
 def _instructions(sets: Sequence[EvaluationSet], items: Sequence[Item]) -> str:

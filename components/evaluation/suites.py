@@ -11,12 +11,12 @@ from typing import Literal
 
 from components.corpus import Item
 from components.corpus.hashes import FileHashes
+from components.corpus.rows import plain
 from components.errors import UsageError
 from components.evaluation.benchmark import Benchmark, Task, read_benchmark
 from components.evaluation.loaders import IMAGE_LAYOUTS, LOADERS, image_set
-from components.evaluation.prompts import plain, render
-from components.evaluation.sets import Collection, EvaluationSet, Prompt, Suite
-from components.evaluation.verified import DIGESTS
+from components.evaluation.prompts import render
+from components.evaluation.sets import DIGESTS, Collection, EvaluationSet, Prompt, Suite
 
 REMEDY = "Get the complete set again from the repository that `source` names in the benchmark's table."
 

@@ -250,8 +250,11 @@ class _Filled:
             tokens = normalised(np.concatenate(answers), lambda row: place(int(owner[row])))
             return np.split(tokens, np.cumsum([len(answer) for answer in answers])[:-1])
         embedder = self.embedder
-        told = embedder.encode(items, side) if isinstance(embedder, SentenceTransformerEmbedder) else None
-        vectors = np.asarray(embedder.encode(items) if told is None else told, np.float32)
+        if isinstance(embedder, SentenceTransformerEmbedder):
+            answer = embedder.encode(items, side)
+        else:
+            answer = embedder.encode(items)
+        vectors = np.asarray(answer, np.float32)
         if vectors.shape != (len(items), self.embedder.dimension):
             expected = (len(items), self.embedder.dimension)
             raise EmbedlineError(

@@ -26,7 +26,7 @@ def xtd_suite(mirror: Path) -> Suite:
     """Returns XTD in all the languages that the folder holds at any depth, each under the code in its file's name.
 
     The images of MSCOCO 2014 that XTD names lie at any depth below the same folder. Raises `UsageError` if there are
-    no captions in English or two files for a language, `DataInvalid` if a caption, its picture or the list of pictures
+    no captions in English or two files for a language, `DataInvalid` if a caption, its image or the list of images
     is missing.
     """
     found = sorted(mirror.rglob(f"{CAPTIONS}*.txt"))
@@ -37,23 +37,23 @@ def xtd_suite(mirror: Path) -> Suite:
             "Name the folder that holds XTD's folders MIC, STAIR and XTD10.",
         )
     listed = next(mirror.rglob(IMAGE_NAMES), mirror / IMAGE_NAMES)
-    pictures = _pictures(_lines(listed), mirror)
-    candidates = tuple(Item(image=picture) for picture in pictures)
+    images = _images(_lines(listed), mirror)
+    candidates = tuple(Item(image=image) for image in images)
     tasks = {language: language_task(len(candidates), len(candidates), None, "recall@10", "xtd") for language in files}
     collection = Collection(XTD_AGAIN)
     sets = [
         collection.from_queries(language, tasks[language], _queries(file, candidates))
         for language, file in files.items()
     ]
-    digest = _digest([*files.values(), listed, *pictures])
+    digest = _digest([*files.values(), listed, *images])
     return collection.suite(Benchmark(name=XTD, tasks=tasks), digest, mirror, sets)
 
 
 def _queries(file: Path, candidates: tuple[Item, ...]) -> Iterator[Query]:
-    """Yields the captions of a file, of which each is that of the picture in its place."""
+    """Yields the captions of a file, of which each is that of the image in its place."""
     captions = _lines(file)
     if len(captions) != len(candidates):
-        raise DataInvalid(f"{file}: {len(captions)} captions of {len(candidates)} pictures", XTD_AGAIN)
+        raise DataInvalid(f"{file}: {len(captions)} captions of {len(candidates)} images", XTD_AGAIN)
     for row, caption in enumerate(captions):
         yield Query(Item(caption), candidates, {row: 1.0})
 
@@ -70,15 +70,15 @@ def _lines(file: Path) -> list[str]:
     return stripped
 
 
-def _pictures(names: list[str], images: Path) -> list[Path]:
-    """Returns the pictures in the order of their names. Raises `DataInvalid` if one is missing or named twice."""
+def _images(names: list[str], images: Path) -> list[Path]:
+    """Returns the images in the order of their names. Raises `DataInvalid` if one is missing or named twice."""
     if len(set(names)) < len(names):
-        raise DataInvalid(f"{IMAGE_NAMES}: names a picture twice", XTD_AGAIN)
+        raise DataInvalid(f"{IMAGE_NAMES}: names an image twice", XTD_AGAIN)
     wanted = set(names)
     found = {file.name: file for file in images.rglob("*") if file.name in wanted}
     if missing := [name for name in names if name not in found]:
         raise DataInvalid(
-            f"{images}: {len(missing)} of {len(names)} pictures are missing, the first is {missing[0]}",
+            f"{images}: {len(missing)} of {len(names)} images are missing, the first is {missing[0]}",
             "They are in train2014.zip and val2014.zip of MSCOCO (cocodataset.org).",
         )
     return [found[name] for name in names]

@@ -5,7 +5,7 @@ from __future__ import annotations
 import json
 from typing import TYPE_CHECKING
 
-from components.evaluation.stage import run as score
+from components.evaluation.score_all import score_all
 from components.files import write_text
 from components.progress import say
 from components.workspace import DATA, METRICS, ONNX, SCORES, STUDENT, TEACHER, VECTORS
@@ -20,8 +20,8 @@ SECTIONS = ("evaluation", "export")
 def run(config: Config, run: Run) -> None:
     exported = {f"onnx-{variant}": ONNX / variant for variant in config.export.names}
     models = {"teacher": TEACHER, "student": STUDENT, **exported}
-    scores, speeds = score(
-        config, DATA, models, SCORES, VECTORS, lambda name, done, total: say(f"{name}: {done} of {total}")
+    scores, speeds = score_all(
+        config.evaluation, DATA, models, SCORES, VECTORS, lambda name, done, total: say(f"{name}: {done} of {total}")
     )
     run.log_metrics({f"items_per_second/{name}": speed for name, speed in speeds.items()})
     summary = {name: dict(score.aggregates) for name, score in scores.items()}

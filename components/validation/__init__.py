@@ -1,4 +1,4 @@
-"""Is this data set fit to train on: expectations on its rows and pictures, and a report of what was found."""
+"""Is this data set fit to train on: expectations on its rows and images, and a report of what was found."""
 
 from __future__ import annotations
 
@@ -48,7 +48,7 @@ def run(config: Validation, data: Path, output: Path, failed: Path = FAILED) -> 
                     *(f"  {_line(finding)}" for finding in result.critical),
                 ]
             ),
-            f"Read {failed / PAGE}; mend the source and run `embedline ingest`, or a limit in params.yaml: validation.",
+            f"See {failed / PAGE}; correct the source and run `embedline ingest`, or params.yaml: validation.",
         )
     return result
 
@@ -63,8 +63,8 @@ def _metrics(measured: Measurements, findings: list[Finding]) -> dict[str, float
         "expectations_failed_warning": failed.count("warning"),
         **{f"rows_{split}": float(rows.get(split, 0)) for split in ("train", "dev", "eval")},
         "evaluation_sets": float(measured.dataset["evaluation_sets"].iloc[0]),
-        "images": len(measured.pictures),
-        "images_unreadable": float(measured.pictures["problem"].notna().sum()),
+        "images": len(measured.images),
+        "images_unreadable": float(measured.images["problem"].notna().sum()),
         "rows_leaked": float(tasks["leaked"].sum()),
         "rows_with_repeated_candidates": float(tasks["repeated_candidates"].sum()),
         "duplicate_share_max": float(tasks["duplicate_fraction"].fillna(0).max()) if len(tasks) else 0.0,

@@ -5,14 +5,14 @@ A column is reduced to its distinct values first, so that a million candidates c
 
 from __future__ import annotations
 
-from functools import reduce
+from functools import cached_property, reduce
 
 import numpy as np
 import pandas as pd
 import pyarrow as pa
 import pyarrow.compute as pc
 
-from components.corpus.layout import IMAGE_TOKEN
+from components.corpus.rows import bare
 
 CODE_POINTS = 0x110000
 _MULTIPLIER = np.uint64(0x9E3779B97F4A7C15)
@@ -27,6 +27,10 @@ class Strings:
         self.codes: np.ndarray = encoded.indices.to_numpy(zero_copy_only=False)
         self.values: pa.Array = encoded.dictionary
 
+    @cached_property
+    def _bare(self) -> pa.Array:
+        return pa.array([bare(value) or "" for value in self.values.to_pylist()], pa.large_string())
+
     def to_arrow(self) -> pa.Array:
         return self.values.take(pa.array(self.codes))
 
@@ -37,10 +41,14 @@ class Strings:
         empty: np.ndarray = np.asarray(pc.equal(self.values, ""))
         return empty.take(self.codes)
 
+    def is_blank(self) -> np.ndarray:
+        """Returns for each row whether its text says nothing: no more than the image token and white space."""
+        empty: np.ndarray = np.asarray(pc.equal(self._bare, ""))
+        return empty.take(self.codes)
+
     def text_keys(self) -> np.ndarray:
         """Returns a uint64 for each row; white space at the ends or doubled, and the image token, do not count."""
-        plain = pc.replace_substring(self.values, IMAGE_TOKEN, " ")
-        plain = pc.utf8_trim_whitespace(pc.replace_substring_regex(plain, r"\s+", " "))
+        plain = pc.replace_substring_regex(self._bare, r"\s+", " ")
         keys: np.ndarray = pd.util.hash_array(plain.to_numpy(zero_copy_only=False), categorize=False)
         return keys.take(self.codes)
 

@@ -64,7 +64,7 @@ def suites(config: Validation) -> dict[str, list[Expectation]]:
             _between("class balance", "largest_class_fraction", 0, config.max_class_fraction, WARNING,
                      f"no answer is the right one in more than {config.max_class_fraction:.0%} of a task's rows"),
         ],
-        "pictures": [
+        "images": [
             _null("images readable", "problem", "each image that a row names is there and can be decoded"),
             _between("images not too small", "shortest_side", config.min_image_side, None, CRITICAL,
                      f"both sides have at least {config.min_image_side} pixels"),
@@ -83,7 +83,7 @@ def judge(frames: Mapping[str, pd.DataFrame], built: Mapping[str, list[Expectati
     when one could not be evaluated: such a validation says nothing about the data.
     """
     if not built:
-        raise EmbedlineError("validation: no suite was built", "Mend the suites in components/validation.")
+        raise EmbedlineError("validation: no suite was built", "Correct the suites in components/validation.")
     context = gx.get_context(mode="ephemeral")
     context.variables.progress_bars = {"globally": False, "metric_calculations": False}  # type: ignore[assignment]
     source = context.data_sources.add_pandas("embedline")
@@ -126,13 +126,13 @@ def _require_complete(suite: str, outcome: Any, built: int) -> None:
     if not evaluated or evaluated != built:
         raise EmbedlineError(
             f"validation: {evaluated} of {built} expectations of suite {suite!r} were evaluated",
-            "A validation that checks less than it should is none; mend the suites in components/validation.",
+            "A validation that checks less than it should is none; correct the suites in components/validation.",
         )
     for verdict in outcome.results:
         for exception in _exceptions(verdict.exception_info):
             raise EmbedlineError(
                 f"validation: {verdict.expectation_config.meta['name']!r} could not be evaluated: {exception}",
-                "Mend the expectation, or the frame that it judges, in components/validation.",
+                "Correct the expectation, or the frame that it judges, in components/validation.",
             )
 
 

@@ -1,4 +1,4 @@
-"""Every picture that a row names, looked at once: can it be read, how large is it, what are its bytes."""
+"""Every image that a row names, looked at once: can it be read, how large is it, what are its bytes."""
 
 from __future__ import annotations
 
@@ -19,8 +19,8 @@ from components.corpus.quarantine import Rejected
 
 
 @dataclass(frozen=True)
-class Picture:
-    """What one file turned out to be; `key` is equal for equal bytes, `problem` is None for a sound picture."""
+class ImageFile:
+    """What one file turned out to be; `key` is equal for equal bytes, `problem` is None for a sound image."""
 
     key: int
     problem: str | None = None
@@ -28,12 +28,12 @@ class Picture:
     height: int | None = None
 
 
-class Pictures:
-    """The pictures below one folder, by the path that rows give; each is read when it is first asked for."""
+class Images:
+    """The images below one folder, by the path that rows give; each is read when it is first asked for."""
 
     def __init__(self, folder: Path) -> None:
         self._folder = folder
-        self._seen: dict[str, Picture] = {}
+        self._seen: dict[str, ImageFile] = {}
 
     def keys(self, paths: Sequence[str]) -> np.ndarray:
         """Returns a uint64 for each path, equal for equal bytes; 0 where the path is empty."""
@@ -43,34 +43,34 @@ class Pictures:
         return np.array([self._seen[path].key if path else 0 for path in paths], np.uint64)
 
     def frame(self) -> pd.DataFrame:
-        """Returns a row for each picture: path, problem, and in pixels shortest_side, longest_side, and their ratio."""
-        rows = [(path, picture.problem, picture.width, picture.height) for path, picture in sorted(self._seen.items())]
+        """Returns a row for each image: path, problem, and in pixels shortest_side, longest_side, and their ratio."""
+        rows = [(path, image.problem, image.width, image.height) for path, image in sorted(self._seen.items())]
         frame = pd.DataFrame(rows, columns=["path", "problem", "width", "height"])
         sides = frame[["width", "height"]].astype(float)
         frame["shortest_side"], frame["longest_side"] = sides.min(axis=1), sides.max(axis=1)
         frame["aspect"] = frame["longest_side"] / frame["shortest_side"]
         return frame.drop(columns=["width", "height"])
 
-    def _look(self, path: str) -> Picture:
+    def _look(self, path: str) -> ImageFile:
         try:
             file = self._folder / safe_path(path)
             if file.stat().st_size > MAX_IMAGE_BYTES:
-                return Picture(_key(path.encode()), f"the file has more than {MAX_IMAGE_BYTES:,} bytes")
+                return ImageFile(_key(path.encode()), f"the file has more than {MAX_IMAGE_BYTES:,} bytes")
             content = file.read_bytes()
         except FileNotFoundError:
-            return Picture(_key(path.encode()), "the file is missing")
+            return ImageFile(_key(path.encode()), "the file is missing")
         except OSError as error:
-            return Picture(_key(path.encode()), f"the file cannot be read: {error.strerror}")
+            return ImageFile(_key(path.encode()), f"the file cannot be read: {error.strerror}")
         except Rejected:
-            return Picture(_key(path.encode()), "the path leads out of the folder of images")
+            return ImageFile(_key(path.encode()), "the path leads out of the folder of images")
         key = _key(content)
         try:
             width, height = _check(content)
         except (OSError, SyntaxError, ValueError, Image.DecompressionBombError) as error:
-            return Picture(key, f"it cannot be decoded ({type(error).__name__})")
+            return ImageFile(key, f"it cannot be decoded ({type(error).__name__})")
         if width * height > MAX_IMAGE_PIXELS:
-            return Picture(key, f"it has more than {MAX_IMAGE_PIXELS:,} pixels", width, height)
-        return Picture(key, None, width, height)
+            return ImageFile(key, f"it has more than {MAX_IMAGE_PIXELS:,} pixels", width, height)
+        return ImageFile(key, None, width, height)
 
 
 def _key(content: bytes) -> int:

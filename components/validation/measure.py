@@ -1,4 +1,4 @@
-"""The data set in numbers: one frame with a row for the whole, one for each task, one for each picture.
+"""The data set in numbers: one frame with a row for the whole, one for each task, one for each image.
 
 Rows are read in batches and leave only their keys (8 bytes each) behind, so that memory stays small for large tasks.
 """
@@ -17,16 +17,25 @@ import pyarrow as pa
 import pyarrow.compute as pc
 import pyarrow.parquet as pq
 
-from components.corpus.layout import EVAL_SCHEMA, OPTIONAL_COLUMNS, TRAIN_SCHEMA, Split, fits, negatives, task_names
+from components.corpus.layout import Split, task_names
 from components.corpus.manifest import Manifest
+from components.corpus.row_batches import lengths
+from components.corpus.rows import (
+    CANDIDATE_COLUMNS,
+    EVAL_SCHEMA,
+    OPTIONAL_COLUMNS,
+    TRAIN_SCHEMA,
+    fits,
+    is_list,
+    negatives,
+)
 from components.validation.content import CODE_POINTS, Strings, character_counts, combine, is_among, repeated
-from components.validation.images import Pictures
+from components.validation.images import Images
 
 SPLITS: tuple[Split, ...] = ("train", "dev", "eval", "multilingual")
 TESTS: tuple[Split, ...] = ("eval", "multilingual")
 """May ask the same as each other, for no model is fitted to either."""
 BATCH_ROWS = {"train": 16_384, "dev": 512, "eval": 512, "multilingual": 512}
-CANDIDATE_COLUMNS = ("tgt_text", "tgt_img_path")
 EXAMPLES = 3
 UNKNOWN = "Unknown"
 COUNTED_FAULTS = ("empty_sides", "uneven_candidates", "leaked", "wrong_labels", "repeated_candidates")
@@ -46,13 +55,13 @@ class Measurements:
 
     dataset: pd.DataFrame
     tasks: pd.DataFrame
-    pictures: pd.DataFrame
+    images: pd.DataFrame
     examples: dict[tuple[Split, str], dict[str, list[int]]]
     scripts: dict[tuple[Split, str], dict[str, float]]
 
     @property
     def frames(self) -> dict[str, pd.DataFrame]:
-        return {"dataset": self.dataset, "tasks": self.tasks, "pictures": self.pictures}
+        return {"dataset": self.dataset, "tasks": self.tasks, "images": self.images}
 
 
 @dataclass
@@ -92,7 +101,7 @@ class Task:
 def measure(data: Path) -> Measurements:
     """Returns the measurements of `data/`. Raises as `Manifest.read` does when there is no manifest to compare with."""
     manifest = Manifest.read(data)
-    pictures = Pictures(data / "images")
+    images = Images(data / "images")
     rows: list[dict[str, Any]] = []
     examples, scripts = {}, {}
     known = np.empty(0, np.uint64)
@@ -105,7 +114,7 @@ def measure(data: Path) -> Measurements:
             row: dict[str, Any] = {"split": split, "task": name, "schema_fault": fault, "rows": size}
             row["rows_in_manifest"] = counted.get(name)
             if fault is None:
-                task = _read(path, split, pictures)
+                task = _read(path, split, images)
                 row |= _summary(task, known)
                 examples[split, name] = {kind: faults[:EXAMPLES] for kind, faults in task.fault_rows.items() if faults}
                 scripts[split, name] = _script_shares(task.characters)
@@ -122,7 +131,7 @@ def measure(data: Path) -> Measurements:
             "evaluation_sets": [int((filled["split"] == "eval").sum())],
         }
     )
-    return Measurements(dataset, tasks, pictures.frame(), examples, scripts)
+    return Measurements(dataset, tasks, images.frame(), examples, scripts)
 
 
 def _counted(manifest: Manifest, split: Split) -> dict[str, int]:
@@ -150,57 +159,57 @@ def _open(path: Path, split: Split) -> tuple[float, str | None]:
     return metadata.num_rows, "; ".join([f"there is no {name}" for name in missing] + wrong) or None
 
 
-def _read(path: Path, split: Split, pictures: Pictures) -> Task:
+def _read(path: Path, split: Split, images: Images) -> Task:
     task = Task()
     add = _add_training if split == "train" else _add_evaluation
     with pq.ParquetFile(path) as file:
         for batch in file.iter_batches(BATCH_ROWS[split]):
             task.nulls += sum(_null_count(column) for column in batch.columns)
-            add(task, batch, pictures)
+            add(task, batch, images)
             task.rows += batch.num_rows
     return task
 
 
 def _null_count(column: pa.Array) -> int:
-    within = column.flatten().null_count if isinstance(column, pa.ListArray | pa.LargeListArray) else 0
+    within = column.flatten().null_count if is_list(column.type) else 0
     return int(column.null_count + within)
 
 
-def _add_training(task: Task, batch: pa.RecordBatch, pictures: Pictures) -> None:
+def _add_training(task: Task, batch: pa.RecordBatch, images: Images) -> None:
     text, image = _strings(batch, "qry"), _strings(batch, "qry_image_path")
     positive_text, positive_image = _strings(batch, "pos_text"), _strings(batch, "pos_image_path")
-    query = combine(text.text_keys(), _image_keys(image, pictures))
-    positive = combine(positive_text.text_keys(), _image_keys(positive_image, pictures))
+    query = combine(text.text_keys(), _image_keys(image, images))
+    positive = combine(positive_text.text_keys(), _image_keys(positive_image, images))
     for values in (text.values, positive_text.values, _negatives(batch, "neg_text")):
         task.add_texts(values)
-    pictures.keys(_negatives(batch, "neg_image_path").to_pylist())
+    images.keys(_negatives(batch, "neg_image_path").to_pylist())
 
     rows = np.arange(batch.num_rows)
-    empty = text.is_empty() & image.is_empty() | positive_text.is_empty() & positive_image.is_empty()
+    empty = text.is_blank() & image.is_empty() | positive_text.is_blank() & positive_image.is_empty()
     task.add_fault("empty_sides", rows[empty])
     instructions = combine(_strings(batch, "qry_inst").text_keys(), _strings(batch, "pos_inst").text_keys())
     task.add_pairs(rows, instructions, query, positive)
 
 
-def _add_evaluation(task: Task, batch: pa.RecordBatch, pictures: Pictures) -> None:
-    lengths = [_lengths(batch[name]) for name in CANDIDATE_COLUMNS]
-    even = lengths[0] == lengths[1]
+def _add_evaluation(task: Task, batch: pa.RecordBatch, images: Images) -> None:
+    texts, paths = (lengths(batch[name]) for name in CANDIDATE_COLUMNS)
+    even = texts == paths
     task.add_fault("uneven_candidates", np.flatnonzero(~even))
-    rows, counts, batch = np.flatnonzero(even), lengths[0][even], batch.filter(pa.array(even))
+    rows, counts, batch = np.flatnonzero(even), texts[even], batch.filter(pa.array(even))
 
     instruction, candidate_instruction, text, image = (
         _strings(batch, name) for name in ("qry_inst", "tgt_inst", "qry_text", "qry_img_path")
     )
     candidate_text, candidate_image = (Strings(batch[name].flatten()) for name in CANDIDATE_COLUMNS)
-    image_keys, candidate_image_keys = _image_keys(image, pictures), _image_keys(candidate_image, pictures)
+    image_keys, candidate_image_keys = _image_keys(image, images), _image_keys(candidate_image, images)
     queries = combine(text.text_keys(), image_keys)
     candidates = combine(candidate_text.text_keys(), candidate_image_keys)
     task.add_texts(text.values)
     task.add_texts(candidate_text.values)
 
     row_of = np.repeat(np.arange(len(rows)), counts)
-    task.add_fault("empty_sides", rows[text.is_empty() & image.is_empty()])
-    task.add_fault("empty_sides", rows[row_of[candidate_text.is_empty() & candidate_image.is_empty()]])
+    task.add_fault("empty_sides", rows[text.is_blank() & image.is_empty()])
+    task.add_fault("empty_sides", rows[row_of[candidate_text.is_blank() & candidate_image.is_empty()]])
     query_of, relevant, wrong = _relevant(batch, counts)
     task.add_fault("wrong_labels", rows[wrong])
     repeating, ambiguous = _repetitions(row_of, candidates, relevant)
@@ -218,7 +227,7 @@ def _add_evaluation(task: Task, batch: pa.RecordBatch, pictures: Pictures) -> No
 def _relevant(batch: pa.RecordBatch, counts: np.ndarray) -> tuple[np.ndarray, np.ndarray, np.ndarray]:
     """Returns each relevant candidate's row and position among the flat candidates, and the wrongly labelled rows."""
     if "label" in batch.schema.names:
-        label_counts = _lengths(batch["label"])
+        label_counts = lengths(batch["label"])
         labels = pc.fill_null(batch["label"].flatten(), -1).to_numpy(zero_copy_only=False).astype(np.int64)
     else:
         label_counts, labels = np.ones(len(counts), np.int64), np.zeros(len(counts), np.int64)
@@ -251,18 +260,14 @@ def _strings(batch: pa.RecordBatch, name: str) -> Strings:
     return Strings(batch[name] if name in batch.schema.names else pa.repeat("", batch.num_rows))
 
 
-def _lengths(lists: pa.Array) -> np.ndarray:
-    return np.asarray(pc.fill_null(pc.list_value_length(lists), 0))
-
-
 def _joined(instruction: Strings, text: Strings) -> np.ndarray:
     """Returns a key for each row of the instruction followed by the text."""
     space = pa.scalar(" ", pa.large_string())
     return Strings(pc.binary_join_element_wise(instruction.to_arrow(), text.to_arrow(), space)).text_keys()
 
 
-def _image_keys(paths: Strings, pictures: Pictures) -> np.ndarray:
-    return pictures.keys(paths.values.to_pylist()).take(paths.codes)
+def _image_keys(paths: Strings, images: Images) -> np.ndarray:
+    return images.keys(paths.values.to_pylist()).take(paths.codes)
 
 
 def _summary(task: Task, known: np.ndarray) -> dict[str, float]:

@@ -10,12 +10,12 @@ from components.corpus.config import SOURCES
 from components.sections import Section
 
 MakeConfig = Callable[..., Section]
-MakePicture = Callable[..., bytes]
+MakeImage = Callable[..., bytes]
 
 
 @pytest.fixture
 def config() -> MakeConfig:
-    """Makes the corpus section of a source, with nothing held out and no tolerance unless told."""
+    """Makes the corpus section of a source, with nothing held out and no tolerance by default."""
 
     def make(source: str, location: Path | str, **changes: Any) -> Section:
         fields: dict[str, Any] = {
@@ -34,8 +34,8 @@ def config() -> MakeConfig:
 
 
 @pytest.fixture
-def picture() -> MakePicture:
-    """Makes the bytes of a small picture; every number gives another one."""
+def make_image() -> MakeImage:
+    """Makes the bytes of a small image; every number gives another one."""
 
     def make(number: int = 0, size: tuple[int, int] = (8, 8), kind: str = "PNG") -> bytes:
         stream = io.BytesIO()

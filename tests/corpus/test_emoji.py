@@ -17,11 +17,11 @@ from PIL import Image
 
 from components import config as configuration
 from components.corpus import EvaluationTask, Manifest, ingest, is_current, read_pairs, read_queries, task_names
-from components.corpus.layout import candidates
+from components.corpus.rows import candidates
 from components.corpus.sources import emoji as emoji_corpus
-from components.corpus.sources.emoji import pictures
+from components.corpus.sources.emoji import images
 from components.corpus.sources.emoji.characters import SKIN_TONES, VARIATION, Emoji, read_annotations, read_emoji
-from components.corpus.sources.emoji.pictures import colour_picture, line_art_picture
+from components.corpus.sources.emoji.images import colour_image, line_art_image
 from components.corpus.sources.emoji.scenes import COLOURS, NUMBERS
 from components.corpus.sources.emoji.splits import Splits
 from components.errors import EmbedlineError
@@ -130,7 +130,7 @@ def test_the_manifest_says_what_the_corpus_is_made_of(
     assert len(manifest.inputs) == 3 + 2 * languages and languages == 11
     assert all(len(value.sha256) == 64 and value.version for value in manifest.inputs.values())
     font = next(value for name, value in manifest.inputs.items() if "NotoColorEmoji" in name)
-    assert font.sha256 == hashlib.sha256(pictures.COLOUR_FONT.read_bytes()).hexdigest()
+    assert font.sha256 == hashlib.sha256(images.COLOUR_FONT.read_bytes()).hexdigest()
     licences = " ".join(manifest.licence)
     assert all(name in licences for name in ("Open Font License", "Symbola", "Unicode"))
     assert manifest.source == "emoji" and manifest.seed == settings.seed and manifest.quarantined == 0
@@ -171,7 +171,7 @@ def test_no_concept_is_in_two_splits(
     assert not trained & asked["eval"] and not trained & asked["dev"] and not asked["dev"] & asked["eval"]
 
 
-def test_no_picture_of_a_held_out_concept_is_trained_on(
+def test_no_image_of_a_held_out_concept_is_trained_on(
     train: dict[str, list[Row]], emoji_of: dict[str, Emoji], split_of: Callable[[Emoji], str]
 ) -> None:
     trained = {emoji_of[image] for rows in train.values() for image in images_of(rows) if image in emoji_of}
@@ -180,7 +180,7 @@ def test_no_picture_of_a_held_out_concept_is_trained_on(
     assert any(emoji.skin_tones for emoji in trained)
 
 
-def test_no_picture_looks_like_one_that_was_trained_on(
+def test_no_image_looks_like_one_that_was_trained_on(
     data: Path, train: dict[str, list[Row]], emoji_of: dict[str, Emoji], split_of: Callable[[Emoji], str]
 ) -> None:
     def pixels(images: set[str]) -> set[bytes]:
@@ -195,11 +195,11 @@ def test_no_picture_looks_like_one_that_was_trained_on(
     assert not pixels(trained) & pixels(unseen | line_art)
 
 
-def test_pictures_that_look_the_same_would_leak_and_are_left_out(data: Path) -> None:
+def test_images_that_look_the_same_would_leak_and_are_left_out(data: Path) -> None:
     """The negative control of the test above: Unicode has flags that look the same."""
     names = ("flag: Norway", "flag: Bouvet Island", "flag: Svalbard & Jan Mayen")
     flags = [emoji for emoji in read_emoji() if emoji.name in names]
-    assert len(flags) == 3 and len({colour_picture(flag, 32).tobytes() for flag in flags}) == 1
+    assert len(flags) == 3 and len({colour_image(flag, 32).tobytes() for flag in flags}) == 1
     assert sum((data / "images" / "emoji" / f"{flag.code}.png").exists() for flag in flags) == 1
 
 
@@ -244,12 +244,12 @@ def test_unseen_languages_are_not_trained_on(train: dict[str, list[Row]], settin
     assert not set(settings.trained_languages) & set(settings.unseen_languages)
 
 
-def test_translations_are_of_the_names_of_the_same_pictures(
+def test_translations_are_of_the_names_of_the_same_images(
     train: dict[str, list[Row]], emoji_of: dict[str, Emoji]
 ) -> None:
-    """A translated name is trained with its picture and with the English name of that picture, and nothing else is."""
-    pictured, named = train["TranslatedNameToImage"], train["TranslatedNameToName"]
-    expected = [(row["qry"], emoji_of[row["pos_image_path"]].name) for row in pictured]
+    """A translated name is trained with its image and with the English name of that image, and nothing else is."""
+    with_image, named = train["TranslatedNameToImage"], train["TranslatedNameToName"]
+    expected = [(row["qry"], emoji_of[row["pos_image_path"]].name) for row in with_image]
     assert [(row["qry"], row["pos_text"]) for row in named] == expected and len(expected) > 500
     assert not any(row["qry_image_path"] or row["pos_image_path"] for row in named)
     assert sum(row["qry"] == row["pos_text"] for row in named) < len(named) / 10, "names differ from their translations"
@@ -283,7 +283,7 @@ def test_every_set_is_within_bounds_and_as_its_manifest_says(
         assert all(row["label"] and 0 <= min(row["label"]) <= max(row["label"]) < len(pool) for row in rows), name
 
 
-def test_every_picture_that_a_row_names_is_there(
+def test_every_image_that_a_row_names_is_there(
     data: Path, train: dict[str, list[Row]], sets: dict[tuple[str, str], list[Row]]
 ) -> None:
     named = {image for rows in train.values() for image in images_of(rows)}
@@ -357,7 +357,7 @@ def test_right_answers_are_right(sets: dict[tuple[str, str], list[Row]], emoji_o
         assert emoji_of[image.replace("line-art", "emoji")].name == row["qry_text"]
 
 
-def test_a_translated_name_finds_every_picture_of_that_name(
+def test_a_translated_name_finds_every_image_of_that_name(
     sets: dict[tuple[str, str], list[Row]], emoji_of: dict[str, Emoji], settings: emoji_corpus.Settings
 ) -> None:
     for name, languages in (
@@ -377,7 +377,7 @@ def test_a_translated_name_finds_every_picture_of_that_name(
         assert seen == set(languages)
 
 
-def test_every_language_asks_for_the_same_unseen_pictures_among_the_same_candidates(
+def test_every_language_asks_for_the_same_unseen_images_among_the_same_candidates(
     languages: dict[str, list[Row]],
     manifest: Manifest,
     settings: emoji_corpus.Settings,
@@ -410,7 +410,7 @@ def test_every_language_asks_by_its_own_names(languages: dict[str, list[Row]], e
     assert len(set.intersection(*texts)) < 0.05 * len(texts[0])
 
 
-def test_keywords_find_every_picture_that_has_them_all(
+def test_keywords_find_every_image_that_has_them_all(
     sets: dict[tuple[str, str], list[Row]], emoji_of: dict[str, Emoji]
 ) -> None:
     english = read_annotations("en")
@@ -482,15 +482,15 @@ def test_numbers_are_spread(train: dict[str, list[Row]]) -> None:
 @pytest.mark.parametrize(
     ("font", "package", "draw"),
     [
-        ("COLOUR_FONT", "fonts-noto-color-emoji", colour_picture),
-        ("LINE_ART_FONT", "fonts-symbola", line_art_picture),
+        ("COLOUR_FONT", "fonts-noto-color-emoji", colour_image),
+        ("LINE_ART_FONT", "fonts-symbola", line_art_image),
     ],
 )
 def test_a_missing_font_names_its_package(
     font: str, package: str, draw: Callable[..., object], tmp_path: Path, monkeypatch: pytest.MonkeyPatch
 ) -> None:
     missing = tmp_path / "font.ttf"
-    monkeypatch.setattr(pictures, font, missing)
+    monkeypatch.setattr(images, font, missing)
     with pytest.raises(EmbedlineError, match=r"font\.ttf") as raised:
         draw(read_emoji()[0], 32, missing)
     assert f"apt-get install {package}" in raised.value.remedy

@@ -7,7 +7,7 @@ from scipy import ndimage
 
 from components.corpus.sources.emoji.characters import Annotations, Emoji, read_annotations, read_emoji
 from components.corpus.sources.emoji.evaluation import multilingual_sets
-from components.corpus.sources.emoji.pictures import line_art_picture
+from components.corpus.sources.emoji.images import line_art_image
 from components.corpus.sources.emoji.scenes import COLOURS, NUMBERS, Scene, compose
 from components.corpus.sources.emoji.splits import Inventory, Splits
 
@@ -22,19 +22,19 @@ def by_name() -> dict[str, Emoji]:
 
 @pytest.fixture(scope="module")
 def scenes() -> list[Scene]:
-    """Scenes of plain discs, each thing of a darkness of its own, so that they can be counted and told apart."""
-    pictures = {}
+    """Scenes of plain discs, each thing of a darkness of its own, so that they can be counted and distinguished."""
+    images = {}
     for number, thing in enumerate(THINGS):
         rows, columns = np.mgrid[:96, :96] - 47.5
         disc = (rows**2 + columns**2 < 40**2)[..., None]
         pixels = np.where(disc, np.array([5 * number, 0, 0, 255]), 0).astype(np.uint8)
-        pictures[thing] = Image.fromarray(pixels)
-    return list(compose(THINGS, pictures, 120, SIZE, "test", Random(0)))
+        images[thing] = Image.fromarray(pixels)
+    return list(compose(THINGS, images, 120, SIZE, "test", Random(0)))
 
 
 def things_in(scene: Scene) -> tuple[np.ndarray, int]:
     """Returns the number of the thing at each pixel (0 where there is none), and how many there are."""
-    dark = np.asarray(scene.picture).max(-1) < 60
+    dark = np.asarray(scene.image).max(-1) < 60
     labels, count = ndimage.label(dark)
     return labels, int(count)
 
@@ -129,10 +129,10 @@ def test_a_name_that_two_things_share_in_one_language_is_asked_in_none() -> None
 
 
 def test_line_art_is_drawn_only_where_the_font_has_the_sign(by_name: dict[str, Emoji]) -> None:
-    cat = line_art_picture(by_name["cat"], 48)
+    cat = line_art_image(by_name["cat"], 48)
     assert cat is not None and cat.size == (48, 48) and cat.convert("RGB").getextrema() == ((0, 0), (0, 0), (0, 0))
-    assert line_art_picture(by_name["family: man, woman, boy"], 48) is None
-    assert line_art_picture(Emoji((0x10FFFE,), "", "", "nothing"), 48) is None
+    assert line_art_image(by_name["family: man, woman, boy"], 48) is None
+    assert line_art_image(Emoji((0x10FFFE,), "", "", "nothing"), 48) is None
 
 
 def test_boxes_hold_their_thing_and_nothing_else(scenes: list[Scene]) -> None:
@@ -146,7 +146,7 @@ def test_boxes_hold_their_thing_and_nothing_else(scenes: list[Scene]) -> None:
             inside = set(np.unique(labels[upper:lower, left:right])) - {0}
             assert len(inside) == 1
             assert (labels == inside.pop())[upper:lower, left:right].sum() > 0.3 * (right - left) ** 2
-            middle = scene.picture.getpixel(((left + right) // 2, (upper + lower) // 2))
+            middle = scene.image.getpixel(((left + right) // 2, (upper + lower) // 2))
             assert middle == (5 * THINGS.index(thing), 0, 0)
         outside = labels.copy()
         for _, (left, upper, right, lower) in scene.boxes:
@@ -165,7 +165,7 @@ def test_answers_about_scenes_are_right(scenes: list[Scene]) -> None:
             if question.skill == "what":
                 assert [question.answer] == list(lefts)
             elif question.skill == "colour":
-                assert scene.picture.getpixel((SIZE - 1, SIZE - 1)) == COLOURS[question.answer]
+                assert scene.image.getpixel((SIZE - 1, SIZE - 1)) == COLOURS[question.answer]
             elif question.skill == "count":
                 assert NUMBERS.index(question.answer) + 1 == count
             else:
@@ -175,9 +175,8 @@ def test_answers_about_scenes_are_right(scenes: list[Scene]) -> None:
 
 
 def test_scenes_hang_on_their_seed_alone() -> None:
-    picture = {thing: Image.new("RGBA", (96, 96), "black") for thing in THINGS}
+    images = {thing: Image.new("RGBA", (96, 96), "black") for thing in THINGS}
     first, again, other = (
-        [scene.picture.tobytes() for scene in compose(THINGS, picture, 9, SIZE, "x", Random(seed))]
-        for seed in (1, 1, 2)
+        [scene.image.tobytes() for scene in compose(THINGS, images, 9, SIZE, "x", Random(seed))] for seed in (1, 1, 2)
     )
     assert first == again != other

@@ -22,17 +22,17 @@ from components.corpus.config import SourceSettings
 from components.errors import DataInvalid, EmbedlineError
 
 MakeConfig = Callable[..., SourceSettings]
-MakePicture = Callable[..., bytes]
+MakeImage = Callable[..., bytes]
 
 
-def table(folder: Path, rows: int, picture: MakePicture, pictures: int = 20) -> Path:
-    """Writes a JSONL table of `rows` pairs over `pictures` pictures."""
+def table(folder: Path, rows: int, make_image: MakeImage, images: int = 20) -> Path:
+    """Writes a JSONL table of `rows` pairs over `images` images."""
     folder.mkdir(exist_ok=True)
-    for number in range(pictures):
-        (folder / f"{number}.png").write_bytes(picture(number))
+    for number in range(images):
+        (folder / f"{number}.png").write_bytes(make_image(number))
     with (folder / "pairs.jsonl").open("w") as file:
         for number in range(rows):
-            file.write(json.dumps({"image": f"{number % pictures}.png", "text": f"caption {number}"}) + "\n")
+            file.write(json.dumps({"image": f"{number % images}.png", "text": f"caption {number}"}) + "\n")
     return folder / "pairs.jsonl"
 
 
@@ -41,8 +41,8 @@ def contents(folder: Path) -> dict[str, str]:
     return {str(file.relative_to(folder)): hashlib.sha256(file.read_bytes()).hexdigest() for file in files}
 
 
-def test_the_same_inputs_make_the_same_bytes(tmp_path: Path, config: MakeConfig, picture: MakePicture) -> None:
-    section = config("table", table(tmp_path / "source", 60, picture), eval_fraction=0.3, dev_fraction=0.2)
+def test_the_same_inputs_make_the_same_bytes(tmp_path: Path, config: MakeConfig, make_image: MakeImage) -> None:
+    section = config("table", table(tmp_path / "source", 60, make_image), eval_fraction=0.3, dev_fraction=0.2)
     ingest(section, tmp_path / "one")
     for file in (tmp_path / "source").iterdir():
         os.utime(file, (1, 1))
@@ -53,20 +53,20 @@ def test_the_same_inputs_make_the_same_bytes(tmp_path: Path, config: MakeConfig,
 
 
 def test_a_data_set_is_current_until_its_section_or_an_input_changes(
-    tmp_path: Path, config: MakeConfig, picture: MakePicture
+    tmp_path: Path, config: MakeConfig, make_image: MakeImage
 ) -> None:
-    file = table(tmp_path / "source", 30, picture)
+    file = table(tmp_path / "source", 30, make_image)
     section = config("table", file)
     assert not is_current(section, tmp_path / "data")
     ingest(section, tmp_path / "data")
     assert is_current(section, tmp_path / "data")
     assert not is_current(section.model_copy(update={"eval_fraction": 0.5}), tmp_path / "data")
-    (file.parent / "3.png").write_bytes(picture(99))
+    (file.parent / "3.png").write_bytes(make_image(99))
     assert not is_current(section, tmp_path / "data")
 
 
-def test_a_failed_ingest_keeps_the_old_data_set(tmp_path: Path, config: MakeConfig, picture: MakePicture) -> None:
-    file = table(tmp_path / "source", 30, picture)
+def test_a_failed_ingest_keeps_the_old_data_set(tmp_path: Path, config: MakeConfig, make_image: MakeImage) -> None:
+    file = table(tmp_path / "source", 30, make_image)
     ingest(config("table", file), tmp_path / "data")
     before = contents(tmp_path / "data")
     (file.parent / "3.png").write_bytes(b"broken")
@@ -77,18 +77,18 @@ def test_a_failed_ingest_keeps_the_old_data_set(tmp_path: Path, config: MakeConf
     assert contents(tmp_path / "data") == before
 
 
-def test_images_that_are_no_longer_named_are_gone(tmp_path: Path, config: MakeConfig, picture: MakePicture) -> None:
-    ingest(config("table", table(tmp_path / "source", 30, picture)), tmp_path / "data")
-    assert ingest(config("table", table(tmp_path / "source", 5, picture)), tmp_path / "data").images == 5
+def test_images_that_are_no_longer_named_are_gone(tmp_path: Path, config: MakeConfig, make_image: MakeImage) -> None:
+    ingest(config("table", table(tmp_path / "source", 30, make_image)), tmp_path / "data")
+    assert ingest(config("table", table(tmp_path / "source", 5, make_image)), tmp_path / "data").images == 5
     assert len(list((tmp_path / "data" / "images").iterdir())) == 5
 
 
 def test_an_ingest_killed_in_the_middle_leaves_the_old_data_set_and_the_next_one_is_clean(
-    tmp_path: Path, config: MakeConfig, picture: MakePicture
+    tmp_path: Path, config: MakeConfig, make_image: MakeImage
 ) -> None:
-    ingest(config("table", table(tmp_path / "old", 10, picture)), tmp_path / "data")
+    ingest(config("table", table(tmp_path / "old", 10, make_image)), tmp_path / "data")
     before = contents(tmp_path / "data")
-    section = config("table", table(tmp_path / "new", 20_000, picture, pictures=2_000))
+    section = config("table", table(tmp_path / "new", 20_000, make_image, images=2_000))
     code = (
         "import sys; from pathlib import Path;"
         "import json; from components.corpus.config import SOURCES; from components.corpus import ingest;"
@@ -109,7 +109,7 @@ def test_an_ingest_killed_in_the_middle_leaves_the_old_data_set_and_the_next_one
     assert images.is_dir()
     assert contents(tmp_path / "data") == before
 
-    section = config("table", table(tmp_path / "new", 100, picture, pictures=50))
+    section = config("table", table(tmp_path / "new", 100, make_image, images=50))
     assert ingest(section, tmp_path / "data").images == 50
     assert not list(tmp_path.glob(".data*"))
     ingest(section, tmp_path / "untouched")
@@ -117,9 +117,9 @@ def test_an_ingest_killed_in_the_middle_leaves_the_old_data_set_and_the_next_one
 
 
 def test_the_old_data_set_comes_back_if_the_kill_fell_between_the_two_renames(
-    tmp_path: Path, config: MakeConfig, picture: MakePicture
+    tmp_path: Path, config: MakeConfig, make_image: MakeImage
 ) -> None:
-    section = config("table", table(tmp_path / "source", 10, picture))
+    section = config("table", table(tmp_path / "source", 10, make_image))
     ingest(section, tmp_path / "data")
     before = contents(tmp_path / "data")
     (tmp_path / "data").rename(tmp_path / ".data.old")
@@ -150,10 +150,11 @@ def peaks(sections: list[SourceSettings], data: Path) -> list[tuple[int, int]]:
 
 
 def test_memory_grows_by_less_than_a_kilobyte_with_each_row(
-    tmp_path: Path, config: MakeConfig, picture: MakePicture
+    tmp_path: Path, config: MakeConfig, make_image: MakeImage
 ) -> None:
     sections = [  # the first one imports what the others measure
-        config("table", table(tmp_path / str(rows), rows, picture), eval_fraction=0.2) for rows in (100, 2_000, 12_000)
+        config("table", table(tmp_path / str(rows), rows, make_image), eval_fraction=0.2)
+        for rows in (100, 2_000, 12_000)
     ]
     with ProcessPoolExecutor(
         1, get_context("spawn")

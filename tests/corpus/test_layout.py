@@ -8,22 +8,22 @@ import pyarrow.parquet as pq
 import pytest
 
 from components.corpus import EVAL_SCHEMA, TRAIN_SCHEMA, Item, Pair, read_pairs, read_queries, task_names
-from components.corpus.layout import RowWriter, negatives, write_rows, write_table
+from components.corpus.layout import RowWriter, write_rows, write_table
+from components.corpus.rows import negatives, plain
 from components.errors import DataInvalid, UsageError
-from components.evaluation.prompts import plain
 
 TRAIN_ROW = {
-    "qry_inst": "Find a picture.",
+    "qry_inst": "Find an image.",
     "qry": "cat",
     "qry_image_path": "",
-    "pos_inst": "Represent the picture.",
+    "pos_inst": "Represent the image.",
     "pos_text": "",
     "pos_image_path": "animals/cat.png",
     "neg_text": "",
     "neg_image_path": "animals/dog.png",
 }
 EVAL_ROW = {
-    "qry_inst": "Find a picture.",
+    "qry_inst": "Find an image.",
     "qry_text": "cat",
     "qry_img_path": "",
     "tgt_inst": "",
@@ -38,9 +38,9 @@ def test_a_pair_comes_back_with_instructions_and_image_paths(tmp_path: Path) -> 
     images = tmp_path / "images"
     assert list(read_pairs(tmp_path)) == [
         Pair(
-            Item("cat", instruction="Find a picture."),
-            Item(image=images / "animals/cat.png", instruction="Represent the picture."),
-            (Item(image=images / "animals/dog.png", instruction="Represent the picture."),),
+            Item("cat", instruction="Find an image."),
+            Item(image=images / "animals/cat.png", instruction="Represent the image."),
+            (Item(image=images / "animals/dog.png", instruction="Represent the image."),),
         )
     ]
 
@@ -56,7 +56,7 @@ def test_all_tasks_are_read_in_the_order_of_their_names_and_one_alone_when_asked
 def test_a_query_comes_back_with_candidates_in_order_and_its_label(tmp_path: Path) -> None:
     write_rows(tmp_path / "eval" / "animals.parquet", EVAL_SCHEMA, [EVAL_ROW])
     (query,) = read_queries(tmp_path, "eval", "animals")
-    assert query.item == Item("cat", instruction="Find a picture.")
+    assert query.item == Item("cat", instruction="Find an image.")
     assert [item.image for item in query.candidates] == [
         tmp_path / "images" / name for name in ("a.png", "b.png", "c.png")
     ]

@@ -18,7 +18,7 @@ from components.corpus.config import SourceSettings
 from components.errors import DataInvalid, UsageError
 
 MakeConfig = Callable[..., SourceSettings]
-MakePicture = Callable[..., bytes]
+MakeImage = Callable[..., bytes]
 
 PAIR = {
     "qry": "<|image_1|> Represent the given image for classification.",
@@ -56,12 +56,12 @@ def parquet(file: Path, rows: list[dict[str, Any]]) -> None:
 
 
 @pytest.fixture
-def folder(tmp_path: Path, picture: MakePicture) -> Path:
+def folder(tmp_path: Path, make_image: MakeImage) -> Path:
     """A source with two images and no rows."""
     source = tmp_path / "source"
     (source / "images" / "birds").mkdir(parents=True)
-    (source / "images" / "birds" / "1.jpg").write_bytes(picture(1, kind="JPEG"))
-    (source / "images" / "birds" / "2.png").write_bytes(picture(2))
+    (source / "images" / "birds" / "1.jpg").write_bytes(make_image(1, kind="JPEG"))
+    (source / "images" / "birds" / "2.png").write_bytes(make_image(2))
     return source
 
 
@@ -174,15 +174,15 @@ BROKEN_QUERIES = [
 
 @pytest.mark.parametrize(("reason", "change"), BROKEN_PAIRS + BROKEN_QUERIES)
 def test_each_fault_is_quarantined_with_its_reason_and_the_rows_around_it_are_kept(
-    tmp_path: Path, folder: Path, config: MakeConfig, picture: MakePicture, reason: str, change: dict[str, Any]
+    tmp_path: Path, folder: Path, config: MakeConfig, make_image: MakeImage, reason: str, change: dict[str, Any]
 ) -> None:
-    (tmp_path / "secret.png").write_bytes(picture(9))
-    (folder / "broken.png").write_bytes(b"no picture")
-    (folder / "cut.png").write_bytes(picture(4, size=(64, 64))[:90])
+    (tmp_path / "secret.png").write_bytes(make_image(9))
+    (folder / "broken.png").write_bytes(b"no image")
+    (folder / "cut.png").write_bytes(make_image(4, size=(64, 64))[:90])
     (folder / "wide.png").write_bytes(
-        picture(5, size=(40_001, 1_000)) if change.get("qry_image_path") == "wide.png" else b""
+        make_image(5, size=(40_001, 1_000)) if change.get("qry_image_path") == "wide.png" else b""
     )
-    (folder / "heavy.png").write_bytes(picture(6) + b"\0" * 20_000_000 if "heavy.png" in change.values() else b"")
+    (folder / "heavy.png").write_bytes(make_image(6) + b"\0" * 20_000_000 if "heavy.png" in change.values() else b"")
     pair = (reason, change) in BROKEN_PAIRS
     good, file = (PAIR, "train/t.jsonl") if pair else (QUERY_V2, "eval/t.jsonl")
     jsonl(folder / file, [good, good | change, good])
@@ -230,7 +230,9 @@ def test_a_data_set_without_rows_is_invalid(tmp_path: Path, folder: Path, config
         ingest(config("mmeb", folder, quarantine_limit=limit), tmp_path / "data")
 
 
-def test_a_folder_without_the_layout_is_told_what_is_expected(tmp_path: Path, folder: Path, config: MakeConfig) -> None:
+def test_a_folder_without_the_layout_is_refused_with_what_is_expected(
+    tmp_path: Path, folder: Path, config: MakeConfig
+) -> None:
     with pytest.raises(UsageError, match="no rows in MMEB's layout"):
         ingest(config("mmeb", folder), tmp_path / "data")
 
@@ -287,10 +289,10 @@ def evil_tar(folder: Path, archive: Path, content: bytes) -> Iterator[str]:
 
 
 def test_names_and_links_that_lead_out_of_a_tar_are_quarantined(
-    tmp_path: Path, folder: Path, config: MakeConfig, picture: MakePicture
+    tmp_path: Path, folder: Path, config: MakeConfig, make_image: MakeImage
 ) -> None:
     jsonl(folder / "train" / "t.jsonl", [PAIR])
-    names = list(evil_tar(folder, tmp_path / "evil.tar", picture(9)))
+    names = list(evil_tar(folder, tmp_path / "evil.tar", make_image(9)))
     ingest(config("mmeb", tmp_path / "evil.tar", quarantine_limit=0.9), tmp_path / "inner" / "data")
     lines = quarantined(tmp_path / "inner" / "data")
     assert [line["reason"] for line in lines] == ["unsafe path"] * len(names)
@@ -299,12 +301,12 @@ def test_names_and_links_that_lead_out_of_a_tar_are_quarantined(
 
 
 def test_names_that_lead_out_of_a_zip_are_quarantined(
-    tmp_path: Path, folder: Path, config: MakeConfig, picture: MakePicture
+    tmp_path: Path, folder: Path, config: MakeConfig, make_image: MakeImage
 ) -> None:
     jsonl(folder / "train" / "t.jsonl", [PAIR])
     packed(folder, tmp_path / "evil.zip", ".")
     with zipfile.ZipFile(tmp_path / "evil.zip", "a") as zipped:
-        zipped.writestr("../escaped.png", picture(9))
+        zipped.writestr("../escaped.png", make_image(9))
     ingest(config("mmeb", tmp_path / "evil.zip", quarantine_limit=0.9), tmp_path / "inner" / "data")
     assert [line["detail"] for line in quarantined(tmp_path / "inner" / "data")] == ["../escaped.png"]
     assert not list(tmp_path.rglob("escaped.png"))

@@ -23,18 +23,18 @@ from components.corpus.pairs import retrieval_rows
 from components.errors import DataInvalid, UsageError
 
 MakeConfig = Callable[..., SourceSettings]
-MakePicture = Callable[..., bytes]
+MakeImage = Callable[..., bytes]
 PAIRS = 40
 
 
 @pytest.fixture
-def shop(tmp_path: Path, picture: MakePicture) -> Path:
-    """A folder with pictures, and a CSV, a JSONL and two Parquet files that name the same pairs."""
+def shop(tmp_path: Path, make_image: MakeImage) -> Path:
+    """A folder with images, and a CSV, a JSONL and two Parquet files that name the same pairs."""
     folder = tmp_path / "shop"
-    (folder / "pictures").mkdir(parents=True)
-    rows = [{"file": f"pictures/{number}.png", "caption": f"thing {number}"} for number in range(PAIRS)]
+    (folder / "images").mkdir(parents=True)
+    rows = [{"file": f"images/{number}.png", "caption": f"thing {number}"} for number in range(PAIRS)]
     for number, row in enumerate(rows):
-        (folder / row["file"]).write_bytes(picture(number))
+        (folder / row["file"]).write_bytes(make_image(number))
     with (folder / "pairs.csv").open("w", newline="", encoding="utf-8") as file:
         writer = csv.DictWriter(file, ["file", "caption"])
         writer.writeheader()
@@ -42,7 +42,8 @@ def shop(tmp_path: Path, picture: MakePicture) -> Path:
     (folder / "pairs.jsonl").write_text("".join(json.dumps(row) + "\n" for row in rows))
     pq.write_table(pa.Table.from_pylist(rows), folder / "pairs.parquet")
     held = [
-        {"file": {"bytes": picture(number), "path": None}, "caption": row["caption"]} for number, row in enumerate(rows)
+        {"file": {"bytes": make_image(number), "path": None}, "caption": row["caption"]}
+        for number, row in enumerate(rows)
     ]
     (folder / "parts").mkdir()
     pq.write_table(pa.Table.from_pylist(held[:9]), folder / "parts" / "0.parquet")
@@ -56,12 +57,12 @@ def shop(tmp_path: Path, picture: MakePicture) -> Path:
     for shard, numbers in enumerate((range(9), range(9, PAIRS))):
         with tarfile.open(folder / "tars" / f"{shard}.tar", "w") as tar:
             for number in numbers:
-                add(tar, f"things/{number:03}.png", picture(number))
+                add(tar, f"things/{number:03}.png", make_image(number))
                 add(tar, f"things/{number:03}.txt", f"thing {number}".encode())
     (folder / "captioned" / "below").mkdir(parents=True)
     for number, row in enumerate(rows):
         place = folder / "captioned" / ("below" if number % 2 else "") / f"{number}.png"
-        place.write_bytes(picture(number))
+        place.write_bytes(make_image(number))
         place.with_suffix(".txt").write_text(f"\n{row['caption']}\nde=etwas\n", encoding="utf-8")
     return folder
 
@@ -86,7 +87,7 @@ SOURCES = [
 
 
 def captions(data: Path) -> set[tuple[bytes, str | None]]:
-    """Returns every `(picture, text)` that the data set holds as a truth, in training and held-out rows."""
+    """Returns every `(image, text)` that the data set holds as a truth, in training and held-out rows."""
     found = set()
     for pair in read_pairs(data, "shop_t2i"):
         assert isinstance(pair.positive.image, Path)
@@ -105,7 +106,7 @@ def test_every_source_gives_the_same_pairs_in_both_directions(
     tmp_path: Path,
     shop: Path,
     config: MakeConfig,
-    picture: MakePicture,
+    make_image: MakeImage,
     source: str,
     location: str,
     columns: dict[str, str] | None,
@@ -114,7 +115,7 @@ def test_every_source_gives_the_same_pairs_in_both_directions(
     mapped = {} if columns is None else {"columns": columns}
     section = config(source, shop / location, **mapped, eval_fraction=0.3, dev_fraction=0.3)
     manifest = ingest(section, data)
-    assert captions(data) == {(picture(number), f"thing {number}") for number in range(PAIRS)}
+    assert captions(data) == {(make_image(number), f"thing {number}") for number in range(PAIRS)}
     tasks = manifest.tasks
     assert tasks.train.keys() == tasks.dev.keys() == tasks.eval.keys() == {"shop_t2i", "shop_i2t"}
     assert tasks.train["shop_t2i"] + tasks.dev["shop_t2i"].rows + tasks.eval["shop_t2i"].rows == PAIRS
@@ -144,7 +145,7 @@ def test_which_images_are_held_out_follows_from_the_seed_and_not_from_the_order(
 def test_all_captions_of_one_image_are_on_the_same_side_and_all_are_relevant(
     tmp_path: Path, shop: Path, config: MakeConfig
 ) -> None:
-    rows = [f"pictures/{number}.png,{kind} {number}" for kind in ("thing", "object") for number in range(PAIRS)]
+    rows = [f"images/{number}.png,{kind} {number}" for kind in ("thing", "object") for number in range(PAIRS)]
     (shop / "twice.csv").write_text("\n".join(["image,text", *rows]))
     data = tmp_path / "data"
     ingest(config("table", shop / "twice.csv", eval_fraction=0.4), data)
@@ -184,24 +185,24 @@ def test_held_out_pairs_and_their_images_are_bounded_to_those_with_the_smallest_
 @pytest.mark.parametrize(
     ("reason", "row"),
     [
-        ("missing image", {"image": "pictures/none.png", "text": "a"}),
+        ("missing image", {"image": "images/none.png", "text": "a"}),
         ("missing image", {"image": "", "text": "a"}),
         ("missing image", {"text": "a"}),
         ("broken image", {"image": "pairs.csv", "text": "a"}),
-        ("no content", {"image": "pictures/1.png", "text": " "}),
-        ("no content", {"image": "pictures/1.png"}),
-        ("wrong type", {"image": "pictures/1.png", "text": 3}),
+        ("no content", {"image": "images/1.png", "text": " "}),
+        ("no content", {"image": "images/1.png"}),
+        ("wrong type", {"image": "images/1.png", "text": 3}),
         ("wrong type", {"image": 3, "text": "a"}),
-        ("wrong type", ["pictures/1.png", "a"]),
-        ("wrong type", {"image": "pictures/1.png", "text": "\ud800"}),
+        ("wrong type", ["images/1.png", "a"]),
+        ("wrong type", {"image": "images/1.png", "text": "\ud800"}),
         ("unsafe path", {"image": "../secret.png", "text": "a"}),
     ],
 )
 def test_faulty_rows_of_a_table_are_quarantined(
-    tmp_path: Path, shop: Path, config: MakeConfig, picture: MakePicture, reason: str, row: Any
+    tmp_path: Path, shop: Path, config: MakeConfig, make_image: MakeImage, reason: str, row: Any
 ) -> None:
-    (tmp_path / "secret.png").write_bytes(picture(77))
-    good = {"image": "pictures/1.png", "text": "a"}
+    (tmp_path / "secret.png").write_bytes(make_image(77))
+    good = {"image": "images/1.png", "text": "a"}
     (shop / "some.jsonl").write_text("\n".join(json.dumps(each) for each in (good, row, good)))
     ingest(config("table", shop / "some.jsonl", quarantine_limit=0.4), tmp_path / "data")
     (line,) = (tmp_path / "data" / "quarantine.jsonl").read_text().splitlines()
@@ -210,7 +211,7 @@ def test_faulty_rows_of_a_table_are_quarantined(
 
 
 def test_an_absolute_image_path_is_read(tmp_path: Path, shop: Path, config: MakeConfig) -> None:
-    (tmp_path / "pairs.csv").write_text(f"image,text\n{shop / 'pictures' / '1.png'},a\n")
+    (tmp_path / "pairs.csv").write_text(f"image,text\n{shop / 'images' / '1.png'},a\n")
     assert ingest(config("table", tmp_path / "pairs.csv"), tmp_path / "data").images == 1
 
 
@@ -227,9 +228,9 @@ def test_a_column_that_is_not_there_is_named_beside_those_that_are(
     ("source", "location", "message"),
     [
         ("table", "none.csv", "does not exist"),
-        ("table", "pictures/1.png", "a table ends in"),
-        ("webdataset", "pictures", "holds no tar"),
-        ("dataset", "pictures", "holds no data set"),
+        ("table", "images/1.png", "a table ends in"),
+        ("webdataset", "images", "holds no tar"),
+        ("dataset", "images", "holds no data set"),
     ],
 )
 def test_a_wrong_location_is_explained(
@@ -250,10 +251,10 @@ def test_text_that_is_not_utf_8_and_empty_tables_are_invalid(tmp_path: Path, con
 
 
 def test_the_text_of_a_sample_may_be_a_field_of_its_json(
-    tmp_path: Path, config: MakeConfig, picture: MakePicture
+    tmp_path: Path, config: MakeConfig, make_image: MakeImage
 ) -> None:
     with tarfile.open(tmp_path / "a.tar", "w") as tar:
-        add(tar, "1.jpg", picture(1, kind="JPEG"))
+        add(tar, "1.jpg", make_image(1, kind="JPEG"))
         add(tar, "1.json", b'{"caption": "short", "title": "long"}')
     for columns, text in (({}, "short"), ({"text": "title"}, "long")):
         ingest(config("webdataset", tmp_path / "a.tar", columns=columns), tmp_path / "data")
@@ -261,18 +262,18 @@ def test_the_text_of_a_sample_may_be_a_field_of_its_json(
 
 
 def test_faulty_samples_and_unsafe_names_of_a_tar_are_quarantined(
-    tmp_path: Path, config: MakeConfig, picture: MakePicture
+    tmp_path: Path, config: MakeConfig, make_image: MakeImage
 ) -> None:
     with tarfile.open(tmp_path / "a.tar", "w") as tar:
-        add(tar, "good.png", picture(1))
+        add(tar, "good.png", make_image(1))
         add(tar, "good.txt", b"good")
-        add(tar, "alone.png", picture(2))
-        add(tar, "latin.png", picture(3))
+        add(tar, "alone.png", make_image(2))
+        add(tar, "latin.png", make_image(3))
         add(tar, "latin.txt", "caf\xe9".encode("latin-1"))
         add(tar, "text.txt", b"no image")
-        add(tar, "list.png", picture(4))
+        add(tar, "list.png", make_image(4))
         add(tar, "list.json", b"[1]")
-        add(tar, "../out.png", picture(5))
+        add(tar, "../out.png", make_image(5))
     ingest(config("webdataset", tmp_path / "a.tar", quarantine_limit=0.9), tmp_path / "data")
     lines = (tmp_path / "data" / "quarantine.jsonl").read_text().splitlines()
     assert sorted(json.loads(line)["reason"] for line in lines) == [

@@ -96,7 +96,7 @@ def row(query: str, candidates: Sequence[str], label: Sequence[int] | None, **ch
 
 
 def write_data(data: Path, sets: Mapping[str, Rows], meta_tasks: Mapping[str, tuple[str, str]] | None = None) -> Path:
-    """Writes sets and their manifest; `meta_tasks` are (meta-task, distribution), retrieval and IND unless told."""
+    """Writes sets and their manifest; `meta_tasks` are (meta-task, distribution), retrieval and IND by default."""
     tasks = {}
     for name, rows in sets.items():
         write_rows(data / "eval" / f"{name}.parquet", EVAL_SCHEMA, rows)
@@ -142,22 +142,21 @@ def config() -> Evaluation:
 
 @pytest.fixture
 def data(tmp_path: Path) -> Path:
-    """Four sets of all meta-tasks: shared candidates, own candidates, several relevant ones, pictures."""
+    """Four sets of all meta-tasks: shared candidates, own candidates, several relevant ones, images."""
     data = tmp_path / "data"
     (data / "images").mkdir(parents=True)
-    pictures = [f"{number}.png" for number in range(12)]
-    for number, picture in enumerate(pictures):
-        Image.new("RGB", (4, 4), (number * 20, 0, 0)).save(data / "images" / picture)
+    images = [f"{number}.png" for number in range(12)]
+    for number, image in enumerate(images):
+        Image.new("RGB", (4, 4), (number * 20, 0, 0)).save(data / "images" / image)
     generator = np.random.default_rng(0)
     words = [f"word {number}" for number in range(90)]
-    pictured = {"tgt_text": [""] * 12, "tgt_img_path": pictures, "tgt_inst": "Represent the given image."}
+    with_image = {"tgt_text": [""] * 12, "tgt_img_path": images, "tgt_inst": "Represent the given image."}
     sets = {
         "Groups": [
-            row("", words[:7], [number % 7], qry_img_path=picture, qry_inst=None)
-            for number, picture in enumerate(pictures)
+            row("", words[:7], [number % 7], qry_img_path=image, qry_inst=None) for number, image in enumerate(images)
         ],
         "Keywords": [row(words[number], words[30:60], [number % 9, 20]) for number in range(70)],
-        "Names": [row(f"name {number}", [""] * 12, [number % 12], **pictured) for number in range(65)],
+        "Names": [row(f"name {number}", [""] * 12, [number % 12], **with_image) for number in range(65)],
         "Own": [row(words[number], list(generator.choice(words, 20, replace=False)), None) for number in range(40)],
     }
     meta_tasks = {"Groups": ("classification", "IND"), "Own": ("vqa", "OOD"), "Names": ("retrieval", "OOD")}

@@ -14,7 +14,8 @@ import pytest
 from PIL import Image
 
 from components.corpus import Item
-from components.corpus.layout import EVAL_SCHEMA, write_rows
+from components.corpus.layout import write_rows
+from components.corpus.rows import EVAL_SCHEMA
 from components.embedder import Vectors
 from components.embedder.runtime import load_image
 from components.errors import DataInvalid, EmbedlineError

@@ -125,10 +125,10 @@ def test_every_set_names_a_parser_and_a_layout_that_there_are(name: str) -> None
 
 
 @pytest.mark.parametrize("name", ["mmeb-v3", "../tables/mmeb-v1", ""])
-def test_an_unknown_benchmark_is_told_with_the_known_ones(name: str) -> None:
-    with pytest.raises(UsageError, match="there is no such benchmark") as told:
+def test_an_unknown_benchmark_is_refused_with_the_known_ones(name: str) -> None:
+    with pytest.raises(UsageError, match="there is no such benchmark") as refused:
         read_benchmark(name)
-    assert "mmeb-v1, mmeb-v2" in told.value.remedy
+    assert "mmeb-v1, mmeb-v2" in refused.value.remedy
 
 
 @pytest.mark.parametrize(
@@ -159,7 +159,7 @@ def test_a_table_is_checked(
 
 
 @pytest.mark.parametrize("content", ["", "tasks: [", "sets: {}", "tasks: 3"])
-def test_what_is_no_table_is_told(content: str, tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> None:
+def test_what_is_no_table_is_refused(content: str, tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> None:
     (tmp_path / "mine.yaml").write_text(content)
     monkeypatch.setattr(benchmark, "TABLES", tmp_path)
     with pytest.raises(DataInvalid, match=r"mine\.yaml is no table of tasks"):

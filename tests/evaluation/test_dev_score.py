@@ -3,8 +3,9 @@ from pathlib import Path
 import pytest
 
 from components.corpus import EvaluationTask, Manifest, Tasks
-from components.corpus.layout import EVAL_SCHEMA, write_rows
+from components.corpus.layout import write_rows
 from components.corpus.manifest import data_digest
+from components.corpus.rows import EVAL_SCHEMA
 from components.errors import DataInvalid, EmbedlineError
 from components.evaluation import DevScorer
 from components.evaluation.sets import read_suite

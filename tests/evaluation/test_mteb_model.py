@@ -113,13 +113,13 @@ def searching(category: str, last: bool = False) -> Searching:
 
 
 class Captions(MockImageTextPairClassificationTask):
-    """Pictures with two captions each, of which the first is right, as in ARO and SugarCrepe."""
+    """Images with two captions each, of which the first is right, as in ARO and SugarCrepe."""
 
     texts_column_names = ("right", "wrong")
 
     def load_data(self, num_proc: int | None = None, **_: Any) -> None:
         columns = {
-            "image": [picture(number) for number in range(20)],
+            "image": [image(number) for number in range(20)],
             "right": [f"a cat on {number} trees" for number in range(20)],
             "wrong": [f"{number} trees on a cat" for number in range(20)],
         }
@@ -132,11 +132,11 @@ def side(kinds: str, letter: str, word: str, count: int) -> Dataset:
     if "t" in kinds:
         columns["text"] = [f"{word} {number}" for number in range(count)]
     if "i" in kinds:
-        columns["image"] = [picture(number, letter) for number in range(count)]
+        columns["image"] = [image(number, letter) for number in range(count)]
     return Dataset.from_dict(columns)
 
 
-def picture(number: int, letter: str = "d") -> Image.Image:
+def image(number: int, letter: str = "d") -> Image.Image:
     return Image.new("RGB", (4, 4), (number * 8, ord(letter), 0))
 
 
@@ -232,7 +232,7 @@ def test_an_instruction_goes_with_the_query_and_apart_from_its_text() -> None:
 
 def test_identical_items_are_encoded_once() -> None:
     embedder = PixelEmbedder()
-    vectors = encoded(embedder, {"image": [picture(1), picture(2), picture(1)]})
+    vectors = encoded(embedder, {"image": [image(1), image(2), image(1)]})
     assert len(embedder.encoded) == 2
     assert (vectors[0] == vectors[2]).all()
     assert not (vectors[0] == vectors[1]).any()
@@ -241,13 +241,13 @@ def test_identical_items_are_encoded_once() -> None:
 def test_an_empty_text_is_encoded_blank() -> None:
     embedder = PixelEmbedder()
     encoded(embedder, {"text": ["", "a"]})
-    encoded(embedder, {"text": [""], "image": [picture(1)]})
+    encoded(embedder, {"text": [""], "image": [image(1)]})
     assert [item.text for item in embedder.encoded] == [" ", "a", ""]
 
 
-def test_an_item_without_content_or_with_a_broken_picture_is_named() -> None:
+def test_an_item_without_content_or_with_a_broken_image_is_named() -> None:
     with pytest.raises(EmbedlineError, match=r"hash: MockAny2AnyRetrievalT2I \(test, default\), input 1: has neither"):
-        encoded(PixelEmbedder(), {"image": [picture(1), None]})
+        encoded(PixelEmbedder(), {"image": [image(1), None]})
     with pytest.raises(EmbedlineError, match="input 0: the image is 8000x8000"):
         encoded(PixelEmbedder(), {"image": [Image.new("1", (8000, 8000))]})
 
@@ -304,7 +304,7 @@ def test_another_shape_than_announced_is_refused() -> None:
 
 def test_a_score_that_is_no_number_is_refused(tmp_path: Path) -> None:
     with pytest.raises(EmbedlineError, match="MockVisualSTS: the score is not a number"):
-        run_task(model_of(PixelEmbedder()), MockVisualSTSTask(), tmp_path)  # all its pairs are of equal pictures
+        run_task(model_of(PixelEmbedder()), MockVisualSTSTask(), tmp_path)  # all its pairs are of equal images
     assert not list(tmp_path.iterdir())
 
 
@@ -351,7 +351,7 @@ def test_unknown_and_unfit_tasks_are_named(tmp_path: Path) -> None:
         evaluate("MSRVTTT2V")
 
 
-def test_without_mteb_the_user_is_told_how_to_install_it(monkeypatch: pytest.MonkeyPatch, tmp_path: Path) -> None:
+def test_without_mteb_the_error_says_how_to_install_it(monkeypatch: pytest.MonkeyPatch, tmp_path: Path) -> None:
     monkeypatch.setitem(sys.modules, "mteb", None)
     with pytest.raises(UsageError, match="mteb is not installed") as caught:
         evaluate_with_mteb(PixelEmbedder(), "hash", "a", ["STSBenchmark"], tmp_path, lambda *_: None)
@@ -374,9 +374,9 @@ def kept(monkeypatch: pytest.MonkeyPatch, tmp_path: Path) -> Iterator[Callable[.
             for row in rows:
                 writer.write(row)
             count, size = writer.finalize()
-        told = {"name": split, "num_examples": count, "num_bytes": size, "dataset_name": name}
+        described = {"name": split, "num_examples": count, "num_bytes": size, "dataset_name": name}
         info = DatasetInfo(features=features, config_name=configuration, dataset_name=name, version="0.0.0")
-        info.splits = SplitDict.from_split_dict({split: told})
+        info.splits = SplitDict.from_split_dict({split: described})
         info.write_to_directory(str(folder))
 
     def connect(*_: Any) -> None:
@@ -393,23 +393,23 @@ PAIRS = [
 ]
 
 
-def evaluate_sts(tmp_path: Path, told: list[tuple[str, int, int]]) -> float:
+def evaluate_sts(tmp_path: Path, reported: list[tuple[str, int, int]]) -> float:
     scores = evaluate_with_mteb(
-        PixelEmbedder(), "hash", "a", ["STSBenchmark"], tmp_path / "scores", lambda *done: told.append(done)
+        PixelEmbedder(), "hash", "a", ["STSBenchmark"], tmp_path / "scores", lambda *done: reported.append(done)
     )
     return scores["STSBenchmark"]
 
 
 def test_a_task_of_mteb_runs_offline_from_what_is_kept(kept: Callable[..., None], tmp_path: Path) -> None:
     kept("STSBenchmark", "default", "test", PAIRS)
-    told: list[tuple[str, int, int]] = []
-    score = evaluate_sts(tmp_path, told)
+    reported: list[tuple[str, int, int]] = []
+    score = evaluate_sts(tmp_path, reported)
     first, second = (
         np.stack([PixelEmbedder().vector(Item(row[name])) for row in PAIRS]) for name in ("sentence1", "sentence2")
     )
     expected = spearmanr((first * second).sum(axis=1), [row["score"] for row in PAIRS]).statistic
     assert score == pytest.approx(expected, abs=1e-6)
-    assert told[-1] == ("STSBenchmark", 12, 12)
+    assert reported[-1] == ("STSBenchmark", 12, 12)
 
 
 def test_a_task_without_its_data_set_says_what_to_download(kept: Callable[..., None], tmp_path: Path) -> None:

@@ -7,15 +7,16 @@ from typing import Literal
 import pytest
 
 from components.corpus import Item
+from components.corpus.rows import plain
 from components.errors import DataInvalid, UsageError
-from components.evaluation.prompts import IMAGE_TOKENS, PARSERS, VIDEO_TOKENS, plain, render
+from components.evaluation.prompts import IMAGE_TOKENS, PARSERS, VIDEO_TOKENS, render
 
 Side = Literal["query", "target"]
 Case = tuple[str, Side, Item, str, str | None]
 
-PICTURE = Path("picture.jpg")
+IMAGE = Path("image.jpg")
 FRAMES = (Path("0.jpg"), Path("1.jpg"))
-DOCUMENT = Item(image=PICTURE, instruction="Understand the content of the provided document image.")
+DOCUMENT = Item(image=IMAGE, instruction="Understand the content of the provided document image.")
 VIDEO = Item(video=FRAMES, instruction="Understand the content of the provided video.")
 CLIP = Item(video=FRAMES, instruction="Understand the content of the provided video clip.")
 ASKED = (
@@ -52,7 +53,7 @@ MVBENCH = Item(
 ACTIVITYNETQA = Item("does the girl in black clothes have long hair? (A) yes; (B) no.", video=FRAMES, instruction=ASKED)
 PARROT = Item(
     "What is this bird called?",
-    PICTURE,
+    IMAGE,
     instruction="<|image_1|>\nRepresent the given image with the following question:",
 )
 MOPED = Item(
@@ -74,21 +75,21 @@ LIGHT = Item(
 RHODODENDRON = Item(
     "2020-05-08 15 17 05 Minnetonka Rhododendron flower along Tranquility Court in the Franklin Farm section of Oak "
     "Hill, Fairfax County, Virginia.",
-    PICTURE,
+    IMAGE,
     instruction="<|image_1|>\nRepresent the given Wikipedia image with related text information:",
 )
 DISH = Item(
     '"Dish in top right corner"',
-    PICTURE,
+    IMAGE,
     instruction="<|image_1|>\nSelect the portion of the image that follows the language expressions:",
 )
-CROP = Item(image=PICTURE, instruction="<|image_1|>\nRepresent the given cropped image of the object")
-GIVEN = Item(image=PICTURE, instruction="<|image_1|>\nRepresent the given image.")
+CROP = Item(image=IMAGE, instruction="<|image_1|>\nRepresent the given cropped image of the object")
+GIVEN = Item(image=IMAGE, instruction="<|image_1|>\nRepresent the given image.")
 
 V1_QUESTION = Item(
-    "<|image_1|>\nRepresent the given image with the following question: What is prohibited in the shade?\n", PICTURE
+    "<|image_1|>\nRepresent the given image with the following question: What is prohibited in the shade?\n", IMAGE
 )
-V1_CROP = Item("<|image_1|>\nRepresent the given cropped image of the object", PICTURE)
+V1_CROP = Item("<|image_1|>\nRepresent the given cropped image of the object", IMAGE)
 V1_WEBQA = Item(
     "<|image_1|>\nFind a Wikipedia image that answers this question: Which body part is found on both a 1913 D Barber "
     "half and a 1914 Barber Quarter?\n"
@@ -155,19 +156,19 @@ V1: list[Case] = [
         "<|image|><|begin_of_text|>Represent the given cropped image of the object",
     ),
     ("mmeb-eval", "target", Item("This is a parrot."), "phi3_v", "This is a parrot."),
-    ("mmeb-eval", "target", Item(image=PICTURE), "qwen2_vl", None),
+    ("mmeb-eval", "target", Item(image=IMAGE), "qwen2_vl", None),
 ]  # fmt: skip
 
 QWEN2_VL: list[Case] = [
     (
         "image-cls", "query",
-        Item(image=PICTURE, instruction="<|image_1|>\nRepresent the given image for classification"), "qwen2_vl",
+        Item(image=IMAGE, instruction="<|image_1|>\nRepresent the given image for classification"), "qwen2_vl",
         "<|image_pad|>\nRepresent the given image for classification\n",
     ),
     (
         "image-cls", "query",
         Item(
-            "Anthony Pidgeon", PICTURE,
+            "Anthony Pidgeon", IMAGE,
             instruction="<|image_1|>\nRepresent the given news image with the following caption for domain "
             "classification:",
         ), "qwen2_vl",
@@ -177,7 +178,7 @@ QWEN2_VL: list[Case] = [
     ("image-cls", "target", Item("firing range indoor", instruction="Not read:"), "qwen2_vl", "firing range indoor"),
     (
         "image-i2t", "query",
-        Item(image=PICTURE, instruction="<|image_1|>\nFind an image caption describing the given everyday image."),
+        Item(image=IMAGE, instruction="<|image_1|>\nFind an image caption describing the given everyday image."),
         "qwen2_vl",
         "<|image_pad|>\nFind an image caption describing the given everyday image.\n",
     ),
@@ -228,13 +229,13 @@ QWEN2_VL: list[Case] = [
     ),
     (
         "image-t2i-visdial", "target",
-        Item(image=PICTURE, instruction="<|image_1|> Represent the given image"), "qwen2_vl",
+        Item(image=IMAGE, instruction="<|image_1|> Represent the given image"), "qwen2_vl",
         "<|image_pad|>  Represent the given image\n",
     ),
     (
         "image-i2i-vg", "query",
         Item(
-            "Show three bottles of soft drink.", PICTURE,
+            "Show three bottles of soft drink.", IMAGE,
             instruction="<|image_1|>\nGiven an image, find a similar everyday image with the described changes:",
         ), "qwen2_vl",
         "<|image_pad|>\nGiven an image, find a similar everyday image with the described changes: Show three bottles "
@@ -377,7 +378,7 @@ QWEN2_VL: list[Case] = [
     (
         "momentseeker", "query",
         Item(
-            "Did the man and the woman in the picture embrace?", PICTURE,
+            "Did the man and the woman in the picture embrace?", IMAGE,
             instruction="Select the video clip that aligns with the given text and image:",
         ), "qwen2_vl",
         "<|image_pad|> Select the video clip that aligns with the given text and image: Did the man and the woman in "
@@ -539,7 +540,7 @@ def test_every_parser_side_and_backbone_has_a_prompt_written_out() -> None:
     [
         (
             "image-cls", "query",
-            Item(image=PICTURE, instruction="<|image_1|>\nIdentify the country depicted in the image"),
+            Item(image=IMAGE, instruction="<|image_1|>\nIdentify the country depicted in the image"),
             "<|image_1|>\nIdentify the country depicted in the image\n",
         ),
         (
@@ -572,10 +573,10 @@ def test_the_reissue_gives_the_prompts_of_the_published_rows(
     [
         (
             V1_QUESTION,
-            Item("Represent the given image with the following question: What is prohibited in the shade?", PICTURE),
+            Item("Represent the given image with the following question: What is prohibited in the shade?", IMAGE),
         ),
         (PARROT, replace(PARROT, instruction="Represent the given image with the following question:")),
-        (Item("<|image_1|>\n", PICTURE, instruction=" \n"), Item(image=PICTURE)),
+        (Item("<|image_1|>\n", IMAGE, instruction=" \n"), Item(image=IMAGE)),
         (Item("two\nlines ", video=FRAMES), Item("two\nlines", video=FRAMES)),
         (Item(), Item()),
     ],
@@ -586,12 +587,12 @@ def test_plain_leaves_words_alone(item: Item, expected: Item) -> None:
 
 
 def test_what_is_not_known_is_told_with_what_is() -> None:
-    with pytest.raises(UsageError, match="image_qa: there is no such parser") as told:
+    with pytest.raises(UsageError, match="image_qa: there is no such parser") as refused:
         render("image_qa", "query", PARROT, "qwen2_vl")
-    assert "image-qa" in told.value.remedy
-    with pytest.raises(UsageError, match="qwen9: the prompts of this backbone are not known") as told:
+    assert "image-qa" in refused.value.remedy
+    with pytest.raises(UsageError, match="qwen9: the prompts of this backbone are not known") as refused:
         render("image-qa", "query", PARROT, "qwen9")
-    assert "qwen2_vl" in told.value.remedy
+    assert "qwen2_vl" in refused.value.remedy
 
 
 @pytest.mark.parametrize("backbone", sorted(IMAGE_TOKENS.keys() - VIDEO_TOKENS))
@@ -603,4 +604,4 @@ def test_a_model_of_images_alone_refuses_a_video(backbone: str) -> None:
 @pytest.mark.parametrize(("parser", "side"), [("visdoc", "query"), ("image-t2i", "query"), ("image-qa", "query")])
 def test_a_prompt_without_its_instruction_is_no_prompt(parser: str, side: Side) -> None:
     with pytest.raises(DataInvalid, match="has no instruction"):
-        render(parser, side, Item("a caption", PICTURE), "qwen2_vl")
+        render(parser, side, Item("a caption", IMAGE), "qwen2_vl")

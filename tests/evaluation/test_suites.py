@@ -13,7 +13,7 @@ from components.evaluation import benchmark, evaluate, read_benchmark
 from components.evaluation.suites import chosen, mirrored_suite
 from components.scores import Scores, compare
 from tests.evaluation.conftest import CONFIG, MODEL, HashEmbedder
-from tests.evaluation.loaders.conftest import write_parquet, write_picture
+from tests.evaluation.loaders.conftest import write_image, write_parquet
 
 WORDS = ["a lion", "a tiger", "a bear", "a wolf"]
 TASK = {
@@ -36,7 +36,7 @@ def mirror(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> Path:
     write_set(mirror, "New", new())
     for number in range(3):
         for repository in ("eval", "instruct"):
-            write_picture(mirror / "owner" / repository / "images" / "set" / f"{number}.png", 40 * number)
+            write_image(mirror / "owner" / repository / "images" / "set" / f"{number}.png", 40 * number)
     return mirror
 
 
@@ -117,7 +117,7 @@ def test_words_that_one_family_merges_are_the_same_rows(mirror: Path) -> None:
 def test_an_image_that_was_replaced_in_a_mirror_is_noticed_by_a_warm_memory(mirror: Path, tmp_path: Path) -> None:
     before = mirrored_suite("small", mirror, cache=tmp_path).digest
     assert mirrored_suite("small", mirror, cache=tmp_path).digest == before
-    write_picture(mirror / "owner/eval/images/set/1.png", 41)
+    write_image(mirror / "owner/eval/images/set/1.png", 41)
     assert mirrored_suite("small", mirror, cache=tmp_path).digest != before
 
 
@@ -133,12 +133,12 @@ def test_a_part_of_the_sets_says_what_is_missing(mirror: Path) -> None:
     assert mirrored_suite("small", mirror, ["New"]).missing == ["Old"]
 
 
-@pytest.mark.parametrize("change", ["a picture", "a candidate", "the truth"])
+@pytest.mark.parametrize("change", ["an image", "a candidate", "the truth"])
 def test_the_digest_knows_every_byte_that_a_score_depends_on(mirror: Path, change: str) -> None:
     before = mirrored_suite("small", mirror).digest
     assert mirrored_suite("small", mirror).digest == before
-    if change == "a picture":
-        write_picture(mirror / "owner/eval/images/set/1.png", 41)
+    if change == "an image":
+        write_image(mirror / "owner/eval/images/set/1.png", 41)
     elif change == "a candidate":
         write_set(mirror, "New", new(tgt_text=["a lion", "a tiger", "a bear", "a fox"]))
     else:

@@ -19,13 +19,13 @@ from tests.evaluation.conftest import CONFIG, HashEmbedder, write_images
 
 @pytest.fixture
 def xtd(tmp_path: Path) -> Path:
-    """The published layout in small: captions in three folders, pictures in two; two captions of one language alike."""
+    """The published layout in small: captions in three folders, images in two; two captions of one language alike."""
     folder = tmp_path / "xtd"
     names = [f"COCO_{'train' if number < 20 else 'val'}2014_{number:012}.jpg" for number in range(30)]
     write_images(folder / "coco" / "train2014", names[:20])
     write_images(folder / "coco" / "val2014", names[20:])
     captions = {
-        "MIC/test_1kcaptions_en": [f"a picture {number}" for number in range(30)],
+        "MIC/test_1kcaptions_en": [f"an image {number}" for number in range(30)],
         "STAIR/test_1kcaptions_jp": [f"写真\u2028{number}" for number in range(30)],
         "XTD10/test_1kcaptions_es": [f"una foto {number // 2}" for number in range(30)],
         "XTD10/test_image_names": names,
@@ -44,10 +44,10 @@ def test_xtd_is_scored_as_by_sorting(xtd: Path, tmp_path: Path) -> None:
     scores = evaluate(embedder, model, suite, CONFIG, tmp_path / "cache", lambda _: None)
     numbers = probe("multilingual").measure(suite, scores, {})
     names = (xtd / "XTD10/test_image_names.txt").read_text().split()
-    pictures = embedder.encode([Item(image=next(xtd.rglob(name))) for name in names])
+    images = embedder.encode([Item(image=next(xtd.rglob(name))) for name in names])
     for file in xtd.rglob("test_1kcaptions_*.txt"):
         texts = embedder.encode([Item(line) for line in file.read_text(encoding="utf-8").strip("\n").split("\n")])
-        best = np.argsort(-(texts @ pictures.T), axis=1)[:, :10]
+        best = np.argsort(-(texts @ images.T), axis=1)[:, :10]
         expected = (best == np.arange(30)[:, None]).any(axis=1).astype(float)
         language = file.stem[-2:]
         assert scores.tasks[language].values == pytest.approx(expected)
@@ -64,7 +64,7 @@ def test_xtd_in_another_place_is_the_same_and_with_another_caption_is_not(xtd: P
     copied = Path(shutil.copytree(xtd, tmp_path / "copy"))
     assert xtd_suite(copied).digest == first.digest
     captions = copied / "MIC/test_1kcaptions_en.txt"
-    captions.write_text(captions.read_text().replace("picture 3", "picture three"))
+    captions.write_text(captions.read_text().replace("image 3", "image three"))
     assert xtd_suite(copied).digest != first.digest
 
 
@@ -94,12 +94,12 @@ def lose_the_names(xtd: Path) -> None:
     (xtd / "XTD10/test_image_names.txt").unlink()
 
 
-def name_a_picture_twice(xtd: Path) -> None:
+def name_a_image_twice(xtd: Path) -> None:
     file = xtd / "XTD10/test_image_names.txt"
     file.write_text(file.read_text().replace("000000000001", "000000000000"))
 
 
-def lose_a_picture(xtd: Path) -> None:
+def lose_a_image(xtd: Path) -> None:
     next(xtd.rglob("*_000000000007.jpg")).unlink()
 
 
@@ -108,12 +108,12 @@ def lose_a_picture(xtd: Path) -> None:
     [
         (lose_english, UsageError, "en among them"),
         (give_a_language_twice, UsageError, "one test_1kcaptions_LANGUAGE.txt for each language"),
-        (lose_a_caption, DataInvalid, r"_es\.txt: 29 captions of 30 pictures"),
+        (lose_a_caption, DataInvalid, r"_es\.txt: 29 captions of 30 images"),
         (empty_a_caption, DataInvalid, r"_es\.txt: line 7 is empty"),
         (garble_a_caption, DataInvalid, r"_jp\.txt cannot be read"),
         (lose_the_names, DataInvalid, r"test_image_names\.txt cannot be read"),
-        (name_a_picture_twice, DataInvalid, "names a picture twice"),
-        (lose_a_picture, DataInvalid, "1 of 30 pictures are missing, the first is COCO_train2014_000000000007.jpg"),
+        (name_a_image_twice, DataInvalid, "names an image twice"),
+        (lose_a_image, DataInvalid, "1 of 30 images are missing, the first is COCO_train2014_000000000007.jpg"),
     ],
 )
 def test_xtd_that_is_not_whole_is_refused(

@@ -104,7 +104,7 @@ def shrink(line: Line, text_model: Path) -> None:
         "train_scenes": 60,
         "dev_scenes": 9,
         "eval_scenes": 30,
-        "picture_size": 24,
+        "image_size": 24,
         "scene_size": 48,
     }
     image = {"kind": "residual", "image_size": 16, "widths": [8, 16], "depths": [1, 1]}

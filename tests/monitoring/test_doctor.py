@@ -18,7 +18,7 @@ import pytest
 import yaml
 
 from components.corpus.sources.emoji.characters import CLDR, EMOJI_TEST
-from components.corpus.sources.emoji.pictures import COLOUR_FONT, LINE_ART_FONT
+from components.corpus.sources.emoji.images import COLOUR_FONT, LINE_ART_FONT
 from components.quiet import TELEMETRY_OFF
 from monitoring import doctor
 from monitoring.doctor import Finding, diagnose

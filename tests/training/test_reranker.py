@@ -20,7 +20,8 @@ from transformers import (
 )
 
 from components.backends.tiny import write_tiny
-from components.corpus.layout import TRAIN_SCHEMA, write_rows
+from components.corpus.layout import write_rows
+from components.corpus.rows import TRAIN_SCHEMA
 from components.errors import UsageError
 from components.training.config import Negatives, Recipe
 from components.training.encoder import TowersEncoder

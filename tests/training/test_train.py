@@ -11,8 +11,9 @@ from safetensors.numpy import load_file, save_file
 
 from components.backends.directory import open_directory
 from components.corpus import Item, Manifest, Tasks
-from components.corpus.layout import TRAIN_SCHEMA, write_rows
+from components.corpus.layout import write_rows
 from components.corpus.manifest import data_digest
+from components.corpus.rows import TRAIN_SCHEMA
 from components.embedder import Embedder, fingerprint
 from components.errors import UsageError
 from components.training import TrainingPaths, embed_with_teacher, mine_negatives, train_model

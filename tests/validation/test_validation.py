@@ -17,15 +17,15 @@ import pyarrow.parquet as pq
 import pytest
 from PIL import Image
 
-from components.corpus.layout import EVAL_SCHEMA, TRAIN_SCHEMA
 from components.corpus.manifest import EvaluationTask, Manifest, Tasks
+from components.corpus.rows import EVAL_SCHEMA, TRAIN_SCHEMA
 from components.errors import DataInvalid, EmbedlineError, UsageError
 from components.validation import Finding, Result, run
 from components.validation.config import Validation
 from components.validation.expectations import judge, suites
 
 ROWS = 40
-PICTURES = 4 * ROWS
+IMAGES = 4 * ROWS
 EXPECTATIONS = 20
 LIMITS = Validation(
     min_train_rows=ROWS, min_eval_sets=1, min_image_side=16, max_image_side=256, max_aspect=4.0, max_text_length=100,
@@ -36,12 +36,12 @@ CHROMIUM = shutil.which("chromium") or shutil.which("google-chrome")
 
 
 class DataSet:
-    """A small sound data set on disk, in which a test changes rows and pictures."""
+    """A small sound data set on disk, in which a test changes rows and images."""
 
     def __init__(self, folder: Path) -> None:
         self.folder = folder
-        for number in range(PICTURES):
-            self.put_picture(number, picture(number))
+        for number in range(IMAGES):
+            self.put_image(number, image(number))
         train = [pair(f"name {row}", row) for row in range(ROWS)]
         self.rows: dict[str, Rows] = {
             "train/Names": train,
@@ -51,7 +51,7 @@ class DataSet:
         self.counts: dict[str, int] = {}
         self.other_columns: set[str] = set()
 
-    def put_picture(self, number: int, content: bytes) -> None:
+    def put_image(self, number: int, content: bytes) -> None:
         path = self.folder / "images" / file_name(number)
         path.parent.mkdir(parents=True, exist_ok=True)
         path.write_bytes(content)
@@ -73,7 +73,7 @@ class DataSet:
             )
         Manifest(
             name="names", source="table", licence=["CC0"], inputs={}, corpus={}, seed=0, tasks=Tasks(**tasks),
-            images=PICTURES, quarantined=0, digest="0" * 64,
+            images=IMAGES, quarantined=0, digest="0" * 64,
         ).write(self.folder)  # fmt: skip
         return self.folder
 
@@ -82,7 +82,7 @@ def file_name(number: int) -> str:
     return f"{number:03}.png"
 
 
-def picture(number: int, size: tuple[int, int] = (24, 24), kind: str = "PNG") -> bytes:
+def image(number: int, size: tuple[int, int] = (24, 24), kind: str = "PNG") -> bytes:
     pixels = np.random.default_rng(number).integers(0, 256, (size[1], size[0], 3), np.uint8)
     stream = BytesIO()
     Image.fromarray(pixels).save(stream, kind)
@@ -152,7 +152,7 @@ def test_two_validations_of_the_same_data_write_the_same_bytes(data: DataSet) ->
 
 def leak_from_training(data: DataSet) -> None:
     data.rows["eval/Names"][3]["qry_text"] = "name  5 "
-    data.put_picture(2 * ROWS + 3, picture(5))
+    data.put_image(2 * ROWS + 3, image(5))
 
 
 def leak_from_dev(data: DataSet) -> None:
@@ -182,19 +182,19 @@ def duplicate_queries(data: DataSet) -> None:
     data.rows["eval/Names"][1] = data.rows["eval/Names"][0]
 
 
-def break_picture(data: DataSet) -> None:
-    data.put_picture(0, picture(0)[:-40])
+def break_image(data: DataSet) -> None:
+    data.put_image(0, image(0)[:-40])
 
 
 def break_jpeg(data: DataSet) -> None:
-    data.put_picture(0, picture(0, (128, 128), "JPEG")[:-2000])
+    data.put_image(0, image(0, (128, 128), "JPEG")[:-2000])
 
 
 def remove_a_negative(data: DataSet) -> None:
     data.rows["train/Names"][0] |= {"neg_text": "['','']", "neg_image_path": f"['{file_name(1)}', 'absent.png']"}
 
 
-def remove_picture(data: DataSet) -> None:
+def remove_image(data: DataSet) -> None:
     (data.folder / "images" / file_name(2 * ROWS)).unlink()
 
 
@@ -202,16 +202,16 @@ def leave_the_folder(data: DataSet) -> None:
     data.rows["train/Names"][0]["pos_image_path"] = "../../secret.png"
 
 
-def shrink_picture(data: DataSet) -> None:
-    data.put_picture(1, picture(1, (15, 15)))
+def shrink_image(data: DataSet) -> None:
+    data.put_image(1, image(1, (15, 15)))
 
 
-def enlarge_picture(data: DataSet) -> None:
-    data.put_picture(1, picture(1, (257, 100)))
+def enlarge_image(data: DataSet) -> None:
+    data.put_image(1, image(1, (257, 100)))
 
 
-def stretch_picture(data: DataSet) -> None:
-    data.put_picture(1, picture(1, (100, 20)))
+def stretch_image(data: DataSet) -> None:
+    data.put_image(1, image(1, (100, 20)))
 
 
 def rename_column(data: DataSet) -> None:
@@ -235,7 +235,7 @@ def copy_a_distractor(data: DataSet) -> None:
 
 def copy_the_truth(data: DataSet) -> None:
     for position in range(2):
-        data.put_picture(2 * ROWS + position, picture(2 * ROWS))
+        data.put_image(2 * ROWS + position, image(2 * ROWS))
 
 
 def label_past_the_end(data: DataSet) -> None:
@@ -303,14 +303,14 @@ DEFECTS: list[tuple[Callable[[DataSet], None], dict[str, str]]] = [
     (leak_from_training_prompts, {"no leakage": "critical"}),
     (duplicate_rows, {"few duplicates": "critical"}),
     (duplicate_queries, {"few duplicates": "critical"}),
-    (break_picture, {"images readable": "critical"}),
+    (break_image, {"images readable": "critical"}),
     (break_jpeg, {"images readable": "critical"}),
     (remove_a_negative, {"images readable": "critical"}),
-    (remove_picture, {"images readable": "critical"}),
+    (remove_image, {"images readable": "critical"}),
     (leave_the_folder, {"images readable": "critical"}),
-    (shrink_picture, {"images not too small": "critical"}),
-    (enlarge_picture, {"images not too large": "critical"}),
-    (stretch_picture, {"image aspect": "warning"}),
+    (shrink_image, {"images not too small": "critical"}),
+    (enlarge_image, {"images not too large": "critical"}),
+    (stretch_image, {"image aspect": "warning"}),
     (rename_column, {"schema": "critical"}),
     (retype_column, {"schema": "critical"}),
     (copy_a_distractor, {"candidates are distinct": "warning"}),
@@ -353,11 +353,11 @@ def test_a_task_without_rows_is_found(data: DataSet) -> None:
         run(LIMITS, data.folder, data.folder.parent / "output", data.folder.parent / "failed")
 
 
-def test_trained_pictures_may_be_candidates_and_queries(data: DataSet) -> None:
+def test_trained_images_may_be_candidates_and_queries(data: DataSet) -> None:
     for row in data.rows["eval/Names"]:
         row["tgt_img_path"][-1] = file_name(3)
         row["label"] = [0]
-    data.rows["eval/Same picture"] = [query(f"another word {row}", row) for row in range(ROWS)]
+    data.rows["eval/Same image"] = [query(f"another word {row}", row) for row in range(ROWS)]
     assert "no leakage" not in failed(data)
 
 
@@ -453,7 +453,7 @@ def test_a_suite_that_evaluates_nothing_is_refused(data: DataSet) -> None:
 @pytest.fixture
 def page(data: DataSet) -> Path:
     data.rows["train/Names"][0]["qry"] = "<script src=//evil>" + "long " * 30
-    stretch_picture(data)
+    stretch_image(data)
     validate(data)
     return data.folder.parent / "artifacts/validation/index.html"
 

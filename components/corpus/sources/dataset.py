@@ -1,7 +1,7 @@
 """Image-text pairs from a Hugging Face data set: a directory of `save_to_disk`, a folder of Parquet, or a hub name.
 
 A hub name is streamed if the hub may be reached (`HF_HUB_OFFLINE=0`), and else read from the local cache.
-`corpus.columns` names the two columns, for instance `{image: picture, text: caption}`.
+`corpus.columns` names the two columns, for instance `{image: photo, text: caption}`.
 """
 
 from __future__ import annotations
@@ -66,7 +66,7 @@ def pairs(config: Settings) -> Iterator[ImageText]:
 
 
 def split_pairs(splits: dict[str, Any], columns: dict[str, str]) -> Iterator[ImageText]:
-    """Yields the rows of `datasets` objects, pictures as the bytes that they were stored with."""
+    """Yields the rows of `datasets` objects, images as the bytes that they were stored with."""
     import datasets
 
     image, text = columns.get("image", "image"), columns.get("text", "text")
@@ -82,7 +82,7 @@ def split_pairs(splits: dict[str, Any], columns: dict[str, str]) -> Iterator[Ima
 
 
 def fetched(image: Any) -> Any:
-    """Returns the bytes of a picture that a streamed data set only points to, and any other value as it is."""
+    """Returns the bytes of an image that a streamed data set only points to, and any other value as it is."""
     if isinstance(image, dict) and not image.get("bytes") and str(image.get("path")).startswith("hf://"):
         import fsspec
 

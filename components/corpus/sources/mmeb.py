@@ -24,10 +24,20 @@ from typing import Any, Literal
 from components.corpus.archive import extract
 from components.corpus.config import FileSettings
 from components.corpus.images import checked_image, safe_path
-from components.corpus.layout import EVAL_SCHEMA, TRAIN_SCHEMA, RowWriter, Split, bare, candidates, negatives
+from components.corpus.layout import RowWriter, Split
 from components.corpus.manifest import Distribution, EvaluationTask, Input, MetaTask, Tasks
 from components.corpus.pairs import encodable
 from components.corpus.quarantine import Quarantine, Rejected
+from components.corpus.rows import (
+    CANDIDATE_COLUMNS,
+    EVAL_SCHEMA,
+    REQUIRED_COLUMNS,
+    TRAIN_SCHEMA,
+    candidates,
+    is_blank,
+    negatives,
+    relevant,
+)
 from components.corpus.tables import located, read_rows, record
 from components.errors import UsageError
 from components.files import file_sha256, folder_sha256
@@ -152,7 +162,7 @@ def image_copier(source: Path, images: Path) -> Callable[[str], str]:
 
 def pair_row(row: dict[str, Any], image: Callable[[str], str]) -> dict[str, Any]:
     """Returns a training row with its images copied; raises `Rejected` if it cannot be used."""
-    checked = {column: text(row, column) for column in ("qry", "qry_image_path", "pos_text", "pos_image_path")}
+    checked = {column: text(row, column) for column in REQUIRED_COLUMNS[TRAIN_SCHEMA]}
     checked |= {column: one_text(row.get(column), column) for column in ("qry_inst", "pos_inst")}
     for side, content in (("query", ("qry", "qry_image_path")), ("positive", ("pos_text", "pos_image_path"))):
         require_content(side, *(checked[column] for column in content))
@@ -173,7 +183,7 @@ def query_row(row: dict[str, Any], image: Callable[[str], str]) -> dict[str, Any
     checked |= {column: one_text(row.get(column), column) for column in ("qry_inst", "tgt_inst")}
     require_content("query", checked["qry_text"], checked["qry_img_path"])
     try:
-        targets = candidates(texts(row, "tgt_text"), texts(row, "tgt_img_path"))
+        targets = candidates(*(texts(row, column) for column in CANDIDATE_COLUMNS))
     except ValueError as error:
         raise Rejected("wrong type", "tgt_text and tgt_img_path have different lengths") from error
     if not targets:
@@ -183,7 +193,7 @@ def query_row(row: dict[str, Any], image: Callable[[str], str]) -> dict[str, Any
     checked["qry_img_path"] = image(checked["qry_img_path"])
     checked["tgt_text"] = [target for target, _ in targets]
     checked["tgt_img_path"] = [image(path) for _, path in targets]
-    checked["label"] = label([0] if row.get("label") is None else row["label"], len(targets))
+    checked["label"] = label(relevant(row.get("label")), len(targets))
     return checked
 
 
@@ -201,14 +211,16 @@ def one_text(value: Any, column: str) -> str:
     return encodable(value)
 
 
-def texts(row: dict[str, Any], column: str) -> list[str] | str:
+def texts(row: dict[str, Any], column: str) -> list[str] | str | None:
     value = row.get(column)
+    if value is None and column in row:
+        return None
     return [one_text(each, column) for each in value] if isinstance(value, list) else text(row, column)
 
 
 def written(row: dict[str, Any], column: str) -> str:
     """Returns a column of negatives, which may be missing, one text, or a list of them, as one text."""
-    return as_text(value) if isinstance(value := texts({column: None} | row, column), list) else value
+    return as_text(value) if isinstance(value := texts({column: None} | row, column), list) else value or ""
 
 
 def as_text(values: list[str]) -> str:
@@ -219,7 +231,7 @@ def as_text(values: list[str]) -> str:
 
 
 def require_content(side: str, content: str, path: str) -> None:
-    if not path and not bare(content):
+    if is_blank(content, path):
         raise Rejected("no content", f"the {side} has neither text nor image")
 
 

@@ -11,8 +11,9 @@ from pathlib import Path
 from typing import Literal
 
 from components.corpus.config import PairSettings
+from components.corpus.images import image_source
 from components.corpus.manifest import Input, Tasks
-from components.corpus.pairs import ImageText, build_pairs, image_source
+from components.corpus.pairs import ImageText, build_pairs
 from components.corpus.quarantine import Quarantine, Rejected
 from components.corpus.tables import file_pairs, located
 from components.errors import UsageError

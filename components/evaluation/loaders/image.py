@@ -10,8 +10,9 @@ import pyarrow as pa
 import pyarrow.compute as pc
 
 from components.corpus.images import names_in, safe_path
-from components.corpus.layout import EVAL_SCHEMA, REQUIRED_COLUMNS, batches
 from components.corpus.quarantine import Rejected
+from components.corpus.row_batches import batches
+from components.corpus.rows import EVAL_SCHEMA, IMAGE_PATH_COLUMNS, REQUIRED_COLUMNS, is_list
 from components.errors import DataInvalid
 from components.evaluation.benchmark import Task
 from components.evaluation.loaders.mirror import (
@@ -29,7 +30,6 @@ from components.evaluation.loaders.tables import AGAIN, parquet, require_count, 
 IMAGE_LAYOUTS = ("mmeb-eval", "mmeb-instruct")
 """The first publication, with instructions inside the texts, and the second, with them in `qry_inst` and `tgt_inst`."""
 IMAGE_REPOSITORY = "TIGER-Lab/MMEB-eval"
-PATHS = ("qry_img_path", "tgt_img_path")
 ROWS_AT_ONCE = 64
 UNPACKED = ("eval_images", "images", "image-tasks/MMEB", "image-tasks/mmeb_v1", "image-tasks", "MMEB", "")
 """What people unpack the published archives to."""
@@ -62,7 +62,7 @@ def image_set(name: str, task: Task, mirror: Path) -> ImageSet:
             if ("qry_inst" in columns) != (task.layout == "mmeb-instruct"):
                 raise DataInvalid(f"{file}: is not in the layout {task.layout}", advice(source, mirror))
             queries += opened.metadata.num_rows
-            for batch in batches(opened, PATHS, ROWS_AT_ONCE):
+            for batch in batches(opened, IMAGE_PATH_COLUMNS, ROWS_AT_ONCE):
                 paths.update(path for column in batch.columns for path in pc.unique(_flat(column)).to_pylist() if path)
     require_count(f"{name}: queries", queries, task.queries)
     _require_inside(name, files, paths)
@@ -70,8 +70,7 @@ def image_set(name: str, task: Task, mirror: Path) -> ImageSet:
 
 
 def _flat(column: pa.Array) -> pa.Array:
-    is_list = pa.types.is_list(column.type) or pa.types.is_large_list(column.type)
-    return pc.list_flatten(column) if is_list else column
+    return pc.list_flatten(column) if is_list(column.type) else column
 
 
 def _require_inside(name: str, files: list[Path], paths: set[str]) -> None:
@@ -84,7 +83,9 @@ def _require_inside(name: str, files: list[Path], paths: set[str]) -> None:
 
 def _place(files: list[Path], path: str) -> str:
     """Returns the first row that names an image, as 'FILE: row 3'."""
-    return next(place for place, row in rows(files, PATHS) if path in (row[PATHS[0]], *_listed(row[PATHS[1]])))
+    query, target = IMAGE_PATH_COLUMNS
+    found = rows(files, IMAGE_PATH_COLUMNS)
+    return next(place for place, row in found if path in (row[query], *_listed(row[target])))
 
 
 def _listed(paths: list[str] | str | None) -> list[str]:

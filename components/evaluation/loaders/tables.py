@@ -13,14 +13,14 @@ import pyarrow as pa
 import pyarrow.parquet as pq
 
 from components.corpus import Query
-from components.corpus.layout import batches
 from components.corpus.quarantine import Rejected
+from components.corpus.row_batches import batches
 from components.errors import DataInvalid
 from components.evaluation.benchmark import Task
 
 Row = dict[str, Any]
 Loader = Callable[[str, Task, Path], Iterator[Query]]
-"""Is told the name of a set, its task and the mirror."""
+"""Takes the name of a set, its task and the mirror."""
 AGAIN = "Download it again."
 
 

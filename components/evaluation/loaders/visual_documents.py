@@ -15,6 +15,7 @@ from pathlib import Path
 from PIL import Image
 
 from components.corpus import Item, Query
+from components.corpus.images import image_source
 from components.errors import DataInvalid
 from components.evaluation.benchmark import Task
 from components.evaluation.loaders.mirror import (
@@ -97,7 +98,8 @@ def _pages(name: str, corpus: Sequence[Path], count: int, mirror: Path) -> list[
 def _write_pages(corpus: Sequence[Path], folder: Path) -> None:
     for number, (place, row) in enumerate(rows(corpus, ("image",), PAGES_AT_ONCE)):
         with understood(place):
-            content = bytes(row["image"]["bytes"])
+            source = image_source(row["image"], corpus[0].parent)
+            content = source if isinstance(source, bytes) else source.read_bytes()
         try:
             with Image.open(io.BytesIO(content)) as image:
                 suffix = str(image.format).lower()

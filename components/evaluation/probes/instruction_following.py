@@ -1,6 +1,6 @@
 """Instruction following: the same image under another instruction has another answer, which nothing else tells.
 
-Each picture that several sets ask about is asked again under each one's instruction, over the answers of all of them.
+Each image that several sets ask about is asked again under each one's instruction, over the answers of all of them.
 The right answers to the other instructions are thus among the candidates. A model that ignores the instruction finds
 the same for all of them: its obedience cannot exceed the share given beside it, where no answer is of two kinds.
 """
@@ -36,9 +36,9 @@ class Asked:
 
 
 def build(base: Suite, images: Path) -> Suite:
-    """Returns two sets of each set that shares query pictures with others under other instructions.
+    """Returns two sets of each set that shares query images with others under other instructions.
 
-    Queries have a picture and an instruction, no text. In `SET.answer` the answers of the base set are relevant, in
+    Queries have an image and an instruction, no text. In `SET.answer` the answers of the base set are relevant, in
     `SET.kind` all its candidates: any answer of the kind that was asked for. Raises `UsageError` if there is no set.
     """
     questions: dict[str, dict[str, list[Query]]] = {}
@@ -67,14 +67,14 @@ def build(base: Suite, images: Path) -> Suite:
         for name, task in base.benchmark.tasks.items()
         for group, found in questions.get(name, {}).items()
     ]  # fmt: skip
-    return derived_suite(NAME, base, collection, sets, "no pictures that are asked about under several instructions")
+    return derived_suite(NAME, base, collection, sets, "no images that are asked about under several instructions")
 
 
 def measure(suite: Suite, scores: Scores, sides: Mapping[str, tuple[Side, Side]]) -> dict[str, float]:
     """Returns, over all queries and by set, the share that finds its answer first (`hit@1`) and the share that finds an
-    answer of the kind asked for (`obedience`); the share of pictures of which every instruction is answered rightly;
-    and the highest obedience of a model that ignores the instruction, one in as many as a picture is asked under."""
-    by_picture: dict[ImageSource | None, list[float]] = {}
+    answer of the kind asked for (`obedience`); the share of images of which every instruction is answered rightly;
+    and the highest obedience of a model that ignores the instruction, one in as many as an image is asked under."""
+    by_image: dict[ImageSource | None, list[float]] = {}
     pooled: dict[str, list[float]] = {ANSWER: [], KIND: []}
     by_set = {}
     for questions in suite.sets:
@@ -83,23 +83,23 @@ def measure(suite: Suite, scores: Scores, sides: Mapping[str, tuple[Side, Side]]
         pooled[group] += found.values
         by_set[f"{name}: {'hit@1' if group == ANSWER else 'obedience'}"] = found.score
         for position, value in zip(questions.queries, found.values, strict=True) if group == ANSWER else ():
-            by_picture.setdefault(suite.items[position].image, []).append(value)
+            by_image.setdefault(suite.items[position].image, []).append(value)
     return {
         "hit@1": float(np.mean(pooled[ANSWER])),
-        "pictures with every instruction answered": float(np.mean([np.prod(hits) for hits in by_picture.values()])),
+        "images with every instruction answered": float(np.mean([np.prod(hits) for hits in by_image.values()])),
         "obedience": float(np.mean(pooled[KIND])),
-        "obedience of a model that ignores the instruction, at most": len(by_picture) / len(pooled[KIND]),
+        "obedience of a model that ignores the instruction, at most": len(by_image) / len(pooled[KIND]),
     } | by_set
 
 
 def _shared(base: Suite) -> Iterator[list[Asked]]:
-    """Yields what is asked of each picture that has other answers under other instructions."""
-    by_picture: dict[ImageSource, list[Asked]] = {}
+    """Yields what is asked of each image that has other answers under other instructions."""
+    by_image: dict[ImageSource, list[Asked]] = {}
     for asked in _asked(base):
-        picture = base.items[asked.query].image
-        if picture is not None:
-            by_picture.setdefault(picture, []).append(asked)
-    for together in by_picture.values():
+        image = base.items[asked.query].image
+        if image is not None:
+            by_image.setdefault(image, []).append(asked)
+    for together in by_image.values():
         instructions = {base.items[asked.query].instruction for asked in together}
         answers = {frozenset(asked.relevant) for asked in together}
         if len(instructions) > 1 and len(answers) > 1:
@@ -107,7 +107,7 @@ def _shared(base: Suite) -> Iterator[list[Asked]]:
 
 
 def _asked(base: Suite) -> Iterator[Asked]:
-    """Yields the questions whose query has a picture and an instruction, and no text."""
+    """Yields the questions whose query has an image and an instruction, and no text."""
     for questions in base.sets:
         for pool in questions.pools:
             for place, row in enumerate(pool.rows):

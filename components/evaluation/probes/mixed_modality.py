@@ -1,6 +1,6 @@
-"""Mixed-modality search: one corpus of texts, pictures and both, in which a query finds its concept in whichever form.
+"""Mixed-modality search: one corpus of texts, images and both, in which a query finds its concept in whichever form.
 
-A third of the concepts is there as text, a third as picture, a third as both, and each concept once. Three such corpora
+A third of the concepts is there as text, a third as image, a third as both, and each concept once. Three such corpora
 are made, in which each concept takes its three forms in turn: scores by form are of the same queries, in corpora that
 differ in nothing but which concept has which form. A query is never the very text that stands for its concept.
 
@@ -38,37 +38,35 @@ FORMS = ("text", "image", "both")
 FIRST = 10
 QUERIES_AT_ONCE = 64
 Names = dict[ImageSource, Item]
-"""The name of what a picture shows, by the picture."""
+"""The name of what an image shows, by the image."""
 
 
 @dataclass(frozen=True)
 class Concepts:
-    """What a set of queries by text can find: pictures with their names, and which queries ask for which picture."""
+    """What a set of queries by text can find: images with their names, and which queries ask for which image."""
 
-    pictures: dict[ImageSource, Item]
+    images: dict[ImageSource, Item]
     names: Names
     asked: list[tuple[Item, ImageSource]]
 
     def queries(self, form: str) -> Iterator[Query]:
         """Yields the queries for concepts that have this form, in the corpus of the three in which they have it."""
         corpora = [self._corpus(turn) for turn in range(len(FORMS))]
-        places = {picture: place for place, picture in enumerate(self.pictures)}
-        for query, picture in self.asked:
-            turn = (FORMS.index(form) - places[picture]) % len(FORMS)
-            yield Query(query, corpora[turn], {places[picture]: 1.0})
+        places = {image: place for place, image in enumerate(self.images)}
+        for query, image in self.asked:
+            turn = (FORMS.index(form) - places[image]) % len(FORMS)
+            yield Query(query, corpora[turn], {places[image]: 1.0})
 
     def _corpus(self, turn: int) -> tuple[Item, ...]:
         return tuple(
-            (name, picture, replace(picture, text=name.text))[(place + turn) % len(FORMS)]
-            for place, (picture, name) in enumerate(
-                (item, self.names[picture]) for picture, item in self.pictures.items()
-            )
+            (name, image, replace(image, text=name.text))[(place + turn) % len(FORMS)]
+            for place, (image, name) in enumerate((item, self.names[image]) for image, item in self.images.items())
         )
 
 
 def build(base: Suite, images: Path) -> Suite:
-    """Returns `SET.text`, `SET.image` and `SET.both` of each set that asks for pictures by texts, where another set of
-    `base` names these pictures in other words; of several, the one that does so for most queries.
+    """Returns `SET.text`, `SET.image` and `SET.both` of each set that asks for images by texts, where another set of
+    `base` names these images in other words; of several, the one that does so for most queries.
 
     Raises `UsageError` if there is none.
     """
@@ -77,12 +75,12 @@ def build(base: Suite, images: Path) -> Suite:
     for questions in base.sets:
         concepts = [_concepts(base, questions, names) for names in namings]
         found = max(concepts, key=lambda each: len(each.asked), default=Concepts({}, {}, []))
-        for form in FORMS if found.asked and len(found.pictures) >= len(FORMS) else ():
+        for form in FORMS if found.asked and len(found.images) >= len(FORMS) else ():
             task = derived_task(questions.task, form, len(found.asked))
             sets.append(
                 collection.from_queries(f"{questions.name}.{form}", task, found.queries(form), as_it_is, as_it_is)
             )
-    return derived_suite(NAME, base, collection, sets, "no pictures that one set asks for and another one names")
+    return derived_suite(NAME, base, collection, sets, "no images that one set asks for and another one names")
 
 
 def measure(suite: Suite, scores: Scores, sides: Mapping[str, tuple[Side, Side]]) -> dict[str, float]:
@@ -126,33 +124,33 @@ def shares_among_first(scores: NDArray[np.float64], members: NDArray[np.float64]
 
 
 def _names(base: Suite, questions: EvaluationSet) -> Names:
-    """Returns the names that a set gives to its query pictures: none if it sorts them into classes.
+    """Returns the names that a set gives to its query images: none if it sorts them into classes.
 
-    A text that fits several pictures is no name, and a set that has not a name for every other picture sorts.
+    A text that fits several images is no name, and a set that has not a name for every other image sorts.
     """
     found: Names = {}
     for query in questions_of(base, questions, np.arange(len(questions.queries))):
-        picture, answers = query.item.image, [query.candidates[place] for place in query.relevant]
-        if picture is not None and _form(query.item) == "image" and len(answers) == 1 and _form(answers[0]) == "text":
-            found[picture] = answers[0]
+        image, answers = query.item.image, [query.candidates[place] for place in query.relevant]
+        if image is not None and _form(query.item) == "image" and len(answers) == 1 and _form(answers[0]) == "text":
+            found[image] = answers[0]
     times = Counter(found.values())
-    names = {picture: name for picture, name in found.items() if times[name] == 1}
+    names = {image: name for image, name in found.items() if times[name] == 1}
     return names if 2 * len(names) > len(found) else {}
 
 
 def _concepts(base: Suite, questions: EvaluationSet, names: Names) -> Concepts:
-    """Returns what a set of queries by text asks for, of the pictures that have names."""
+    """Returns what a set of queries by text asks for, of the images that have names."""
     candidates = np.unique(np.concatenate([pool.candidates for pool in questions.pools]))
-    pictured = [item for item in (base.items[position] for position in candidates) if _form(item) == "image"]
-    pictures = {item.image: item for item in pictured if item.image is not None and item.image in names}
+    with_image = [item for item in (base.items[position] for position in candidates) if _form(item) == "image"]
+    images = {item.image: item for item in with_image if item.image is not None and item.image in names}
     asked = []
     for query in questions_of(base, questions, np.arange(len(questions.queries))):
-        picture = query.candidates[next(iter(query.relevant))].image
-        if picture is None or picture not in pictures or len(query.relevant) > 1 or _form(query.item) != "text":
+        image = query.candidates[next(iter(query.relevant))].image
+        if image is None or image not in images or len(query.relevant) > 1 or _form(query.item) != "text":
             continue
-        if not _same_text(query.item, names[picture]):
-            asked.append((query.item, picture))
-    return Concepts(pictures, names, asked)
+        if not _same_text(query.item, names[image]):
+            asked.append((query.item, image))
+    return Concepts(images, names, asked)
 
 
 def _bias(questions: EvaluationSet, queries: Side, candidates: Side, form_of: NDArray[np.str_]) -> NDArray[np.float64]:
@@ -169,8 +167,8 @@ def _bias(questions: EvaluationSet, queries: Side, candidates: Side, form_of: ND
 
 
 def _form(item: Item) -> str:
-    pictured = bool(item.image or item.video)
-    return "both" if item.text and pictured else "image" if pictured else "text"
+    with_image = bool(item.image or item.video)
+    return "both" if item.text and with_image else "image" if with_image else "text"
 
 
 def _same_text(one: Item, other: Item) -> bool:

@@ -1,9 +1,9 @@
-"""Modality use: what a set of composed items is worth without its pictures, and without its texts.
+"""Modality use: what a set of composed items is worth without its images, and without its texts.
 
-A picture is taken away, not made grey: a grey picture is still a picture, whose vector would pull all queries one way
-and hide that the text alone suffices. The instruction stays. Items that have only a text or only a picture stay too.
+An image is taken away, not made grey: a grey image is still an image, whose vector would pull all queries one way
+and hide that the text alone suffices. The instruction stays. Items that have only a text or only an image stay too.
 
-A set is flagged as solvable without its pictures where the score without them is above chance and not shown to be below
+A set is flagged as solvable without its images where the score without them is above chance and not shown to be below
 the full one, each by the 95 % interval over queries. Such a set says nothing about vision (Y. Goyal et al.
 2017, Making the V in VQA Matter).
 """
@@ -32,7 +32,7 @@ NAME = "modality-use"
 def build(base: Suite, images: Path) -> Suite:
     """Returns `SET.full`, `SET.without-image` and `SET.without-text` of every set that has composed items.
 
-    Of a set, the rows are taken whose query has both text and picture; if it has none, those with such a candidate.
+    Of a set, the rows are taken whose query has both text and image; if it has none, those with such a candidate.
     Raises `UsageError` if no set has any.
     """
     collection, sets = Collection(REMEDY, merged=False), []
@@ -42,12 +42,12 @@ def build(base: Suite, images: Path) -> Suite:
             task = derived_task(questions.task, variant, len(rows))
             asked = questions_of(base, questions, rows)
             sets.append(collection.from_queries(f"{questions.name}.{variant}", task, asked, blanked, blanked))
-    return derived_suite(NAME, base, collection, sets, "no set with items of both text and picture")
+    return derived_suite(NAME, base, collection, sets, "no set with items of both text and image")
 
 
 def measure(suite: Suite, scores: Scores, sides: Mapping[str, tuple[Side, Side]]) -> dict[str, float]:
-    """Returns the share of sets that are solvable without their pictures, the mean drops without either, and by set the
-    score as it is and without either, the chance level, and 1 where it is solvable without its pictures, else 0."""
+    """Returns the share of sets that are solvable without their images, the mean drops without either, and by set the
+    score as it is and without either, the chance level, and 1 where it is solvable without its images, else 0."""
     numbers: dict[str, float] = {}
     solvable, drops = [], []
     for questions in suite.sets:
@@ -82,7 +82,7 @@ def chance(questions: EvaluationSet) -> float:
 
 
 def is_composed(item: Item) -> bool:
-    """Returns whether the item has both a text and a picture, or frames."""
+    """Returns whether the item has both a text and an image, or frames."""
     return bool(item.text and (item.image or item.video))
 
 

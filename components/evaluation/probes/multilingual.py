@@ -1,6 +1,6 @@
 """Text-to-image retrieval that is the same in every language: a set a language, and each language's gap to English.
 
-The sets are parallel, row by row: they ask for the same pictures among the same candidates, so that only the language
+The sets are parallel, row by row: they ask for the same images among the same candidates, so that only the language
 differs. They come from the data set (`multilingual/`), or from XTD (`components/evaluation/xtd.py`).
 """
 
@@ -29,7 +29,7 @@ def build(base: Suite, images: Path) -> Suite:
     """Returns the multilingual sets of the data set that `base` was read from, each under its language's CLDR code.
 
     Raises `UsageError` if the data set has none, or none in English, `EmbedlineError` if one is missing, `DataInvalid`
-    if one is broken or asks for other pictures than English.
+    if one is broken or asks for other images than English.
     """
     folder = base.root / "multilingual"
     found = Manifest.read(base.root).tasks.multilingual if folder.is_dir() else {}
@@ -51,7 +51,7 @@ def build(base: Suite, images: Path) -> Suite:
     asked = {questions.name: _asked(questions) for questions in sets}
     if other := [language for language in asked if asked[language] != asked[ENGLISH]]:
         raise DataInvalid(
-            f"{folder}: {', '.join(other)}: asks for other pictures than {ENGLISH}, row by row", INGEST_AGAIN
+            f"{folder}: {', '.join(other)}: asks for other images than {ENGLISH}, row by row", INGEST_AGAIN
         )
     return collection.suite(Benchmark(name="multilingual", tasks=tasks), base.digest, base.root, sets)
 

@@ -1,4 +1,4 @@
-"""Robustness: how much of the score is lost when a query's text or picture is perturbed, and how fast.
+"""Robustness: how much of the score is lost when a query's text or image is perturbed, and how fast.
 
 A sample of each set is asked as it is and at three severities of each perturbation that all its queries can take. Harm
 grows in proportion to the severity, and a higher severity goes on where a lower one stops. What is perturbed depends on
@@ -46,7 +46,7 @@ class TextPerturbation(NamedTuple):
     apply: Callable[[str, float, Generator], str]
 
 
-class PicturePerturbation(NamedTuple):
+class ImagePerturbation(NamedTuple):
     unit: float
     apply: Callable[[Image.Image, float, Generator], Image.Image]
 
@@ -54,8 +54,8 @@ class PicturePerturbation(NamedTuple):
 def build(base: Suite, images: Path) -> Suite:
     """Returns the perturbed sets, named `SET.PERTURBATION.SEVERITY`, and `SET.unperturbed`, all of the same queries.
 
-    Perturbed pictures are written to the folder `images`, those that are there already are taken. Raises
-    `DataInvalid` if a picture cannot be read, `UsageError` if no set has queries to perturb.
+    Perturbed images are written to the folder `images`, those that are there already are taken. Raises
+    `DataInvalid` if an image cannot be read, `UsageError` if no set has queries to perturb.
     """
     collection, sets = Collection(REMEDY), []
     for questions in base.sets:
@@ -75,12 +75,12 @@ def build(base: Suite, images: Path) -> Suite:
                     raise base.unreadable(questions.queries[sample]) or error from error.__cause__
                 sets.append(_asking(plain, items, collection, questions.name, perturbation, severity))
     made = {
-        picture
+        image
         for item in collection.positions
-        for picture in (item.image, *item.video)
-        if isinstance(picture, Path) and picture.parent == images
+        for image in (item.image, *item.video)
+        if isinstance(image, Path) and image.parent == images
     }
-    return derived_suite(NAME, base, collection, sets, "no set whose queries all have a text, or all a picture", made)
+    return derived_suite(NAME, base, collection, sets, "no set whose queries all have a text, or all an image", made)
 
 
 def measure(suite: Suite, scores: Scores, sides: Mapping[str, tuple[Side, Side]]) -> dict[str, float]:
@@ -90,7 +90,7 @@ def measure(suite: Suite, scores: Scores, sides: Mapping[str, tuple[Side, Side]]
     summary: dict[str, float] = {}
     details: dict[str, float] = {}
     slopes = []
-    for perturbation in (*TEXTS, *PICTURES):
+    for perturbation in (*TEXTS, *IMAGES):
         found = {
             base: [scores.tasks[_name(base, perturbation, severity)].score for severity in (0, *SEVERITIES)]
             for base in bases
@@ -115,14 +115,14 @@ def slope(scores: np.ndarray) -> float:
     return float(severities @ (scores[0] - scores) / (severities @ severities))
 
 
-def perturbed(item: Item, perturbation: str, severity: int, pictures: Path) -> Item:
-    """Returns the item with its text, or its picture and its frames, perturbed."""
+def perturbed(item: Item, perturbation: str, severity: int, images: Path) -> Item:
+    """Returns the item with its text, or its image and its frames, perturbed."""
     if perturbation in TEXTS:
         unit, apply = TEXTS[perturbation]
         text = item.text or ""
         return replace(item, text=apply(text, unit * severity, _generator(text.encode())))
-    image = _written(item.image, perturbation, severity, pictures) if item.image else None
-    frames = tuple(_written(frame, perturbation, severity, pictures) for frame in item.video)
+    image = _written(item.image, perturbation, severity, images) if item.image else None
+    frames = tuple(_written(frame, perturbation, severity, images) for frame in item.video)
     return replace(item, image=image, video=frames)
 
 
@@ -165,12 +165,12 @@ def case(text: str, share: float, generator: Generator) -> str:
 
 
 def blur(image: Image.Image, share: float, generator: Generator) -> Image.Image:
-    """Returns the picture under a Gaussian whose standard deviation is a share of its longer side."""
+    """Returns the image under a Gaussian whose standard deviation is a share of its longer side."""
     return image.filter(ImageFilter.GaussianBlur(share * max(image.size)))
 
 
 def crop(image: Image.Image, share: float, generator: Generator) -> Image.Image:
-    """Returns the picture without a share of its width and of its height, cut off at sides drawn at random."""
+    """Returns the image without a share of its width and of its height, cut off at sides drawn at random."""
     width, height = (max(1, round(side * (1 - share))) for side in image.size)
     across, down = generator.random(2)
     left, top = round(across * (image.width - width)), round(down * (image.height - height))
@@ -178,7 +178,7 @@ def crop(image: Image.Image, share: float, generator: Generator) -> Image.Image:
 
 
 def brightness(image: Image.Image, share: float, generator: Generator) -> Image.Image:
-    """Returns the picture with a share of its light taken away."""
+    """Returns the image with a share of its light taken away."""
     return ImageEnhance.Brightness(image).enhance(1 - share)
 
 
@@ -187,10 +187,10 @@ TEXTS = {
     "insertion": TextPerturbation(1, insertion),
     "case": TextPerturbation(1 / 3, case),
 }
-PICTURES = {
-    "blur": PicturePerturbation(0.02, blur),
-    "crop": PicturePerturbation(0.1, crop),
-    "brightness": PicturePerturbation(0.25, brightness),
+IMAGES = {
+    "blur": ImagePerturbation(0.02, blur),
+    "crop": ImagePerturbation(0.1, crop),
+    "brightness": ImagePerturbation(0.25, brightness),
 }
 
 
@@ -205,8 +205,8 @@ def _sample(count: int) -> np.ndarray:
 def _taken(items: list[Item]) -> list[str]:
     """Returns the perturbations that change every one of the items: those of a modality that all of them have."""
     texts = TEXTS if all(item.text for item in items) else {}
-    pictures = PICTURES if all(item.image or item.video for item in items) else {}
-    return [*texts, *pictures]
+    images = IMAGES if all(item.image or item.video for item in items) else {}
+    return [*texts, *images]
 
 
 def _asking(
@@ -219,15 +219,15 @@ def _asking(
     return EvaluationSet(_name(base, perturbation, severity), task, queries, plain.pools)
 
 
-def _written(source: ImageSource, perturbation: str, severity: int, pictures: Path) -> Path:
-    """Returns the file of the perturbed picture, named after the picture's pixels and what is done to them."""
+def _written(source: ImageSource, perturbation: str, severity: int, images: Path) -> Path:
+    """Returns the file of the perturbed image, named after the image's pixels and what is done to them."""
     try:
         image = load_image(source)
     except UnreadableImage as error:
         raise DataInvalid(f"{source!r}: {error}", REMEDY) from error
     pixels = repr(image.size).encode() + image.tobytes()
-    unit, apply = PICTURES[perturbation]
-    file = pictures / f"{hashlib.sha256(pixels).hexdigest()[:32]}-{perturbation}-{unit * severity:g}.png"
+    unit, apply = IMAGES[perturbation]
+    file = images / f"{hashlib.sha256(pixels).hexdigest()[:32]}-{perturbation}-{unit * severity:g}.png"
     if not file.is_file():
         with atomic_file(file) as partial:
             apply(image, unit * severity, _generator(pixels)).save(partial, "PNG", compress_level=1)

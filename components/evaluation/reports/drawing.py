@@ -1,4 +1,4 @@
-"""What the report's page is drawn with: its style, shares as numbers and as SVG bars, pictures as data URLs."""
+"""What the report's page is drawn with: its style, shares as numbers and as SVG bars, images as data URLs."""
 
 from __future__ import annotations
 
@@ -12,7 +12,7 @@ from PIL import Image, ImageOps
 
 from components.corpus.item import ImageSource
 
-PICTURE_PIXELS = 240
+IMAGE_PIXELS = 240
 
 STYLE = """
 :root { color-scheme: light dark; --back: #fff; --ink: #14171c; --soft: #5d6673; --line: #e2e5ea; --track: #eef0f3;
@@ -135,15 +135,15 @@ def bar(
     )
 
 
-def picture(source: ImageSource) -> str:
-    """Returns an image element that holds a small copy, or a remark if the picture cannot be read."""
+def image_element(source: ImageSource) -> str:
+    """Returns an image element that holds a small copy, or a remark if the image cannot be read."""
     try:
         file = io.BytesIO(source) if isinstance(source, bytes) else source
         opened = Image.open(file) if isinstance(file, Path | io.BytesIO) else file
         small = ImageOps.exif_transpose(opened).convert("RGBA")
     except (OSError, ValueError, SyntaxError, Image.DecompressionBombError):
-        return '<p class="soft">no picture</p>'
-    small.thumbnail((PICTURE_PIXELS, PICTURE_PIXELS))
+        return '<p class="soft">no image</p>'
+    small.thumbnail((IMAGE_PIXELS, IMAGE_PIXELS))
     buffer = io.BytesIO()
     small.save(buffer, "WEBP", quality=80)
     return f'<img alt="" src="data:image/webp;base64,{base64.b64encode(buffer.getvalue()).decode()}">'

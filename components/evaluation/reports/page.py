@@ -1,6 +1,6 @@
 """The scores of models on one benchmark as one HTML file that needs no network: bars, tables, and the worst queries.
 
-It has no script, pictures lie inside, and every text from data is escaped.
+It has no script, images lie inside, and every text from data is escaped.
 """
 
 from __future__ import annotations
@@ -12,9 +12,9 @@ from pathlib import Path
 
 from components.corpus import Item
 from components.corpus.item import ImageSource
-from components.evaluation.prompts import plain
+from components.corpus.rows import plain
 from components.evaluation.report import TIE_RATE_SHOWN
-from components.evaluation.reports.drawing import STYLE, bar, bounds, count, percent, picture
+from components.evaluation.reports.drawing import STYLE, bar, bounds, count, image_element, percent
 from components.evaluation.reports.misses import Miss
 from components.evaluation.reports.standings import Standings, chance, flags
 from components.files import write_text
@@ -246,7 +246,9 @@ def _item(label: str, item: Item) -> str:
     images = [*([item.image] if item.image else []), *_spread(item.video)]
     texts = {' class="soft"': item.instruction, "": item.text}
     paragraphs = "".join(f'<p dir="auto"{kind}>{escape(_short(text))}</p>' for kind, text in texts.items() if text)
-    return f"<figure><figcaption>{label}</figcaption><div>{''.join(map(picture, images))}</div>{paragraphs}</figure>"
+    return (
+        f"<figure><figcaption>{label}</figcaption><div>{''.join(map(image_element, images))}</div>{paragraphs}</figure>"
+    )
 
 
 def _identity(standings: Standings) -> str:

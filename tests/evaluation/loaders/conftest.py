@@ -20,21 +20,21 @@ Row = dict[str, Any]
 V2 = read_benchmark("mmeb-v2").tasks
 
 
-def picture(shade: int, kind: str = "PNG") -> bytes:
+def image_bytes(shade: int, kind: str = "PNG") -> bytes:
     content = io.BytesIO()
     Image.new("RGB", (4, 4), (shade, 0, 0)).save(content, kind)
     return content.getvalue()
 
 
-def write_picture(file: Path, shade: int = 0) -> Path:
+def write_image(file: Path, shade: int = 0) -> Path:
     file.parent.mkdir(parents=True, exist_ok=True)
-    file.write_bytes(picture(shade, "PNG" if file.suffix == ".png" else "JPEG"))
+    file.write_bytes(image_bytes(shade, "PNG" if file.suffix == ".png" else "JPEG"))
     return file
 
 
 def write_frames(folder: Path, count: int = 3) -> tuple[Path, ...]:
     """Writes frames 0.jpg, 1.jpg, ... and returns them."""
-    return tuple(write_picture(folder / f"{number}.jpg", number) for number in range(count))
+    return tuple(write_image(folder / f"{number}.jpg", number) for number in range(count))
 
 
 def write_parquet(file: Path, rows: Sequence[Row], schema: pa.Schema | None = None) -> Path:

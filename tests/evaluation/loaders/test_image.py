@@ -11,20 +11,20 @@ import pytest
 from components.errors import DataInvalid, UsageError
 from components.evaluation.benchmark import Task, read_benchmark
 from components.evaluation.loaders import IMAGE_LAYOUTS, ImageSet, image_set
-from tests.evaluation.loaders.conftest import V2, contents, cut_short, write_parquet, write_picture
+from tests.evaluation.loaders.conftest import V2, contents, cut_short, write_image, write_parquet
 
-PICTURES = ["CIRR/a.jpg", "CIRR/b.jpg", "CIRR/more/c.jpg"]
+IMAGES = ["CIRR/a.jpg", "CIRR/b.jpg", "CIRR/more/c.jpg"]
 V1 = read_benchmark("mmeb-v1").tasks
 
 
 def rows(**changes: Any) -> list[dict[str, Any]]:
     row = {
         "qry_text": "<|image_1|>\nFind it\n",
-        "qry_img_path": PICTURES[0],
+        "qry_img_path": IMAGES[0],
         "tgt_text": ["", ""],
-        "tgt_img_path": PICTURES[1:],
+        "tgt_img_path": IMAGES[1:],
     }
-    return [row | changes, row | changes | {"tgt_img_path": PICTURES[:0:-1]}]
+    return [row | changes, row | changes | {"tgt_img_path": IMAGES[:0:-1]}]
 
 
 def v1(**changes: Any) -> Task:
@@ -36,8 +36,8 @@ def v2(**changes: Any) -> Task:
 
 
 def write_images(folder: Path) -> None:
-    for path in PICTURES:
-        write_picture(folder / path)
+    for path in IMAGES:
+        write_image(folder / path)
 
 
 @pytest.fixture
@@ -86,7 +86,7 @@ def test_a_column_that_is_missing_is_named_beside_those_that_are_there(eval_mirr
 @pytest.mark.parametrize("path", ["/etc/hostname", "../../CIRR/a.jpg"])
 def test_an_image_outside_the_folder_of_images_is_refused(eval_mirror: Path, path: str) -> None:
     file = eval_mirror / "TIGER-Lab/MMEB-eval/CIRR/test-00000-of-00001.parquet"
-    write_parquet(file, [rows()[0], rows()[1] | {"tgt_img_path": [PICTURES[1], path]}])
+    write_parquet(file, [rows()[0], rows()[1] | {"tgt_img_path": [IMAGES[1], path]}])
     with pytest.raises(DataInvalid, match=f"{file}: row 1: CIRR: unsafe path: {path}$"):
         image_set("CIRR", v1(), eval_mirror)
 
@@ -98,7 +98,7 @@ def test_lists_of_any_width_are_read(eval_mirror: Path) -> None:
     columns = {"qry_text": text, "qry_img_path": text, "tgt_text": wide, "tgt_img_path": wide}
     write_parquet(file, rows(), pa.schema(columns))
     assert image_set("CIRR", v1(), eval_mirror).files == [file]
-    (eval_mirror / "TIGER-Lab/MMEB-eval/eval_images" / PICTURES[2]).unlink()
+    (eval_mirror / "TIGER-Lab/MMEB-eval/eval_images" / IMAGES[2]).unlink()
     with pytest.raises(DataInvalid, match=f"{file}: row 0: CIRR: 1 of 3 images are missing"):
         image_set("CIRR", v1(), eval_mirror)
 
@@ -106,11 +106,11 @@ def test_lists_of_any_width_are_read(eval_mirror: Path) -> None:
 def test_candidates_without_images_may_be_one_empty_text(eval_mirror: Path) -> None:
     file = eval_mirror / "TIGER-Lab/MMEB-eval/CIRR/test-00000-of-00001.parquet"
     write_parquet(file, [row | {"tgt_img_path": ""} for row in rows()])
-    (eval_mirror / "TIGER-Lab/MMEB-eval/eval_images" / PICTURES[2]).unlink()
+    (eval_mirror / "TIGER-Lab/MMEB-eval/eval_images" / IMAGES[2]).unlink()
     assert image_set("CIRR", v1(), eval_mirror).files == [file]
 
 
-@pytest.mark.parametrize("path", PICTURES)
+@pytest.mark.parametrize("path", IMAGES)
 def test_a_deleted_image_is_named(eval_mirror: Path, path: str) -> None:
     (eval_mirror / "TIGER-Lab/MMEB-eval/eval_images" / path).unlink()
     with pytest.raises(DataInvalid, match=f"CIRR: 1 of 3 images are missing in .*eval_images: {path}$"):
@@ -181,7 +181,7 @@ def packed(tmp_path: Path) -> Path:
     with tarfile.open(mirror / "MMEB-V2/image-tasks/mmeb_v1.tar.gz", "w:gz") as archive:
         archive.add(tmp_path / "MMEB", "MMEB")
     with zipfile.ZipFile(mirror / "MMEB-eval/images.zip", "w") as zipped:
-        for path in PICTURES:
+        for path in IMAGES:
             zipped.write(tmp_path / "MMEB" / path, path)
     return mirror
 

@@ -22,9 +22,9 @@ from tests.evaluation.loaders.conftest import (
     load,
     texts,
     write_frames,
+    write_image,
     write_lines,
     write_parquet,
-    write_picture,
 )
 
 FRAMES = "TIGER-Lab/MMEB-V2/video-tasks/frames"
@@ -49,7 +49,7 @@ def shown(folder: Path, instruction: str, text: str | None = None) -> Item:
 
 
 @pytest.mark.parametrize(("name", "classes"), [("K700", 700), ("HMDB51", 51), ("UCF101", 101), ("Breakfast", 10)])
-def test_a_video_is_told_from_all_classes_of_its_set(tmp_path: Path, name: str, classes: int) -> None:
+def test_a_video_has_as_candidates_all_classes_of_its_set(tmp_path: Path, name: str, classes: int) -> None:
     known = video._labels(name)
     write_rows(tmp_path, name, [{"video_id": "a", "pos_text": known[5]}, {"video_id": "b", "pos_text": known[0]}])
     root = frame_folder(tmp_path, name)
@@ -71,7 +71,7 @@ def test_a_class_that_only_a_row_names_is_a_candidate_too(tmp_path: Path) -> Non
         load("Breakfast", tmp_path, 1, 10)
 
 
-def test_a_video_is_told_from_the_classes_of_its_row_in_the_first_rows(tmp_path: Path) -> None:
+def test_a_video_has_as_candidates_the_classes_of_its_row_in_the_first_rows(tmp_path: Path) -> None:
     rows = [{"video_id": number, "pos_text": "b", "neg_text": ["a", "b", "c"]} for number in range(5)]
     write_rows(tmp_path, "SmthSmthV2", rows)
     root = tmp_path / FRAMES / "video_cls/SSv2"
@@ -243,7 +243,7 @@ def seeker(tmp_path: Path) -> Path:
     root = frame_folder(tmp_path, "MomentSeeker")
     for folder in ("movie_77", "videos_m_1", "videos_m_2", "videos_n_3"):
         write_frames(root / "video_frames" / folder, 9)
-    write_picture(root / "query_images/7.jpg")
+    write_image(root / "query_images/7.jpg")
     return root
 
 
@@ -279,10 +279,10 @@ def test_eight_frames_are_chosen_as_numpy_spaces_them(tmp_path: Path) -> None:
         assert chosen_frames(tmp_path / str(count), "row", None) == frames
 
 
-def test_frames_are_pictures_in_the_order_of_their_numbers(tmp_path: Path) -> None:
+def test_frames_are_images_in_the_order_of_their_numbers(tmp_path: Path) -> None:
     names = ["frame_2.jpg", "frame_10.PNG", "frame_0100.jpeg"]
     for name in names:
-        write_picture(tmp_path / name)
+        write_image(tmp_path / name)
     (tmp_path / "frames.json").touch()
     assert chosen_frames(tmp_path, "row") == tuple(tmp_path / name for name in names)
 

@@ -11,10 +11,10 @@ import pytest
 
 from components.corpus import Item
 from components.errors import DataInvalid
-from tests.evaluation.loaders.conftest import contents, cut_short, load, picture, write_corpus, write_parquet
+from tests.evaluation.loaders.conftest import contents, cut_short, image_bytes, load, write_corpus, write_parquet
 
 NAME, REPOSITORY = "ViDoRe_docvqa", "vidore/docvqa_test_subsampled_beir"
-PAGES = {"p0": picture(0), "p1": picture(10, "JPEG"), "p2": picture(20)}
+PAGES = {"p0": image_bytes(0), "p1": image_bytes(10, "JPEG"), "p2": image_bytes(20)}
 QUERIES = {7: "how much?", 5: "who?"}
 QRELS = [(5, "p2", 1), (7, "p2", 1), (7, "p0", 2), (7, "p1", 0), (7, "p2", 1)]
 
@@ -40,7 +40,7 @@ def test_every_query_has_the_whole_corpus_as_candidates_with_its_grades(mirror: 
 
 
 def test_processes_of_any_hash_seed_share_a_mirror_and_read_the_same(mirror: Path) -> None:
-    many = {f"p{number}": picture(number) for number in range(200)}
+    many = {f"p{number}": image_bytes(number) for number in range(200)}
     write_corpus(mirror / REPOSITORY, many, QUERIES, QRELS)
     program = (
         "from pathlib import Path; from tests.evaluation.loaders.conftest import load; "
@@ -68,14 +68,14 @@ def test_pages_are_written_once_beside_the_mirror(mirror: Path) -> None:
 
 def test_another_corpus_has_pages_of_its_own(mirror: Path) -> None:
     (before, *_) = load(NAME, mirror, 2)
-    write_corpus(mirror / REPOSITORY, PAGES | {"p0": picture(99)}, QUERIES, QRELS)
+    write_corpus(mirror / REPOSITORY, PAGES | {"p0": image_bytes(99)}, QUERIES, QRELS)
     (after, *_) = load(NAME, mirror, 2)
-    assert Path(str(before.candidates[0].image)).read_bytes() == picture(0)
-    assert Path(str(after.candidates[0].image)).read_bytes() == picture(99)
+    assert Path(str(before.candidates[0].image)).read_bytes() == image_bytes(0)
+    assert Path(str(after.candidates[0].image)).read_bytes() == image_bytes(99)
 
 
 def test_pages_that_cannot_all_be_written_leave_nothing(mirror: Path) -> None:
-    write_corpus(mirror / REPOSITORY, PAGES | {"p2": b"not a picture"}, QUERIES, QRELS)
+    write_corpus(mirror / REPOSITORY, PAGES | {"p2": b"not an image"}, QUERIES, QRELS)
     with pytest.raises(DataInvalid, match=r"corpus/test-00001-of-00002.parquet: row 0: its image is broken"):
         load(NAME, mirror, 2)
     assert not contents(mirror.parent / "mirror-pages")
@@ -122,7 +122,7 @@ def test_a_page_that_was_deleted_is_named(mirror: Path) -> None:
     [
         ({"qrels": [*QRELS, (5, "p9", 1)]}, "qrels/.*: row 5: the page 'p9' is not in the corpus"),
         ({"qrels": [(7, "p0", 1), (5, "p0", 0)]}, "queries/.*: row 1: no page is relevant to the query 5"),
-        ({"pages": PAGES | {"p1": b"not a picture"}}, "corpus/test-00000-of-00002.parquet: row 1: its image is broken"),
+        ({"pages": PAGES | {"p1": b"not an image"}}, "corpus/test-00000-of-00002.parquet: row 1: its image is broken"),
         ({"pages": PAGES | {"p1": None}}, "corpus/test-00000-of-00002.parquet: row 1: is not as published"),
     ],
 )

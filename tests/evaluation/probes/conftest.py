@@ -1,4 +1,4 @@
-"""Numbered concepts, each with a picture and words, and embedders whose vectors are known from the number."""
+"""Numbered concepts, each with an image and words, and embedders whose vectors are known from the number."""
 
 from __future__ import annotations
 
@@ -21,13 +21,13 @@ from components.scores import Scores
 from tests.evaluation.conftest import CHUNK, CONFIG, MODEL, Rows, row, write_data
 
 CONCEPTS = 36
-PICTURES = [f"{number}.png" for number in range(CONCEPTS)]
+IMAGES = [f"{number}.png" for number in range(CONCEPTS)]
 Measured = Callable[..., dict[str, float]]
 WriteSuite = Callable[..., Suite]
 
 
 class PartsEmbedder:
-    """The sum of what a test gives a text, a picture's number and an instruction, each a vector or nothing.
+    """The sum of what a test gives a text, an image's number and an instruction, each a vector or nothing.
 
     An item of which nothing is left gets a vector that is orthogonal to all concepts.
     """
@@ -37,10 +37,10 @@ class PartsEmbedder:
     def __init__(
         self,
         text: Callable[[str], Vectors] | None = None,
-        picture: Callable[[int], Vectors] | None = None,
+        image: Callable[[int], Vectors] | None = None,
         instruction: Callable[[str], Vectors] | None = None,
     ) -> None:
-        self.text, self.picture, self.instruction = text, picture, instruction
+        self.text, self.image, self.instruction = text, image, instruction
 
     def encode(self, items: Sequence[Item]) -> Vectors:
         return np.stack([self.vector(item) for item in items])
@@ -49,8 +49,8 @@ class PartsEmbedder:
         total = axis(0) * 0
         if self.text and item.text:
             total += self.text(item.text)
-        if self.picture and item.image:
-            total += self.picture(number_of(item))
+        if self.image and item.image:
+            total += self.image(number_of(item))
         if self.instruction and item.instruction:
             total += self.instruction(item.instruction)
         length = np.linalg.norm(total)
@@ -71,32 +71,32 @@ def numbered(text: str) -> Vectors:
 
 
 def number_of(item: Item) -> int:
-    """Returns the concept that a picture shows: its red tells."""
+    """Returns the concept that an image shows: its red tells."""
     assert item.image is not None
     red: int = np.asarray(load_image(item.image))[0, 0, 0]
     return int(red) // 7
 
 
-def pictured(number: int, answers: Sequence[str], label: int, **changes: Any) -> dict[str, Any]:
-    """Returns a row that asks about the picture of a concept."""
-    return row("", answers, [label], qry_img_path=PICTURES[number], **changes)
+def with_image(number: int, answers: Sequence[str], label: int, **changes: Any) -> dict[str, Any]:
+    """Returns a row that asks about the image of a concept."""
+    return row("", answers, [label], qry_img_path=IMAGES[number], **changes)
 
 
 def seeking(text: str, number: int, **changes: Any) -> dict[str, Any]:
-    """Returns a row that asks for the picture of a concept."""
-    pictures = {"tgt_text": [""] * CONCEPTS, "tgt_img_path": PICTURES, "tgt_inst": "Represent the given image."}
-    return row(text, [""] * CONCEPTS, [number], **pictures | changes)
+    """Returns a row that asks for the image of a concept."""
+    images = {"tgt_text": [""] * CONCEPTS, "tgt_img_path": IMAGES, "tgt_inst": "Represent the given image."}
+    return row(text, [""] * CONCEPTS, [number], **images | changes)
 
 
 @pytest.fixture
 def write_suite(tmp_path: Path) -> WriteSuite:
-    """Writes sets of rows beside the pictures of the concepts, and reads them."""
+    """Writes sets of rows beside the images of the concepts, and reads them."""
 
     def write(sets: Mapping[str, Rows], folder: str = "data") -> Suite:
         images = tmp_path / folder / "images"
         images.mkdir(parents=True)
-        for number, picture in enumerate(PICTURES):
-            Image.new("RGB", (12, 8), (number * 7 + 3, 40, 90)).save(images / picture)
+        for number, image in enumerate(IMAGES):
+            Image.new("RGB", (12, 8), (number * 7 + 3, 40, 90)).save(images / image)
         return read_suite(write_data(tmp_path / folder, sets))
 
     return write

@@ -7,7 +7,7 @@ import pytest
 from components.evaluation import probes
 from components.evaluation.probes import probe, probe_names
 from tests.evaluation.conftest import HashEmbedder
-from tests.evaluation.probes.conftest import Measured, WriteSuite, pictured
+from tests.evaluation.probes.conftest import Measured, WriteSuite, with_image
 
 FIRST_SET = """
 from dataclasses import replace
@@ -37,7 +37,7 @@ def test_a_file_is_a_probe(folder: Path, write_suite: WriteSuite, measured: Meas
     assert "first-set" not in probe_names()
     (folder / "first_set.py").write_text(FIRST_SET)
     assert "first-set" in probe_names()
-    base = write_suite({name: [pictured(number, ["a", "b"], 0) for number in range(4)] for name in "AB"})
+    base = write_suite({name: [with_image(number, ["a", "b"], 0) for number in range(4)] for name in "AB"})
     suite = probe("first-set").build(base, tmp_path / "images")
     assert [questions.name for questions in suite.sets] == ["A"]
     assert measured("first-set", suite, HashEmbedder()).keys() == {"A"}

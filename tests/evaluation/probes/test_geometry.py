@@ -20,9 +20,9 @@ from tests.evaluation.probes.conftest import (
     WriteSuite,
     axis,
     numbered,
-    pictured,
     scored,
     seeking,
+    with_image,
 )
 
 WORDS = [f"word {number}" for number in range(CONCEPTS)]
@@ -31,8 +31,8 @@ WORDS = [f"word {number}" for number in range(CONCEPTS)]
 @pytest.fixture
 def suite(write_suite: WriteSuite) -> Suite:
     sets = {
-        "Names": [pictured(n, WORDS, n) for n in range(CONCEPTS)],
-        "Pictures": [seeking(f"keyword {n}", n) for n in range(CONCEPTS)],
+        "Names": [with_image(n, WORDS, n) for n in range(CONCEPTS)],
+        "Images": [seeking(f"keyword {n}", n) for n in range(CONCEPTS)],
     }
     return write_suite(sets)
 
@@ -56,7 +56,7 @@ def test_the_numbers_are_those_of_their_definitions(rows: int, dimension: int, c
     assert first_direction(vectors, "") == pytest.approx(PCA().fit(exact).explained_variance_ratio_[0], abs=1e-6)
 
 
-def test_vectors_that_crowd_are_told_from_vectors_that_spread() -> None:
+def test_vectors_that_crowd_are_distinguished_from_vectors_that_spread() -> None:
     spread, crowded = drawn(500, 32), drawn(500, 32, 3.0)
     assert uniformity(spread) == pytest.approx(-4, abs=0.3) and uniformity(crowded) > -1
     assert mean_cosine(spread) == pytest.approx(0, abs=0.01) and mean_cosine(crowded) == pytest.approx(0.9, abs=0.02)
@@ -76,7 +76,7 @@ def test_alignment_is_the_squared_distance_of_a_query_and_its_answer(
 
 
 def test_each_modality_is_measured_apart(suite: Suite, measured: Measured) -> None:
-    """Texts are orthogonal, pictures crowd around a direction of their own."""
+    """Texts are orthogonal, images crowd around a direction of their own."""
     numbers = measured("geometry", suite, PartsEmbedder(numbered, lambda number: axis(number) + 10 * axis(CONCEPTS)))
     pairs = CONCEPTS * 2 - 1
     assert numbers["mean cosine, text"] == pytest.approx(1 / pairs, abs=1e-3), "each concept has two texts"
@@ -119,14 +119,14 @@ def test_several_vectors_an_item_are_refused(suite: Suite, tmp_path: Path) -> No
             probe(name).measure(suite, scores, several)  # type: ignore[arg-type]
 
 
-def test_items_are_told_apart_by_what_they_have() -> None:
-    picture = Path("a.png")
+def test_items_are_distinguished_by_what_they_have() -> None:
+    image = Path("a.png")
     items = [
         Item("text"),
-        Item(image=picture),
-        Item("text", picture),
-        Item(video=(picture,)),
-        Item("t", None, (picture,)),
+        Item(image=image),
+        Item("text", image),
+        Item(video=(image,)),
+        Item("t", None, (image,)),
     ]
     assert [geometry._modality(item) for item in items] == [
         "text", "image", "text and image", "video", "text and video",

@@ -8,7 +8,7 @@ from components.errors import UsageError
 from components.evaluation import Suite
 from components.evaluation.probes import probe
 from tests.evaluation.conftest import ConstantEmbedder, HashEmbedder, Rows, row
-from tests.evaluation.probes.conftest import PICTURES, Measured, PartsEmbedder, WriteSuite, axis, numbered, pictured
+from tests.evaluation.probes.conftest import IMAGES, Measured, PartsEmbedder, WriteSuite, axis, numbered, with_image
 
 SHOWN = 12
 NUMBER, PARITY = "Which number is it?", "Is it odd or even?"
@@ -22,7 +22,7 @@ def parity(text: str) -> Vectors:
 
 
 class Obedient(PartsEmbedder):
-    """Finds the number that a picture shows or its parity, as the instruction says."""
+    """Finds the number that an image shows or its parity, as the instruction says."""
 
     def __init__(self, heed: bool) -> None:
         super().__init__(parity, axis)
@@ -35,11 +35,11 @@ class Obedient(PartsEmbedder):
 
 
 def number_rows(count: int = SHOWN) -> Rows:
-    return [pictured(n, WORDS, n, qry_inst=NUMBER) for n in range(count)]
+    return [with_image(n, WORDS, n, qry_inst=NUMBER) for n in range(count)]
 
 
 def parity_rows() -> Rows:
-    return [pictured(n, SIDES, n % 2, qry_inst=PARITY) for n in range(SHOWN)]
+    return [with_image(n, SIDES, n % 2, qry_inst=PARITY) for n in range(SHOWN)]
 
 
 @pytest.fixture
@@ -47,13 +47,13 @@ def suite(write_suite: WriteSuite) -> Suite:
     return probe("instruction-following").build(write_suite({"Number": number_rows(), "Parity": parity_rows()}), Path())
 
 
-def test_every_picture_is_asked_under_each_instruction_over_the_answers_of_all(suite: Suite) -> None:
+def test_every_image_is_asked_under_each_instruction_over_the_answers_of_all(suite: Suite) -> None:
     assert [each.name for each in suite.sets] == ["Number.answer", "Number.kind", "Parity.answer", "Parity.kind"]
     for questions in suite.sets:
         (pool,) = questions.pools
         assert {suite.items[position].text for position in pool.candidates} == {*WORDS, *SIDES}
         assert {suite.items[position].image for position in questions.queries} == {
-            suite.root / "images" / picture for picture in PICTURES[:SHOWN]
+            suite.root / "images" / image for image in IMAGES[:SHOWN]
         }
     relevant = {
         each.name: [[suite.items[pool.candidates[c]].text for q, c in pool.relevant if q == n] for n in range(SHOWN)]
@@ -71,10 +71,10 @@ def test_a_model_that_heeds_the_instruction_answers_all_and_one_that_ignores_it_
 ) -> None:
     heeds, ignores = (measured("instruction-following", suite, Obedient(heed)) for heed in (True, False))
     bound = "obedience of a model that ignores the instruction, at most"
-    assert heeds["hit@1"] == heeds["obedience"] == heeds["pictures with every instruction answered"] == 1
+    assert heeds["hit@1"] == heeds["obedience"] == heeds["images with every instruction answered"] == 1
     assert ignores["Number: hit@1"] == ignores["Number: obedience"] == 1
     assert ignores["Parity: hit@1"] == ignores["Parity: obedience"] == 0
-    assert ignores["pictures with every instruction answered"] == 0
+    assert ignores["images with every instruction answered"] == 0
     assert ignores["obedience"] == ignores[bound] == heeds[bound] == 0.5
 
 
@@ -96,7 +96,7 @@ def test_a_constant_model_gets_what_ties_are_worth(suite: Suite, measured: Measu
     numbers = measured("instruction-following", suite, ConstantEmbedder())
     answers = SHOWN + len(SIDES)
     assert numbers["hit@1"] == pytest.approx(1 / answers)
-    assert numbers["pictures with every instruction answered"] == pytest.approx(1 / answers**2)
+    assert numbers["images with every instruction answered"] == pytest.approx(1 / answers**2)
     assert numbers["Number: obedience"] == pytest.approx(SHOWN / answers)
     assert numbers["Parity: obedience"] == pytest.approx(2 / answers)
 
@@ -105,7 +105,7 @@ def test_what_a_hash_answers_is_near_chance(suite: Suite, measured: Measured) ->
     assert measured("instruction-following", suite, HashEmbedder())["hit@1"] < 0.35
 
 
-def test_pictures_that_only_one_instruction_asks_about_are_left_out(write_suite: WriteSuite) -> None:
+def test_images_that_only_one_instruction_asks_about_are_left_out(write_suite: WriteSuite) -> None:
     base = write_suite({"Number": number_rows(5), "Parity": parity_rows()})
     suite = probe("instruction-following").build(base, Path())
     assert {len(each.queries) for each in suite.sets} == {5}
@@ -115,18 +115,18 @@ def test_pictures_that_only_one_instruction_asks_about_are_left_out(write_suite:
     "others",
     [
         [],
-        [pictured(n, SIDES, n % 2, qry_inst=NUMBER) for n in range(SHOWN)],
-        [row("odd?", SIDES, [n % 2], qry_img_path=PICTURES[n], qry_inst=PARITY) for n in range(SHOWN)],
-        [pictured(n, WORDS, n, qry_inst=PARITY) for n in range(SHOWN)],
-        [pictured(n + SHOWN, SIDES, n % 2, qry_inst=PARITY) for n in range(SHOWN)],
+        [with_image(n, SIDES, n % 2, qry_inst=NUMBER) for n in range(SHOWN)],
+        [row("odd?", SIDES, [n % 2], qry_img_path=IMAGES[n], qry_inst=PARITY) for n in range(SHOWN)],
+        [with_image(n, WORDS, n, qry_inst=PARITY) for n in range(SHOWN)],
+        [with_image(n + SHOWN, SIDES, n % 2, qry_inst=PARITY) for n in range(SHOWN)],
     ],
-    ids=["one set", "same instruction", "another text", "same answers", "other pictures"],
+    ids=["one set", "same instruction", "another text", "same answers", "other images"],
 )
 def test_data_in_which_nothing_but_the_instruction_decides_nowhere_are_refused(
     write_suite: WriteSuite, others: Rows
 ) -> None:
     base = write_suite({"Number": number_rows()} | ({"Others": others} if others else {}))
     with pytest.raises(
-        UsageError, match="instruction-following: small has no pictures that are asked about under several"
+        UsageError, match="instruction-following: small has no images that are asked about under several"
     ):
         probe("instruction-following").build(base, Path())

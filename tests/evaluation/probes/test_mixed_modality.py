@@ -18,18 +18,18 @@ from tests.evaluation.probes.conftest import (
     WriteSuite,
     axis,
     numbered,
-    pictured,
     seeking,
+    with_image,
 )
 
 WORDS = [f"name {number}" for number in range(CONCEPTS)]
 KEYWORDS: Rows = [seeking(f"keyword {n}", n) for n in range(CONCEPTS)]
-NAMES: Rows = [pictured(n, WORDS, n, qry_inst="Name it.") for n in range(CONCEPTS)]
+NAMES: Rows = [with_image(n, WORDS, n, qry_inst="Name it.") for n in range(CONCEPTS)]
 OPEN = PartsEmbedder(numbered, axis)
 
 
 def shifted(angle: float) -> PartsEmbedder:
-    """Texts and pictures of a concept share its axis, and lie apart by what each modality adds."""
+    """Texts and images of a concept share its axis, and lie apart by what each modality adds."""
 
     def parts(concept: Vectors, modality: int) -> Vectors:
         return np.asarray(cos(angle) * concept + sin(angle) * axis(CONCEPTS + modality), np.float32)
@@ -73,7 +73,7 @@ def test_the_gap_that_was_planted_is_measured(suite: Suite, measured: Measured, 
 
 
 def test_a_gap_that_outweighs_the_concept_fills_the_first_ten_with_texts(suite: Suite, measured: Measured) -> None:
-    """A third of the answers is picture and text at once; these still come before all texts, and nothing else does."""
+    """A third of the answers is image and text at once; these still come before all texts, and nothing else does."""
     numbers = measured("mixed-modality", suite, shifted(1.0))
     assert numbers["bias, text"] == pytest.approx(3 * (10 + 10 + 9) / 30)
     assert numbers["bias, image"] == 0 and numbers["bias, both"] == pytest.approx(3 * 1 / 30)
@@ -99,10 +99,10 @@ def test_a_query_is_never_the_text_that_stands_for_its_concept(write_suite: Writ
         assert len(texts) == CONCEPTS // 2 and all(text.startswith("keyword") for text in texts)
 
 
-def test_the_set_that_names_most_pictures_is_taken_and_one_that_sorts_them_is_not(write_suite: WriteSuite) -> None:
+def test_the_set_that_names_most_images_is_taken_and_one_that_sorts_them_is_not(write_suite: WriteSuite) -> None:
     sets = {
-        "Classes": [pictured(n, ["class 0", "class 1", "rare"], 2 if n == 5 else n % 2) for n in range(CONCEPTS)],
-        "Few": [pictured(n, [f"other {n}" for n in range(CONCEPTS)], n) for n in range(9)],
+        "Classes": [with_image(n, ["class 0", "class 1", "rare"], 2 if n == 5 else n % 2) for n in range(CONCEPTS)],
+        "Few": [with_image(n, [f"other {n}" for n in range(CONCEPTS)], n) for n in range(9)],
         "Keywords": KEYWORDS,
         "Names": NAMES,
     }
@@ -123,7 +123,7 @@ def test_the_set_that_names_most_pictures_is_taken_and_one_that_sorts_them_is_no
     ids=["no names", "no queries", "the same words", "too few concepts", "several answers"],
 )
 def test_data_without_concepts_in_several_forms_are_refused(write_suite: WriteSuite, sets: dict[str, Rows]) -> None:
-    with pytest.raises(UsageError, match="mixed-modality: small has no pictures that one set asks for and another"):
+    with pytest.raises(UsageError, match="mixed-modality: small has no images that one set asks for and another"):
         probe("mixed-modality").build(write_suite(sets), Path())
 
 

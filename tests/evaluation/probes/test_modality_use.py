@@ -11,15 +11,15 @@ from components.evaluation.probes.modality_use import chance, without_image, wit
 from tests.evaluation.conftest import ConstantEmbedder, HashEmbedder, row
 from tests.evaluation.probes.conftest import (
     CONCEPTS,
-    PICTURES,
+    IMAGES,
     Measured,
     PartsEmbedder,
     WriteSuite,
     axis,
     numbered,
-    pictured,
     scored,
     seeking,
+    with_image,
 )
 
 WORDS = [f"word {number}" for number in range(CONCEPTS)]
@@ -30,11 +30,11 @@ READS_NOTHING = PartsEmbedder(lambda text: numbered(text) if text.startswith("wo
 
 @pytest.fixture
 def suite(write_suite: WriteSuite) -> Suite:
-    """`Needed` asks the same of every picture, `Unneeded` tells the answer, `Plain` has no composed items."""
+    """`Needed` asks the same of every image, `Unneeded` tells the answer, `Plain` has no composed items."""
     sets = {
-        "Needed": [row("What is it?", WORDS, [n], qry_img_path=PICTURES[n]) for n in range(CONCEPTS)],
-        "Unneeded": [row(f"It is {n}. What?", WORDS, [n], qry_img_path=PICTURES[n]) for n in range(CONCEPTS)],
-        "Plain": [pictured(n, WORDS, n) for n in range(CONCEPTS)],
+        "Needed": [row("What is it?", WORDS, [n], qry_img_path=IMAGES[n]) for n in range(CONCEPTS)],
+        "Unneeded": [row(f"It is {n}. What?", WORDS, [n], qry_img_path=IMAGES[n]) for n in range(CONCEPTS)],
+        "Plain": [with_image(n, WORDS, n) for n in range(CONCEPTS)],
     }
     return probe("modality-use").build(write_suite(sets), Path())
 
@@ -46,7 +46,7 @@ def test_only_sets_with_composed_items_are_taken(suite: Suite) -> None:
     ]
 
 
-def test_a_set_that_its_text_solves_is_flagged_and_one_that_needs_its_picture_is_not(
+def test_a_set_that_its_text_solves_is_flagged_and_one_that_needs_its_image_is_not(
     suite: Suite, measured: Measured
 ) -> None:
     numbers = measured("modality-use", suite, SEEING)
@@ -60,7 +60,7 @@ def test_a_set_that_its_text_solves_is_flagged_and_one_that_needs_its_picture_is
     assert numbers["drop without text"] == 0
 
 
-def test_a_model_that_ignores_pictures_is_shown_by_the_set_that_it_can_solve(suite: Suite, measured: Measured) -> None:
+def test_a_model_that_ignores_images_is_shown_by_the_set_that_it_can_solve(suite: Suite, measured: Measured) -> None:
     numbers = measured("modality-use", suite, BLIND)
     assert numbers["Unneeded: solvable without image"] == 1
     assert numbers["drop without image"] == 0
@@ -68,7 +68,7 @@ def test_a_model_that_ignores_pictures_is_shown_by_the_set_that_it_can_solve(sui
     assert numbers["Needed: solvable without image"] == 0, "at chance there is nothing to be solvable"
 
 
-def test_a_model_that_ignores_the_query_text_loses_all_without_pictures(suite: Suite, measured: Measured) -> None:
+def test_a_model_that_ignores_the_query_text_loses_all_without_images(suite: Suite, measured: Measured) -> None:
     numbers = measured("modality-use", suite, READS_NOTHING)
     assert numbers["share of sets solvable without image"] == 0
     assert numbers["drop without text"] == 0 and numbers["drop without image"] == pytest.approx(1 - 1 / CONCEPTS)
@@ -91,7 +91,7 @@ def test_chance_is_what_a_constant_model_scores(data: Path, tmp_path: Path) -> N
 
 
 def test_composed_candidates_are_blanked_too(write_suite: WriteSuite, measured: Measured) -> None:
-    """The candidates' pictures tell them apart, their texts do not."""
+    """The candidates' images tell them apart, their texts do not."""
     rows = [seeking(f"number {n}", n, tgt_text=["a thing"] * CONCEPTS) for n in range(CONCEPTS)]
     suite = probe("modality-use").build(write_suite({"Set": rows}), Path())
     numbers = measured("modality-use", suite, SEEING)
@@ -100,16 +100,16 @@ def test_composed_candidates_are_blanked_too(write_suite: WriteSuite, measured: 
 
 
 def test_blanking_leaves_the_instruction_and_what_has_one_part_only() -> None:
-    picture = Path("a.png")
-    composed = Item("text", picture, instruction="Find:")
+    image = Path("a.png")
+    composed = Item("text", image, instruction="Find:")
     assert without_image(composed) == Item("text", instruction="Find:")
-    assert without_text(composed) == Item(None, picture, instruction="Find:")
-    assert without_image(Item("text", video=(picture, picture))) == Item("text")
-    for alone in (Item("text", instruction="Find:"), Item(image=picture), Item(video=(picture,))):
+    assert without_text(composed) == Item(None, image, instruction="Find:")
+    assert without_image(Item("text", video=(image, image))) == Item("text")
+    for alone in (Item("text", instruction="Find:"), Item(image=image), Item(video=(image,))):
         assert without_image(alone) == without_text(alone) == alone
 
 
 def test_data_without_composed_items_are_refused(write_suite: WriteSuite) -> None:
-    base = write_suite({"Plain": [pictured(n, WORDS, n) for n in range(3)]})
-    with pytest.raises(UsageError, match="modality-use: small has no set with items of both text and picture"):
+    base = write_suite({"Plain": [with_image(n, WORDS, n) for n in range(3)]})
+    with pytest.raises(UsageError, match="modality-use: small has no set with items of both text and image"):
         probe("modality-use").build(base, Path())

@@ -17,19 +17,19 @@ from components.evaluation.probes.multilingual import build, measure
 from components.scores import Model, Scores
 from tests.evaluation.conftest import ConstantEmbedder, HashEmbedder, row, vouch, write_data, write_images
 
-PICTURES = 12
+IMAGES = 12
 Measured = Callable[[Suite, Embedder], tuple[dict[str, float], Scores]]
 DISTRIBUTIONS = {"en": "IND", "de": "IND", "ja": "OOD"}
 
 
 class NumberEmbedder:
-    """Puts a text and a picture at the angle of the number in its name, so that equal numbers find each other."""
+    """Puts a text and an image at the angle of the number in its name, so that equal numbers find each other."""
 
     name, dimension = "number", 2
 
     def encode(self, items: Sequence[Item]) -> Vectors:
         numbers = [int((item.text or Path(str(item.image)).stem).split()[-1]) for item in items]
-        angles = 2 * np.pi * np.array(numbers) / PICTURES
+        angles = 2 * np.pi * np.array(numbers) / IMAGES
         return np.stack([np.cos(angles), np.sin(angles)], axis=1).astype(np.float32)
 
 
@@ -44,20 +44,20 @@ def measured(config: Evaluation, tmp_path: Path) -> Measured:
 
 
 def questions(texts: Sequence[str]) -> list[dict[str, Any]]:
-    pictures = [f"{number}.png" for number in range(PICTURES)]
+    images = [f"{number}.png" for number in range(IMAGES)]
     return [
-        row(text, [""] * PICTURES, [number], tgt_img_path=pictures, tgt_inst="Represent it.")
+        row(text, [""] * IMAGES, [number], tgt_img_path=images, tgt_inst="Represent it.")
         for number, text in enumerate(texts)
     ]
 
 
 def add_languages(data: Path, texts: Mapping[str, Sequence[str]]) -> Path:
-    """Adds a multilingual set a language to a data set, in which text i asks for picture i."""
+    """Adds a multilingual set a language to a data set, in which text i asks for image i."""
     tasks = {}
     for language, asked in texts.items():
         write_rows(data / "multilingual" / f"{language}.parquet", EVAL_SCHEMA, questions(asked))
         tasks[language] = EvaluationTask(
-            rows=len(asked), candidates=PICTURES, meta_task="retrieval", distribution=DISTRIBUTIONS[language]  # type: ignore[arg-type]
+            rows=len(asked), candidates=IMAGES, meta_task="retrieval", distribution=DISTRIBUTIONS[language]  # type: ignore[arg-type]
         )  # fmt: skip
     manifest = Manifest.read(data)
     changes = {"tasks": manifest.tasks.model_copy(update={"multilingual": tasks}), "digest": data_digest(data)}
@@ -67,14 +67,14 @@ def add_languages(data: Path, texts: Mapping[str, Sequence[str]]) -> Path:
 
 @pytest.fixture
 def data(tmp_path: Path) -> Path:
-    """English names every picture by its number, German half of them by another one, Japanese all."""
+    """English names every image by its number, German half of them by another one, Japanese all."""
     data = tmp_path / "data"
-    write_images(data / "images", [f"{number}.png" for number in range(PICTURES)])
+    write_images(data / "images", [f"{number}.png" for number in range(IMAGES)])
     write_data(data, {"Names": questions(["any 0"])})
     texts = {
-        "en": [f"number {number}" for number in range(PICTURES)],
-        "de": [f"Nummer {number if number % 2 else (number + 1) % PICTURES}" for number in range(PICTURES)],
-        "ja": [f"数 {(number + 1) % PICTURES}" for number in range(PICTURES)],
+        "en": [f"number {number}" for number in range(IMAGES)],
+        "de": [f"Nummer {number if number % 2 else (number + 1) % IMAGES}" for number in range(IMAGES)],
+        "ja": [f"数 {(number + 1) % IMAGES}" for number in range(IMAGES)],
     }
     return add_languages(data, texts)
 
@@ -90,23 +90,23 @@ def test_known_answers(data: Path, measured: Measured) -> None:
     }  # fmt: skip
     assert scores.benchmark == "multilingual" and scores.tasks["de"].metric == "hit@1"
     assert scores.aggregates["overall"] == 0.5 and scores.aggregates["IND"] == 0.75
-    assert scores.tasks["de"].values == [0.0, 1.0] * (PICTURES // 2), "a value a row, to be compared with English's"
+    assert scores.tasks["de"].values == [0.0, 1.0] * (IMAGES // 2), "a value a row, to be compared with English's"
 
 
 def test_a_constant_encoder_is_at_chance_in_every_language_and_has_no_gap(data: Path, measured: Measured) -> None:
     numbers, scores = measured(build(read_suite(data), Path()), ConstantEmbedder())
     for name, value in numbers.items():
-        assert value == pytest.approx(0 if "gap" in name else 1 / PICTURES), name
+        assert value == pytest.approx(0 if "gap" in name else 1 / IMAGES), name
     assert all(task.tie_rate == 1 for task in scores.tasks.values())
 
 
-def test_the_pictures_are_encoded_once_for_all_languages(data: Path, measured: Measured) -> None:
+def test_the_images_are_encoded_once_for_all_languages(data: Path, measured: Measured) -> None:
     embedder = HashEmbedder()
     measured(build(read_suite(data), Path()), embedder)
-    assert sum(item.image is not None for item in embedder.encoded) == PICTURES
+    assert sum(item.image is not None for item in embedder.encoded) == IMAGES
 
 
-def test_a_data_set_without_multilingual_sets_is_told_apart(data: Path) -> None:
+def test_a_data_set_without_multilingual_sets_is_refused(data: Path) -> None:
     shutil.rmtree(data / "multilingual")
     vouch(data)
     with pytest.raises(UsageError, match="no multilingual sets") as caught:
@@ -128,12 +128,12 @@ def test_a_missing_language_is_named(data: Path) -> None:
         build(read_suite(data), Path())
 
 
-def test_a_language_that_asks_for_other_pictures_is_no_comparison(data: Path) -> None:
-    rows = questions([f"数 {number}" for number in range(PICTURES)])
+def test_a_language_that_asks_for_other_images_is_no_comparison(data: Path) -> None:
+    rows = questions([f"数 {number}" for number in range(IMAGES)])
     rows[0]["label"], rows[1]["label"] = rows[1]["label"], rows[0]["label"]
     write_rows(data / "multilingual" / "ja.parquet", EVAL_SCHEMA, rows)
     vouch(data)
-    with pytest.raises(DataInvalid, match="ja: asks for other pictures than en"):
+    with pytest.raises(DataInvalid, match="ja: asks for other images than en"):
         build(read_suite(data), Path())
 
 

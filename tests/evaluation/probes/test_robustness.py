@@ -16,7 +16,7 @@ from components.evaluation import Suite
 from components.evaluation.probes import probe, robustness
 from components.evaluation.probes.robustness import (
     ATTRIBUTES,
-    PICTURES,
+    IMAGES,
     TEXTS,
     WORD,
     case,
@@ -26,8 +26,8 @@ from components.evaluation.probes.robustness import (
     typos,
 )
 from tests.evaluation.conftest import ConstantEmbedder, HashEmbedder, row
-from tests.evaluation.probes.conftest import CONCEPTS, Measured, WriteSuite, pictured, scored, seeking
-from tests.evaluation.probes.conftest import PICTURES as FILES
+from tests.evaluation.probes.conftest import CONCEPTS, Measured, WriteSuite, scored, seeking, with_image
+from tests.evaluation.probes.conftest import IMAGES as FILES
 
 ANIMALS = [
     "ant",
@@ -46,13 +46,13 @@ ANIMALS = [
     "newt",
     "owl",
 ]
-WORDS = [f"{animal} Picture" for animal in ANIMALS]
+WORDS = [f"{animal} Image" for animal in ANIMALS]
 SENTENCE = "What is directly to the left of the yellow Adhesive bandage?"
 Perturb = Callable[[str, float, np.random.Generator], str]
 
 
 class WordsEmbedder:
-    """A vector drawn from each text, in lower case if told so, and from the mean colour of each picture."""
+    """A vector drawn from each text, in lower case if asked, and from the mean colour of each image."""
 
     name, dimension = "words", 64
 
@@ -70,11 +70,11 @@ class WordsEmbedder:
 
 @pytest.fixture
 def base(write_suite: WriteSuite) -> Suite:
-    """`Texts` asks by text, `Pictures` by picture, `Both` by both, `Some` by one or the other."""
+    """`Texts` asks by text, `Images` by image, `Both` by both, `Some` by one or the other."""
     sets = {
         "Both": [row(word, WORDS, [n], qry_inst="", qry_img_path=FILES[n]) for n, word in enumerate(WORDS)],
-        "Pictures": [seeking("", n, qry_img_path=FILES[n], qry_inst="", tgt_inst="") for n in range(CONCEPTS)],
-        "Some": [row(WORDS[0], WORDS, [0]), pictured(1, WORDS, 1)],
+        "Images": [seeking("", n, qry_img_path=FILES[n], qry_inst="", tgt_inst="") for n in range(CONCEPTS)],
+        "Some": [row(WORDS[0], WORDS, [0]), with_image(1, WORDS, 1)],
         "Texts": [row(word, WORDS, [n], qry_inst="") for n, word in enumerate(WORDS)],
     }
     return write_suite(sets)
@@ -88,9 +88,9 @@ def suite(base: Suite, tmp_path: Path) -> Suite:
 def test_a_set_takes_the_perturbations_of_what_all_its_queries_have(suite: Suite) -> None:
     found = {each.name for each in suite.sets}
     texts = {f"Texts.{name}.{severity}" for name in TEXTS for severity in (1, 2, 3)}
-    pictures = {f"Pictures.{name}.{severity}" for name in PICTURES for severity in (1, 2, 3)}
-    both = {f"Both.{name}.{severity}" for name in (*TEXTS, *PICTURES) for severity in (1, 2, 3)}
-    assert found == texts | pictures | both | {"Texts.unperturbed", "Pictures.unperturbed", "Both.unperturbed"}
+    images = {f"Images.{name}.{severity}" for name in IMAGES for severity in (1, 2, 3)}
+    both = {f"Both.{name}.{severity}" for name in (*TEXTS, *IMAGES) for severity in (1, 2, 3)}
+    assert found == texts | images | both | {"Texts.unperturbed", "Images.unperturbed", "Both.unperturbed"}
 
 
 def test_only_the_query_is_perturbed_and_only_in_the_modality_named(suite: Suite) -> None:
@@ -104,34 +104,34 @@ def test_only_the_query_is_perturbed_and_only_in_the_modality_named(suite: Suite
         texts = [item.text != original.text for item, original in zip(now, before, strict=True)]
         assert np.mean(texts) > 0.8 if perturbation in TEXTS else not any(texts)
         images = [item.image != original.image for item, original in zip(now, before, strict=True)]
-        assert all(images) if perturbation in PICTURES else not any(images)
+        assert all(images) if perturbation in IMAGES else not any(images)
 
 
 def test_unperturbed_queries_score_as_in_the_base(base: Suite, suite: Suite, tmp_path: Path) -> None:
     ours, theirs = (scored(each, HashEmbedder(), tmp_path / "cache")[0] for each in (suite, base))
-    for name in ("Both", "Pictures", "Texts"):
+    for name in ("Both", "Images", "Texts"):
         assert sorted(ours.tasks[f"{name}.unperturbed"].values) == sorted(theirs.tasks[name].values)
 
 
 def test_what_a_model_does_not_look_at_costs_nothing_and_what_it_looks_at_does(
     suite: Suite, measured: Measured
 ) -> None:
-    """One folds case and the other does not; both see a picture's colour and nothing else of it."""
+    """One folds case and the other does not; both see an image's colour and nothing else of it."""
     folds = measured("robustness", suite, WordsEmbedder(folded=True))
     exact = measured("robustness", suite, WordsEmbedder())
     assert folds["Texts, case: drop per unit"] == 0 and exact["Texts, case: drop per unit"] > 0.3
     assert folds["Texts, typos: drop per unit"] > 0.3 and folds["Texts, insertion: drop per unit"] > 0.3
     for numbers in (folds, exact):
-        assert numbers["Pictures, blur: drop per unit"] == numbers["Pictures, crop: drop per unit"] == 0, "one colour"
-        assert numbers["Pictures, brightness: drop per unit"] > 0.3
+        assert numbers["Images, blur: drop per unit"] == numbers["Images, crop: drop per unit"] == 0, "one colour"
+        assert numbers["Images, brightness: drop per unit"] > 0.3
 
 
 def test_the_numbers_are_means_and_differences_of_the_scores(suite: Suite, tmp_path: Path) -> None:
     scores, sides = scored(suite, WordsEmbedder(), tmp_path / "cache")
     numbers = probe("robustness").measure(suite, scores, sides)
     slopes = []
-    for perturbation in (*TEXTS, *PICTURES):
-        sets = ["Both", "Texts" if perturbation in TEXTS else "Pictures"]
+    for perturbation in (*TEXTS, *IMAGES):
+        sets = ["Both", "Texts" if perturbation in TEXTS else "Images"]
         means = [np.mean([scores.tasks[f"{name}.unperturbed"].score for name in sets])]
         for severity in (1, 2, 3):
             means.append(np.mean([scores.tasks[f"{name}.{perturbation}.{severity}"].score for name in sets]))
@@ -224,38 +224,38 @@ def test_a_text_without_words_stays(text: str) -> None:
 
 
 @pytest.fixture
-def picture(tmp_path: Path) -> Path:
+def image(tmp_path: Path) -> Path:
     pixels = np.random.default_rng(0).integers(0, 255, (40, 60, 3), np.uint8)
-    Image.fromarray(pixels).save(tmp_path / "picture.png")
-    return tmp_path / "picture.png"
+    Image.fromarray(pixels).save(tmp_path / "image.png")
+    return tmp_path / "image.png"
 
 
-def after(picture: Path, perturbation: str, severity: int) -> np.ndarray:
-    item = perturbed(Item(image=picture), perturbation, severity, picture.parent / "perturbed")
+def after(image: Path, perturbation: str, severity: int) -> np.ndarray:
+    item = perturbed(Item(image=image), perturbation, severity, image.parent / "perturbed")
     assert isinstance(item.image, Path)
     return np.asarray(load_image(item.image), float)
 
 
-def test_pictures_lose_detail_width_or_light_in_proportion_to_the_severity(picture: Path) -> None:
-    original = np.asarray(load_image(picture), float)
-    spread = [np.std(after(picture, "blur", severity)) for severity in (1, 2, 3)]
+def test_images_lose_detail_width_or_light_in_proportion_to_the_severity(image: Path) -> None:
+    original = np.asarray(load_image(image), float)
+    spread = [np.std(after(image, "blur", severity)) for severity in (1, 2, 3)]
     assert np.std(original) > spread[0] > spread[1] > spread[2]
     for severity in (1, 2, 3):
-        part = after(picture, "crop", severity)
+        part = after(image, "crop", severity)
         assert part.shape == (40 - 4 * severity, 60 - 6 * severity, 3)
         windows = np.lib.stride_tricks.sliding_window_view(original, part.shape)
-        assert (windows == part).all(axis=(-1, -2, -3)).any(), "no part of the picture"
-        assert after(picture, "brightness", severity) == pytest.approx(original * (1 - severity / 4), abs=1)
+        assert (windows == part).all(axis=(-1, -2, -3)).any(), "no part of the image"
+        assert after(image, "brightness", severity) == pytest.approx(original * (1 - severity / 4), abs=1)
 
 
-def test_frames_are_perturbed_like_pictures(picture: Path) -> None:
-    video, image = (
-        perturbed(item, "blur", 1, picture.parent) for item in (Item(video=(picture, picture)), Item(image=picture))
+def test_frames_are_perturbed_like_images(image: Path) -> None:
+    video, alone = (
+        perturbed(item, "blur", 1, image.parent) for item in (Item(video=(image, image)), Item(image=image))
     )
-    assert video == Item(video=(image.image, image.image))  # type: ignore[arg-type]
+    assert video == Item(video=(alone.image, alone.image))  # type: ignore[arg-type]
 
 
-def test_pictures_are_written_once_and_whole(base: Suite, tmp_path: Path) -> None:
+def test_images_are_written_once_and_whole(base: Suite, tmp_path: Path) -> None:
     folder = tmp_path / "perturbed"
     first = probe("robustness").build(base, folder)
     files = {file: file.stat().st_mtime_ns for file in folder.iterdir()}
@@ -265,7 +265,7 @@ def test_pictures_are_written_once_and_whole(base: Suite, tmp_path: Path) -> Non
     assert probe("robustness").build(base, tmp_path / "elsewhere").digest == first.digest
 
 
-def test_another_picture_under_the_same_name_is_another_suite(base: Suite, suite: Suite, tmp_path: Path) -> None:
+def test_another_image_under_the_same_name_is_another_suite(base: Suite, suite: Suite, tmp_path: Path) -> None:
     file = next((tmp_path / "perturbed").glob("*blur*"))
     Image.new("RGB", (12, 8), "white").save(file)
     assert probe("robustness").build(base, tmp_path / "perturbed").digest != suite.digest
@@ -287,19 +287,19 @@ def test_the_perturbations_are_the_same_in_another_process(base: Suite, suite: S
 
 def test_large_sets_are_sampled(write_suite: WriteSuite, tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> None:
     monkeypatch.setattr(robustness, "QUERIES_PER_SET", 5)
-    base = write_suite({"Pictures": [seeking(f"word {n}", n) for n in range(CONCEPTS)]})
+    base = write_suite({"Images": [seeking(f"word {n}", n) for n in range(CONCEPTS)]})
     suite = probe("robustness").build(base, tmp_path / "perturbed")
     assert {len(each.queries) for each in suite.sets} == {5}
     assert all(len(pool.candidates) == CONCEPTS for each in suite.sets for pool in each.pools)
 
 
-def test_a_picture_that_cannot_be_read_is_named(base: Suite, tmp_path: Path) -> None:
-    (base.root / "images" / FILES[3]).write_bytes(b"no picture")
+def test_a_image_that_cannot_be_read_is_named(base: Suite, tmp_path: Path) -> None:
+    (base.root / "images" / FILES[3]).write_bytes(b"no image")
     with pytest.raises(DataInvalid, match=rf"^\w+: query of row \d+: .*{FILES[3]}.*cannot be decoded"):
         probe("robustness").build(base, tmp_path / "perturbed")
 
 
 def test_data_that_no_perturbation_fits_are_refused(write_suite: WriteSuite, tmp_path: Path) -> None:
-    base = write_suite({"Some": [row("cat", WORDS, [0]), pictured(1, WORDS, 1)]})
+    base = write_suite({"Some": [row("cat", WORDS, [0]), with_image(1, WORDS, 1)]})
     with pytest.raises(UsageError, match="robustness: small has no set whose queries all have a text, or all"):
         probe("robustness").build(base, tmp_path / "perturbed")

@@ -138,7 +138,7 @@ def test_ties_are_flagged_from_half_a_percent(tie_rate: float, flagged: bool) ->
         ({"metrics": dict.fromkeys(REPORTED, 0.4) | {"recall@10": 0.3}}, None),
     ],
 )
-def test_chance_is_told_where_every_query_has_one_relevant_candidate(
+def test_chance_is_shown_where_every_query_has_one_relevant_candidate(
     changes: dict[str, Any], chance: str | None
 ) -> None:
     task = task_score("vqa", "OOD", 0.4, queries=77, **changes)
@@ -206,13 +206,13 @@ def test_everything_lies_inside(tmp_path: Path) -> None:
         Miss("Clips", Item(video=frames), Item(image=tmp_path / "absent.png"), Item("that"), 1234),
     ]
     reader = read(published=PUBLISHED, misses=misses)
-    pictures = [source for source in reader.sources if source != "data:,"]
-    assert all(picture.startswith("data:image/webp;base64,") for picture in pictures)
-    opened = [Image.open(io.BytesIO(base64.b64decode(picture.partition(",")[2]))) for picture in pictures]
-    assert [picture.size for picture in opened] == [(240, 120), (20, 10), (20, 10), (20, 10)]
-    levels = [picture.convert("RGB").getchannel("R").getpixel((10, 5)) for picture in opened[1:]]
+    images = [source for source in reader.sources if source != "data:,"]
+    assert all(image.startswith("data:image/webp;base64,") for image in images)
+    opened = [Image.open(io.BytesIO(base64.b64decode(image.partition(",")[2]))) for image in images]
+    assert [image.size for image in opened] == [(240, 120), (20, 10), (20, 10), (20, 10)]
+    levels = [image.convert("RGB").getchannel("R").getpixel((10, 5)) for image in opened[1:]]
     assert levels == pytest.approx([0, 120, 240], abs=8), "first, middle and last frame"
-    assert reader.shown.count("no picture") == 2
+    assert reader.shown.count("no image") == 2
     assert "rank 57.5" in reader.shown and "rank 1,234" in reader.shown and "Worst queries of student" in reader.shown
     assert not re.search(r"https?:|url\(|@import|<link(?! rel=\"icon\")", reader.page)
 

@@ -13,9 +13,10 @@ from fontTools.ttLib import TTFont
 from PIL import Image
 
 from components.corpus.config import SourceSettings
-from components.corpus.layout import EVAL_SCHEMA, TRAIN_SCHEMA, write_table
+from components.corpus.layout import write_table
 from components.corpus.manifest import Distribution, EvaluationTask, Input, Tasks
 from components.corpus.quarantine import Quarantine
+from components.corpus.rows import EVAL_SCHEMA, TRAIN_SCHEMA
 from components.corpus.sources.emoji.characters import (
     CLDR,
     EMOJI_TEST,
@@ -25,16 +26,16 @@ from components.corpus.sources.emoji.characters import (
     read_emoji,
 )
 from components.corpus.sources.emoji.evaluation import EvaluationSet, evaluation_sets, line_art, multilingual_sets
-from components.corpus.sources.emoji.pictures import (
+from components.corpus.sources.emoji.images import (
     COLOUR_FONT,
     LINE_ART_FONT,
-    colour_picture,
-    line_art_picture,
+    colour_image,
+    line_art_image,
     on_white,
 )
 from components.corpus.sources.emoji.scenes import Scene, compose
 from components.corpus.sources.emoji.splits import Inventory, Splits
-from components.corpus.sources.emoji.training import crop, picture, scene_picture, training_tables
+from components.corpus.sources.emoji.training import crop, emoji_image, scene_image, training_tables
 from components.errors import EmbedlineError
 from components.files import file_sha256
 from components.sections import Fraction, Positive
@@ -60,7 +61,7 @@ class Settings(SourceSettings):
     train_scenes: Positive
     dev_scenes: Positive
     eval_scenes: Positive
-    picture_size: Positive
+    image_size: Positive
     scene_size: Positive
 
 
@@ -72,7 +73,7 @@ def build(settings: Settings, directory: Path, quarantine: Quarantine) -> Tasks:
     """
     languages: dict[str, Distribution] = dict.fromkeys(["en", *settings.trained_languages], "IND")
     languages |= dict.fromkeys(settings.unseen_languages, "OOD")
-    colour = distinct_pictures(read_emoji(), settings.picture_size)
+    colour = distinct_images(read_emoji(), settings.image_size)
     inventory = Inventory(
         list(colour),
         {language: read_annotations(language) for language in languages},
@@ -80,10 +81,10 @@ def build(settings: Settings, directory: Path, quarantine: Quarantine) -> Tasks:
     )
     images = directory / "images"
     for emoji, image in colour.items():
-        _save(on_white(image), images / picture(emoji))
+        _save(on_white(image), images / emoji_image(emoji))
     drawn = set()
     for emoji in inventory.concepts:
-        if art := line_art_picture(emoji, settings.picture_size):
+        if art := line_art_image(emoji, settings.image_size):
             _save(on_white(art), images / line_art(emoji))
             drawn.add(emoji)
 
@@ -91,9 +92,9 @@ def build(settings: Settings, directory: Path, quarantine: Quarantine) -> Tasks:
         """Composes scenes of the concepts, and saves them with the crop of every named thing."""
         made = []
         for scene in compose(concepts, colour, count, settings.scene_size, prefix, Random(f"{settings.seed}:{prefix}")):
-            _save(scene.picture, images / scene_picture(scene))
+            _save(scene.image, images / scene_image(scene))
             for emoji, box in scene.boxes:
-                _save(scene.picture.crop(box), images / crop(scene, emoji))
+                _save(scene.image.crop(box), images / crop(scene, emoji))
             made.append(scene)
         return made
 
@@ -123,15 +124,15 @@ def build(settings: Settings, directory: Path, quarantine: Quarantine) -> Tasks:
     )
 
 
-def distinct_pictures(emoji: Sequence[Emoji], size: int) -> dict[Emoji, Image.Image]:
-    """Returns the picture of each emoji, without those that look exactly like an earlier one.
+def distinct_images(emoji: Sequence[Emoji], size: int) -> dict[Emoji, Image.Image]:
+    """Returns the image of each emoji, without those that look exactly like an earlier one.
 
     Norway's flag is also that of Svalbard: with both, a concept that is never trained on would be seen in training.
     """
     found: dict[bytes, tuple[Emoji, Image.Image]] = {}
     for one in emoji:
-        picture = colour_picture(one, size)
-        found.setdefault(picture.tobytes(), (one, picture))
+        image = colour_image(one, size)
+        found.setdefault(image.tobytes(), (one, image))
     return dict(found.values())
 
 

@@ -1,6 +1,6 @@
 """The instructions of the emoji corpus, in the manner of MMEB's."""
 
-PICTURE = "Represent the given image."
+IMAGE = "Represent the given image."
 CROP = "Represent the given cropped image of the object."
 INSTRUCTIONS = {
     "Group": "Identify the group of symbols that the image belongs to.",

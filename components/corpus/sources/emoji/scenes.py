@@ -38,16 +38,16 @@ class Question:
 
 @dataclass(frozen=True)
 class Scene:
-    """A picture, what it asks, and where each named thing lies in it (left, upper, right, lower, in pixels)."""
+    """An image, what it asks, and where each named thing lies in it (left, upper, right, lower, in pixels)."""
 
     code: str
-    picture: Image.Image
+    image: Image.Image
     questions: tuple[Question, ...]
     boxes: tuple[tuple[Emoji, tuple[int, int, int, int]], ...]
 
 
 def compose(
-    emoji: Sequence[Emoji], pictures: dict[Emoji, Image.Image], count: int, size: int, prefix: str, random: Random
+    emoji: Sequence[Emoji], images: dict[Emoji, Image.Image], count: int, size: int, prefix: str, random: Random
 ) -> Iterator[Scene]:
     """Yields `count` scenes of `(size, size)` RGB pixels, in turn of one thing, copies of one, a row of several."""
     for number in range(count):
@@ -63,7 +63,7 @@ def compose(
         for thing, cell in zip(things, cells, strict=True):
             box = _place(kind, cell, len(things), size, random)
             side = box[2] - box[0]
-            scaled = pictures[thing].resize((side, side), Image.Resampling.BILINEAR)
+            scaled = images[thing].resize((side, side), Image.Resampling.BILINEAR)
             canvas.paste(scaled, box[:2], scaled)
             boxes.append((thing, box))
         yield Scene(

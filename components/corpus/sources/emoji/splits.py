@@ -2,17 +2,14 @@
 
 from __future__ import annotations
 
-import hashlib
 from collections import defaultdict
 from collections.abc import Sequence
 from dataclasses import dataclass
 from functools import cached_property
 from random import Random
-from typing import Literal
 
 from components.corpus.sources.emoji.characters import Annotations, Emoji
-
-Split = Literal["train", "dev", "eval"]
+from components.corpus.splits import Split, priority, split_of
 
 
 @dataclass(frozen=True)
@@ -26,16 +23,11 @@ class Splits:
 
     def concept(self, emoji: Emoji) -> Split:
         """Returns the split of a concept, the same for all its skin-tone variants."""
-        return self._assign(("concept", emoji.concept), self.dev_fraction, self.eval_fraction)
+        return split_of(priority(self.seed, ("concept", emoji.concept)), self.dev_fraction, self.eval_fraction)
 
     def withheld(self, *key: object) -> Split:
         """Returns "train", or the split for which this fact about a trained concept is withheld."""
-        return self._assign(key, self.withheld_fraction / 4, self.withheld_fraction * 3 / 4)
-
-    def _assign(self, key: object, dev_fraction: float, eval_fraction: float) -> Split:
-        digest = hashlib.sha256(f"{self.seed}:{key}".encode()).digest()
-        position = int.from_bytes(digest[:8], "big") / 2**64
-        return "eval" if position < eval_fraction else "dev" if position < eval_fraction + dev_fraction else "train"
+        return split_of(priority(self.seed, key), self.withheld_fraction / 4, self.withheld_fraction * 3 / 4)
 
 
 @dataclass(frozen=True)
@@ -84,7 +76,7 @@ class Inventory:
         return found
 
     def changes_of(self, split: Split, known: bool) -> list[Change]:
-        """Changes whose result belongs to `split`, as in `toned_of`; trained changes start from trained pictures."""
+        """Changes whose result belongs to `split`, as in `toned_of`; trained changes start from trained images."""
         return [
             change
             for change in self.changes

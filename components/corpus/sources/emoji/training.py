@@ -8,7 +8,7 @@ from random import Random
 import pyarrow as pa
 
 from components.corpus.sources.emoji.characters import Emoji
-from components.corpus.sources.emoji.instructions import CROP, INSTRUCTIONS, PICTURE, SKILLS
+from components.corpus.sources.emoji.instructions import CROP, IMAGE, INSTRUCTIONS, SKILLS
 from components.corpus.sources.emoji.scenes import Scene
 from components.corpus.sources.emoji.splits import Inventory
 
@@ -16,7 +16,7 @@ Part = tuple[str, str]  # (text, image path), "" where there is none
 KEYWORD_SETS = 3
 
 
-def picture(emoji: Emoji) -> str:
+def emoji_image(emoji: Emoji) -> str:
     return f"emoji/{emoji.code}.png"
 
 
@@ -24,7 +24,7 @@ def crop(scene: Scene, emoji: Emoji) -> str:
     return f"crops/{scene.code}-{emoji.code}.png"
 
 
-def scene_picture(scene: Scene) -> str:
+def scene_image(scene: Scene) -> str:
     return f"scenes/{scene.code}.png"
 
 
@@ -32,29 +32,29 @@ def training_tables(inventory: Inventory, scenes: Sequence[Scene], languages: Se
     """Returns one table a task that has rows, in MMEB-train's columns plus the two instructions."""
     known = inventory.concepts_of("train")
     toned = inventory.toned_of("train", known=True)
-    pictures = {emoji: ("", picture(emoji)) for emoji in (*known, *toned)}
+    images = {emoji: ("", emoji_image(emoji)) for emoji in (*known, *toned)}
     tables = {
-        "NameToImage": _table("NameToImage", [((emoji.name, ""), pictures[emoji]) for emoji in known], PICTURE),
-        "ImageToName": _table("ImageToName", [(pictures[emoji], (emoji.name, "")) for emoji in known]),
-        "ImageToVariantName": _table("ImageToName", [(pictures[emoji], (emoji.name, "")) for emoji in toned]),
-        "KeywordsToImage": _table("KeywordsToImage", _keyword_rows(inventory, known), PICTURE),
-        "TranslatedNameToImage": _table("NameToImage", _translated_rows(inventory, languages), PICTURE),
+        "NameToImage": _table("NameToImage", [((emoji.name, ""), images[emoji]) for emoji in known], IMAGE),
+        "ImageToName": _table("ImageToName", [(images[emoji], (emoji.name, "")) for emoji in known]),
+        "ImageToVariantName": _table("ImageToName", [(images[emoji], (emoji.name, "")) for emoji in toned]),
+        "KeywordsToImage": _table("KeywordsToImage", _keyword_rows(inventory, known), IMAGE),
+        "TranslatedNameToImage": _table("NameToImage", _translated_rows(inventory, languages), IMAGE),
         "TranslatedNameToName": _table("Translation", _translations(inventory, languages)),
-        "Group": _table("Group", [(pictures[emoji], (emoji.group, "")) for emoji in known]),
-        "Subgroup": _table("Subgroup", [(pictures[emoji], (label(emoji.subgroup), "")) for emoji in known]),
-        "SkinTone": _table("SkinTone", [(pictures[emoji], (emoji.skin_tones[0], "")) for emoji in toned]),
+        "Group": _table("Group", [(images[emoji], (emoji.group, "")) for emoji in known]),
+        "Subgroup": _table("Subgroup", [(images[emoji], (label(emoji.subgroup), "")) for emoji in known]),
+        "SkinTone": _table("SkinTone", [(images[emoji], (emoji.skin_tones[0], "")) for emoji in toned]),
         "Composed": _table(
             "Composed",
             [
-                ((change.text, picture(change.before)), ("", picture(change.after)))
+                ((change.text, emoji_image(change.before)), ("", emoji_image(change.after)))
                 for change in inventory.changes_of("train", known=True)
             ],
-            PICTURE,
+            IMAGE,
         ),
         "Grounding": _table(
             "Grounding",
             [
-                ((emoji.name, scene_picture(scene)), ("", crop(scene, emoji)))
+                ((emoji.name, scene_image(scene)), ("", crop(scene, emoji)))
                 for scene in scenes
                 for emoji, _ in scene.boxes
             ],
@@ -65,7 +65,7 @@ def training_tables(inventory: Inventory, scenes: Sequence[Scene], languages: Se
         tables[task] = _table(
             "Question",
             [
-                ((question.text, scene_picture(scene)), (question.answer, ""))
+                ((question.text, scene_image(scene)), (question.answer, ""))
                 for scene in scenes
                 for question in scene.questions
                 if question.skill == skill
@@ -88,12 +88,12 @@ def _keyword_rows(inventory: Inventory, known: Sequence[Emoji]) -> Iterable[tupl
             else set()
         )
         for chosen in sorted(sets):
-            yield (", ".join(chosen), ""), ("", picture(emoji))
+            yield (", ".join(chosen), ""), ("", emoji_image(emoji))
 
 
 def _translated_rows(inventory: Inventory, languages: Sequence[str]) -> Iterable[tuple[Part, Part]]:
     for emoji, name in _translated_names(inventory, languages):
-        yield (name, ""), ("", picture(emoji))
+        yield (name, ""), ("", emoji_image(emoji))
 
 
 def _translations(inventory: Inventory, languages: Sequence[str]) -> Iterable[tuple[Part, Part]]:

@@ -1,4 +1,4 @@
-"""The stage `evaluate`: scores the trained models and every exported variant as it is shipped."""
+"""Scores several models on a data set: the trained ones, and every exported variant as it is shipped."""
 
 from __future__ import annotations
 
@@ -6,29 +6,26 @@ import functools
 import math
 from collections.abc import Callable, Mapping
 from pathlib import Path
-from typing import TYPE_CHECKING
 
 from safetensors import safe_open
 
 from components.backends.directory import unopened_directory
 from components.embedder import fingerprint
 from components.errors import EmbedlineError
+from components.evaluation.config import Evaluation
 from components.evaluation.report import BATCHES_PER_CHUNK, score
 from components.evaluation.sets import read_suite
 from components.evaluation.vectors import Done, cached_vectors, dimension
 from components.files import atomic_directory
 from components.scores import Model, Scores
 
-if TYPE_CHECKING:
-    from components.config import Config
-
 TRAINED, STUDENT = ("teacher", "student"), "student"
 Report = Callable[[str, int, int], None]
-"""Is told the model at work, how many items have their vector, and how many there are."""
+"""Takes the model at work, how many items have their vector, and how many there are."""
 
 
-def run(
-    config: Config, data: Path, models: Mapping[str, Path], output: Path, cache: Path, report: Report
+def score_all(
+    settings: Evaluation, data: Path, models: Mapping[str, Path], output: Path, cache: Path, report: Report
 ) -> tuple[dict[str, Scores], dict[str, float]]:
     """Scores each model directory under its name and writes `output/NAME.json`; returns the scores by name, and how
     many items a second each model encoded.
@@ -37,13 +34,12 @@ def run(
     Runtime. `output` appears when all are scored. Raises as `evaluate` does.
     """
     scores, speeds = {}, {}
-    settings = config.evaluation
     suite = read_suite(data, cache=cache)
     with atomic_directory(output) as partial:
         for name, directory in models.items():
             embedder = unopened_directory(str(directory), settings.batch_size, remember_images=True)
             identity = fingerprint(directory)
-            progress = functools.partial(_tell, report, name)
+            progress = functools.partial(_pass_on, report, name)
             chunk = settings.batch_size * BATCHES_PER_CHUNK
             sides, speeds[name] = cached_vectors(embedder, name, identity, suite, chunk, cache, progress)
             weights = directory if name in TRAINED else models[STUDENT]
@@ -64,5 +60,5 @@ def parameters(directory: Path) -> int:
     return count
 
 
-def _tell(report: Report, name: str, done: Done) -> None:
+def _pass_on(report: Report, name: str, done: Done) -> None:
     report(name, done.all_items, done.of_all)

@@ -9,14 +9,15 @@ import torch
 from PIL import Image
 from transformers import AutoModel, PreTrainedTokenizerFast
 
-from components.config import PARAMETERS, Config, read
+from components.config import PARAMETERS, read
 from components.embedder import fingerprint
 from components.embedder.config import IMAGE_MEAN, IMAGE_STD
 from components.embedder.dual_encoder import assemble, load, save
 from components.embedder.runtime import Description
 from components.embedder.towers.image.residual import ResidualImageConfig, ResidualImageModel
 from components.errors import EmbedlineError
-from components.evaluation import parameters, run
+from components.evaluation import parameters, score_all
+from components.evaluation.config import Evaluation
 from components.export.exporters.dual_encoder import export
 from components.scores import Scores
 
@@ -39,15 +40,15 @@ def models(text_model: Path, tmp_path_factory: pytest.TempPathFactory) -> dict[s
 
 
 @pytest.fixture
-def whole_config() -> Config:
-    return read(Path(__file__).parents[2] / PARAMETERS)
+def settings() -> Evaluation:
+    return read(Path(__file__).parents[2] / PARAMETERS).evaluation
 
 
 def test_every_model_is_scored_by_the_backend_that_ships_it(
-    models: dict[str, Path], data: Path, tmp_path: Path, whole_config: Config
+    models: dict[str, Path], data: Path, tmp_path: Path, settings: Evaluation
 ) -> None:
     output, calls = tmp_path / "artifacts" / "scores", set()
-    scores, speeds = run(whole_config, data, models, output, tmp_path / "cache", lambda *call: calls.add(call))
+    scores, speeds = score_all(settings, data, models, output, tmp_path / "cache", lambda *call: calls.add(call))
     assert sorted(file.stem for file in output.iterdir()) == sorted(NAMES)
     assert [folder.name for folder in output.parent.iterdir()] == ["scores"]
     assert {name: Scores.read(output / f"{name}.json") for name in NAMES} == scores
@@ -60,13 +61,13 @@ def test_every_model_is_scored_by_the_backend_that_ships_it(
     student, exported = scores["student"], scores["onnx-fp32"]
     for task, score in student.tasks.items():
         assert exported.tasks[task].score == pytest.approx(score.score, abs=0.05), "the same weights"
-    again = run(whole_config, data, models, output, tmp_path / "cache", lambda *_: None)
+    again = score_all(settings, data, models, output, tmp_path / "cache", lambda *_: None)
     assert again == (scores, speeds), "nothing is encoded twice, and the speeds are those of the first time"
     assert speeds.keys() == scores.keys() and all(speed > 0 for speed in speeds.values())
 
 
 def test_every_model_encodes_each_image_once(
-    models: dict[str, Path], data: Path, tmp_path: Path, whole_config: Config, monkeypatch: pytest.MonkeyPatch
+    models: dict[str, Path], data: Path, tmp_path: Path, settings: Evaluation, monkeypatch: pytest.MonkeyPatch
 ) -> None:
     """The images are asked about by two sets, each with an instruction of its own."""
     loaded: Counter[object] = Counter()
@@ -77,7 +78,7 @@ def test_every_model_encodes_each_image_once(
         return open_image(image)
 
     monkeypatch.setattr(Image, "open", counted)
-    run(whole_config, data, models, tmp_path / "scores", tmp_path / "cache", lambda *_: None)
+    score_all(settings, data, models, tmp_path / "scores", tmp_path / "cache", lambda *_: None)
     assert loaded == dict.fromkeys((data / "images").iterdir(), len(models))
 
 
@@ -89,14 +90,14 @@ def test_parameters_are_those_of_the_trained_model(models: dict[str, Path], tmp_
 
 
 def test_scores_appear_whole_or_not_at_all(
-    models: dict[str, Path], data: Path, tmp_path: Path, whole_config: Config
+    models: dict[str, Path], data: Path, tmp_path: Path, settings: Evaluation
 ) -> None:
     broken = tmp_path / "broken"
     shutil.copytree(models["onnx-fp32"], broken)
     (broken / "text.onnx").write_bytes(b"")
     output = tmp_path / "scores"
     with pytest.raises(Exception, match=r"text\.onnx"):
-        run(whole_config, data, models | {"onnx-fp32": broken}, output, tmp_path / "cache", lambda *_: None)
+        score_all(settings, data, models | {"onnx-fp32": broken}, output, tmp_path / "cache", lambda *_: None)
     assert not output.exists()
-    run(whole_config, data, models, output, tmp_path / "cache", lambda *_: None)
+    score_all(settings, data, models, output, tmp_path / "cache", lambda *_: None)
     assert json.loads((output / "onnx-fp32.json").read_text())["model"]["dimension"] == 12

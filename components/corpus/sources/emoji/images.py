@@ -1,4 +1,4 @@
-"""Pictures of emoji: in colour (Noto) and as line art of another font (Symbola)."""
+"""Images of emoji: in colour (Noto) and as line art of another font (Symbola)."""
 
 from __future__ import annotations
 
@@ -28,14 +28,14 @@ def _font(path: Path, size: int) -> ImageFont.FreeTypeFont:
     return ImageFont.truetype(str(path), size, layout_engine=ImageFont.Layout.RAQM)
 
 
-def colour_picture(emoji: Emoji, size: int, path: Path = COLOUR_FONT) -> Image.Image:
+def colour_image(emoji: Emoji, size: int, path: Path = COLOUR_FONT) -> Image.Image:
     """Returns the emoji in colour, `(size, size)` RGBA, transparent around it."""
     canvas = Image.new("RGBA", (160, 160))
     ImageDraw.Draw(canvas).text((12, 12), emoji.text, font=_font(path, BITMAP_SIZE), embedded_color=True)
     return _fit(canvas, size)
 
 
-def line_art_picture(emoji: Emoji, size: int, path: Path = LINE_ART_FONT) -> Image.Image | None:
+def line_art_image(emoji: Emoji, size: int, path: Path = LINE_ART_FONT) -> Image.Image | None:
     """Returns the emoji as black lines, `(size, size)` RGBA, or None where the font has no such sign."""
     points = emoji.concept
     if len(points) != 1 or _mask(path, size, points[0]) == _mask(path, size, 0x10FFFF):
@@ -45,8 +45,8 @@ def line_art_picture(emoji: Emoji, size: int, path: Path = LINE_ART_FONT) -> Ima
     return _fit(canvas, size)
 
 
-def on_white(picture: Image.Image) -> Image.Image:
-    return Image.alpha_composite(Image.new("RGBA", picture.size, "white"), picture).convert("RGB")
+def on_white(image: Image.Image) -> Image.Image:
+    return Image.alpha_composite(Image.new("RGBA", image.size, "white"), image).convert("RGB")
 
 
 def _mask(path: Path, size: int, point: int) -> bytes:
@@ -62,6 +62,6 @@ def _fit(canvas: Image.Image, size: int) -> Image.Image:
     glyph = glyph.resize(
         (max(1, round(glyph.width * scale)), max(1, round(glyph.height * scale))), Image.Resampling.BILINEAR
     )
-    picture = Image.new("RGBA", (size, size))
-    picture.paste(glyph, ((size - glyph.width) // 2, (size - glyph.height) // 2))
-    return picture
+    image = Image.new("RGBA", (size, size))
+    image.paste(glyph, ((size - glyph.width) // 2, (size - glyph.height) // 2))
+    return image
