@@ -1,3 +1,4 @@
+import os
 import shutil
 import string
 from pathlib import Path
@@ -6,15 +7,33 @@ from typing import TYPE_CHECKING
 import pytest
 
 from components.quiet import configure
+from monitoring.doctor import SYSTEM_FILES
 
 if TYPE_CHECKING:
     from components.embedder import TorchEmbedder
     from components.embedder.dual_encoder import DualEncoder
 
 configure()
+os.environ.setdefault("OMP_NUM_THREADS", "1")  # `make test` has a worker for each core, and the models are tiny
 
 ROOT = Path(__file__).parents[1]
+SYSTEM_PACKAGES = {name: file.exists() for file, name in SYSTEM_FILES.items()} | {"git": bool(shutil.which("git"))}
 WORDS = ("cat", "dog", "red", "blue", "sad", "happy", "face", "tree", "one", "two", "left", "of", "the", "a", "find")
+
+
+@pytest.hookimpl(tryfirst=True)
+def pytest_collection_modifyitems(items: list[pytest.Item]) -> None:
+    """Keeps the tests of a file on one worker, and those of the session's Triton server, so that each starts once."""
+    for item in items:
+        shares_server = "session_server" in getattr(item, "fixturenames", ())
+        item.add_marker(pytest.mark.xdist_group("session_server" if shares_server else str(item.path)))
+
+
+def pytest_runtest_setup(item: pytest.Item) -> None:
+    """Skips a test whose marker `system` names a Debian package that is missing here."""
+    for marker in item.iter_markers("system"):
+        if missing := [name for name in marker.args or SYSTEM_PACKAGES if not SYSTEM_PACKAGES[name]]:
+            pytest.skip(f"needs the Debian packages {', '.join(missing)}; `make system` installs them")
 
 
 @pytest.fixture

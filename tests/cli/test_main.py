@@ -104,6 +104,7 @@ def test_ctrl_c_says_how_to_go_on(machine: bool, tmp_path: Path) -> None:
         assert not output and errors == f"embedline: {SAID}\n  {REMEDY}\n"
 
 
+@pytest.mark.system("git")
 def test_ctrl_c_in_a_flow_says_so_too(line: Line) -> None:
     process = line.start("ingest")
     holder = line.root / ".embedline" / "holder.json"
@@ -137,6 +138,7 @@ def test_help_and_usage_errors_end_as_typer_ends_them(
 
 
 @pytest.mark.slow
+@pytest.mark.system
 def test_git_is_asked_for_and_says_what_it_commits(line: Line) -> None:
     subprocess.run(["rm", "-rf", ".git"], cwd=line.root, check=True)
     refused = line.call("ingest")

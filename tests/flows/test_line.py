@@ -17,6 +17,8 @@ from components.stages import STAGES
 
 from .conftest import Line
 
+pytestmark = pytest.mark.system
+
 KILL_AFTER_SECONDS = 0.5
 START_SECONDS = 480
 
