@@ -122,15 +122,15 @@ def embedder(directory: Path) -> "TorchEmbedder":
 
 
 @pytest.fixture(scope="session")
-def pictures(tmp_path_factory: pytest.TempPathFactory) -> list[Path]:
-    """Five pictures of different colours and shapes."""
+def image_files(tmp_path_factory: pytest.TempPathFactory) -> list[Path]:
+    """Five images of different colours and shapes."""
     from PIL import Image
 
-    folder = tmp_path_factory.mktemp("pictures")
+    folder = tmp_path_factory.mktemp("images")
     files = []
     for number, size in enumerate([(16, 16), (9, 20), (30, 12), (16, 8), (40, 40)]):
-        picture = Image.linear_gradient("L").resize(size).rotate(90 * number, expand=True).convert("RGB")
-        picture.paste((40 * number, 255 - 50 * number, 90), (0, 0, 3 + number, 4))
+        image = Image.linear_gradient("L").resize(size).rotate(90 * number, expand=True).convert("RGB")
+        image.paste((40 * number, 255 - 50 * number, 90), (0, 0, 3 + number, 4))
         files.append(folder / f"{number}.png")
-        picture.save(files[-1])
+        image.save(files[-1])
     return files

@@ -218,7 +218,7 @@ def _messages(content: dict[str, str]) -> list[dict[str, Any]]:
 
 
 def _data_url(position: int, source: ImageSource) -> str:
-    """Returns the picture's own bytes as a data URL; one in memory travels as PNG."""
+    """Returns the image's own bytes as a data URL; one in memory travels as PNG."""
     try:
         if isinstance(source, Image.Image):
             stream = io.BytesIO()

@@ -46,8 +46,8 @@ def test_a_round_promotes_and_the_next_repeats_nothing(line: Line) -> None:
     assert len(scores) == 10
     assert scores == sorted(scores, reverse=True)
     assert all(Path(line.root, hit["image_path"]).is_file() for hit in found["hits"])
-    picture = found["hits"][0]["image_path"]
-    assert line.answer("search", "--image", picture)["hits"][0]["score"] == pytest.approx(1, abs=0.01)
+    image = found["hits"][0]["image_path"]
+    assert line.answer("search", "--image", image)["hits"][0]["score"] == pytest.approx(1, abs=0.01)
 
     assert line.answer("rollback", "--reason", "test")["champion"] == "1"
     unchanged = line.call("run")

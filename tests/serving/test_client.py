@@ -27,7 +27,7 @@ Png = Callable[..., bytes]
 
 @pytest.fixture
 def items(png: Png, tmp_path: Path) -> list[Item]:
-    """Every kind of item: text, image as bytes, as path and as picture, both, with instruction, beyond ASCII."""
+    """Every kind of item: text, image as bytes, as path and as image, both, with instruction, beyond ASCII."""
     path = tmp_path / "blue.png"
     path.write_bytes(png("blue"))
     return [

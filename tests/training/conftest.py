@@ -109,7 +109,7 @@ def params() -> configuration.Config:
 
 @pytest.fixture(scope="session")
 def examples(tmp_path_factory: pytest.TempPathFactory) -> Examples:
-    """Ten pictures with a name each, in tasks of every shape: text to image, image to text, both to text or image."""
+    """Ten images with a name each, in tasks of every shape: text to image, image to text, both to text or image."""
     folder = tmp_path_factory.mktemp("images")
     random = np.random.default_rng(0)
     images = [folder / f"{number}.png" for number in range(10)]

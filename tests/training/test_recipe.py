@@ -207,7 +207,7 @@ def test_training_brings_pairs_together(make_teaching: MakeRecipe, examples: Exa
 
 
 def hits(model: DualEncoder, examples: Examples) -> int:
-    """Returns how many of the ten names find their picture."""
+    """Returns how many of the ten names find their image."""
     with torch.inference_mode():
         texts = model(model.preprocess(examples.texts[:10]))["sentence_embedding"]
         images = model(model.preprocess([{"image": image} for image in examples.images]))["sentence_embedding"]

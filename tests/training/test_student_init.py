@@ -176,9 +176,9 @@ def test_distillation_leaves_the_teacher_alone_and_brings_the_student_nearer(
     recipe = make_learning(steps=100, augmentation=0.0, checkpoint_every=1000, image=nothing_to_take_over)
     told: list[Mapping[str, float]] = []
     student = student_of(teacher, recipe, tmp_path)
-    pictures = np.full((10, 3), NONE, np.int64)
-    pictures[:, IMAGE] = np.arange(10)
-    (taught,) = embeddings(torch.from_numpy(pictures), torch.zeros(10, dtype=torch.long))
+    images = np.full((10, 3), NONE, np.int64)
+    images[:, IMAGE] = np.arange(10)
+    (taught,) = embeddings(torch.from_numpy(images), torch.zeros(10, dtype=torch.long))
 
     def nearness(model: DualEncoder) -> float:
         with torch.inference_mode():

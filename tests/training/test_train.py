@@ -46,7 +46,7 @@ def write(data: Path, rows: list[dict[str, str]], images: int) -> Path:
 
 @pytest.fixture
 def data(tmp_path: Path) -> Path:
-    """Eight names with a picture each."""
+    """Eight names with an image each."""
     data = tmp_path / "data"
     (data / "images").mkdir(parents=True)
     random = np.random.default_rng(0)
