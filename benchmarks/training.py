@@ -143,13 +143,13 @@ def their_trainer(recipe: Recipe, data: Path, watch: Watch) -> None:
             disable_tqdm=True,
         )
         dataset = pairs.cast_column("positive", Image())
-        trainer = SentenceTransformerTrainer(model, arguments, dataset, loss=loss, callbacks=[Told(watch)])
+        trainer = SentenceTransformerTrainer(model, arguments, dataset, loss=loss, callbacks=[Logged(watch)])
         trainer.remove_callback(PrinterCallback)
         trainer.train()
 
 
-class Told(TrainerCallback):
-    """Tells the watch what the trainer logs."""
+class Logged(TrainerCallback):
+    """Passes what the trainer logs to the watch."""
 
     def __init__(self, watch: Watch) -> None:
         self.watch = watch

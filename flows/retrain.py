@@ -57,8 +57,8 @@ def retrain(parameters: Path = Path(configuration.PARAMETERS)) -> Outcome:
     config = configuration.read(parameters)
     root = Path()
     with lineage.lock(root):
-        for deed in lineage.prepare(root):
-            get_run_logger().info(deed)
+        for line in lineage.prepare(root):
+            get_run_logger().info(line)
         data_hash = ingest_data(config)
         tracked = tracking.prepare(root)
         tags = {

@@ -159,7 +159,7 @@ class EndpointEmbedder:
                 response = client.post(self.url, json=request)
             except httpx.ConnectError as error:
                 raise EmbedlineError(
-                    f"no endpoint answers at {self.place}: {error}", "Start it, or mend the URL."
+                    f"no endpoint answers at {self.place}: {error}", "Start it, or correct the URL."
                 ) from error
             except httpx.TransportError as error:
                 problem = f"{type(error).__name__} after at most {self.timeout_seconds:g} s"

@@ -102,7 +102,7 @@ def load_model(kind: type[Model], directory: Path) -> Model:
     register_stand_ins()
     try:
         return kind(str(directory)).eval()
-    except Exception as error:  # whatever is wrong with a directory of somebody else's, the user is told
+    except Exception as error:  # whatever is wrong with a directory of somebody else's, the user learns it
         raise UsageError(
             f"{directory}: sentence-transformers cannot load it: {error}", "Name a model directory that it can load."
         ) from error

@@ -71,7 +71,7 @@ class HardNegatives:
 def mine_examples(embedder: Embedder, examples: Examples, settings: Negatives) -> dict[str, Mined]:
     """Returns the negatives of every row of every task, as positions in `examples`.
 
-    The pool of a task are its own positives, for among the like of them the positive is to be found, and, with
+    The pool of a task are its own positives, for an answer is looked for among them, and, with
     `settings.other_modalities`, the positives of all tasks that are of a modality for which it never asks. No negative
     of a row is what has the content of its query or of its positive, or stands in any pair, of any task, with one of
     these: synonyms, translations, the other images of a label. Rows without an instruction, which do not say what

@@ -171,7 +171,7 @@ def _follow(reader: Connection, report: Report) -> EmbedlineError | None:
 
 def _agent(_: int, entry: Callable[..., None], arguments: tuple[Any, ...], processes: int, channel: Channel) -> None:
     """Starts the ranks and watches over them, in a process of its own: torch changes how signals are handled."""
-    for name in ("torch.distributed.elastic", "torch.multiprocessing"):  # what they tell is told by the error
+    for name in ("torch.distributed.elastic", "torch.multiprocessing"):  # the error says what they log
         logging.getLogger(name).setLevel(logging.CRITICAL)
     with TemporaryDirectory() as folder:
         config = LaunchConfig(

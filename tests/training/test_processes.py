@@ -159,9 +159,9 @@ def wait_for(condition: Callable[[], Any], seconds: float = 30) -> None:
 
 def test_two_processes_train_as_one_does_on_the_whole_batch(tmp_path: Path, left_over: LeftOver) -> None:
     reports: list[tuple[int, Mapping[str, float]]] = []
-    processes.launch(train_each_way, (tmp_path,), 2, lambda *told: reports.append(told))
+    processes.launch(train_each_way, (tmp_path,), 2, lambda *reported: reports.append(reported))
     alone: list[tuple[int, Mapping[str, float]]] = []
-    gradients, weights = train(gathered, lambda *told: alone.append(told))
+    gradients, weights = train(gathered, lambda *reported: alone.append(reported))
     assert "unused.weight" not in gradients and {"texts.0.weight", "images.2.bias", "logit_scale"} < gradients.keys()
     for rank in (0, 1):
         found, backend, threads = torch.load(tmp_path / f"{rank}.pt", weights_only=False)
@@ -169,8 +169,10 @@ def test_two_processes_train_as_one_does_on_the_whole_batch(tmp_path: Path, left
         assert close(found["gathered"][0], gradients) and close(found["gathered"][1], weights)
         for control in ("detached", "unscaled"):
             assert not close(found[control][0], gradients) and not close(found[control][1], weights), control
-    assert [step for step, _ in reports] == [0, 1, 2] * 3 and {told["rank"] for _, told in reports} == {0}
-    assert [told["loss"] for _, told in reports[:3]] == pytest.approx([told["loss"] for _, told in alone], abs=1e-12)
+    assert [step for step, _ in reports] == [0, 1, 2] * 3 and {reported["rank"] for _, reported in reports} == {0}
+    assert [reported["loss"] for _, reported in reports[:3]] == pytest.approx(
+        [reported["loss"] for _, reported in alone], abs=1e-12
+    )
     assert not left_over()
 
 

@@ -198,18 +198,18 @@ def test_teachers_of_different_dimensions_teach_together(
     teacher = untrained(make_teaching())
     both = written([TorchEmbedder(teacher), Pixels()], examples, settings, tmp_path / "both")
     recipe = make_learning(steps=40, augmentation=0.0, checkpoint_every=1000)
-    told: list[dict[str, float]] = []
+    reported: list[dict[str, float]] = []
     student = student_of(teacher, recipe, tmp_path)
     names = set(student.state_dict())
     fit(
         recipe,
         TrainingData(examples, teachers=both),
         tmp_path / "work",
-        lambda _, metrics: told.append(dict(metrics)),
+        lambda _, metrics: reported.append(dict(metrics)),
         module=student,
     )
-    assert {f"loss/{loss['name']}" for loss in LEARNING["losses"]} <= told[0].keys()
-    assert told[-1]["loss/vectors"] < told[0]["loss/vectors"] * 0.75
+    assert {f"loss/{loss['name']}" for loss in LEARNING["losses"]} <= reported[0].keys()
+    assert reported[-1]["loss/vectors"] < reported[0]["loss/vectors"] * 0.75
     assert set(student.state_dict()) == names
 
 
