@@ -113,7 +113,8 @@ def _training_data(recipe: Recipe, paths: TrainingPaths) -> TrainingData:
 def _encoder(recipe: Recipe, paths: TrainingPaths, data: TrainingData, workspace: Path) -> Encoder:
     """Returns what is to be trained; a student starts with what it can take over from its teacher."""
     from components.training.encoder import TowersEncoder
-    from components.training.towers import build_towers, start_from_teacher
+    from components.training.student_init import init_student
+    from components.training.towers import build_towers
 
     backbone, schedule = recipe.backbone, recipe.schedule
     if not isinstance(backbone, Towers):
@@ -124,5 +125,5 @@ def _encoder(recipe: Recipe, paths: TrainingPaths, data: TrainingData, workspace
         return ModelEncoder(model, data.examples, schedule.precision, backbone.gradient_checkpointing)
     encoder = build_towers(backbone, recipe.matryoshka_dimensions, schedule.seed)
     if paths.teacher:
-        start_from_teacher(encoder, backbone, open_teacher(str(paths.teacher)), workspace)
+        init_student(encoder, backbone, open_teacher(str(paths.teacher)), workspace)
     return TowersEncoder(encoder, data.examples, data.teachers.changes if data.teachers else None)

@@ -18,7 +18,8 @@ from components.training.config import Recipe, Schedule, Towers
 from components.training.encoder import TowersEncoder
 from components.training.examples import INSTRUCTION, NONE, TEXT, Examples
 from components.training.recipe import Scorer, TrainingData, train_by
-from components.training.towers import build_towers, start_from_teacher
+from components.training.student_init import init_student
+from components.training.towers import build_towers
 
 ROOT = Path(__file__).parents[2]
 Report = Callable[[int, Mapping[str, float]], None]
@@ -167,7 +168,7 @@ def student_of(teacher: DualEncoder, recipe: Recipe, folder: Path) -> DualEncode
     """Returns a student with what it takes over from its teacher."""
     student = untrained(recipe)
     assert isinstance(recipe.backbone, Towers)
-    start_from_teacher(student, recipe.backbone, TorchEmbedder(teacher), folder)
+    init_student(student, recipe.backbone, TorchEmbedder(teacher), folder)
     return student
 
 
