@@ -14,6 +14,7 @@ from torch import Tensor, nn
 from components import config as configuration
 from components.embedder import TorchEmbedder
 from components.embedder.dual_encoder import DualEncoder
+from components.progress import Progress
 from components.training.config import Recipe, Schedule, Towers
 from components.training.encoder import TowersEncoder
 from components.training.examples import INSTRUCTION, NONE, TEXT, Examples
@@ -22,7 +23,6 @@ from components.training.student_init import init_student
 from components.training.towers import build_towers
 
 ROOT = Path(__file__).parents[2]
-Report = Callable[[int, Mapping[str, float]], None]
 MakeSchedule = Callable[..., Schedule]
 MakeRecipe = Callable[..., Recipe]
 Fit = Callable[..., DualEncoder]
@@ -146,7 +146,7 @@ def fit(
     recipe: Recipe,
     data: TrainingData | Examples,
     workspace: Path,
-    report: Report = ignored,
+    report: Progress = ignored,
     scorer: Scorer | None = None,
     module: DualEncoder | None = None,
 ) -> DualEncoder:
@@ -180,7 +180,7 @@ def same(first: State, second: State) -> bool:
     return first.keys() == second.keys() and all(torch.equal(first[name], second[name]) for name in first)
 
 
-def stop_at(stop: int, metric: str = "loss") -> Report:
+def stop_at(stop: int, metric: str = "loss") -> Progress:
     """Returns the report of a training that is interrupted where it tells a metric of a step, before it is saved."""
 
     def report(step: int, metrics: Mapping[str, float]) -> None:

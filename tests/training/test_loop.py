@@ -8,6 +8,7 @@ import torch
 from torch import Tensor, nn
 
 from components.errors import EmbedlineError, UsageError
+from components.progress import Progress
 from components.training.config import EarlyStopping, Phase, Schedule
 from components.training.dev_scores import DevScores, trained_state
 from components.training.loop import (
@@ -18,7 +19,7 @@ from components.training.loop import (
     train,
 )
 
-from .conftest import Report, ignored
+from .conftest import ignored
 
 MakeSchedule = Callable[..., Schedule]
 
@@ -55,7 +56,7 @@ def linear() -> nn.Linear:
     return part
 
 
-def run(module: nn.Module, objective: Distance, schedule: Schedule, folder: Path, report: Report = ignored) -> None:
+def run(module: nn.Module, objective: Distance, schedule: Schedule, folder: Path, report: Progress = ignored) -> None:
     train(module, phase(), objective, schedule, folder / "checkpoint.pt", report)
 
 

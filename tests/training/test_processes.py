@@ -16,9 +16,9 @@ from torch import Tensor, distributed, nn
 from torch.nn import functional
 
 from components.errors import DataInvalid, EmbedlineError
+from components.progress import Progress
 from components.training import processes
 
-Report = Callable[[int, Mapping[str, float]], None]
 State = dict[str, Tensor]
 LeftOver = Callable[[], set[psutil.Process]]
 ROOT = Path(__file__).parents[2]
@@ -67,7 +67,7 @@ def unscaled(vectors: Tensor, total: int) -> Tensor:
     return whole
 
 
-def train(join: Callable[[Tensor, int], Tensor], report: Report) -> tuple[State, State]:
+def train(join: Callable[[Tensor, int], Tensor], report: Progress) -> tuple[State, State]:
     """Returns the gradients of the first step and the weights after one step a batch."""
     model = Towers()
     optimiser = torch.optim.AdamW(model.parameters(), lr=0.1, weight_decay=0.1)
@@ -87,7 +87,7 @@ def train(join: Callable[[Tensor, int], Tensor], report: Report) -> tuple[State,
     return gradients, model.state_dict()
 
 
-def train_each_way(folder: Path, report: Report) -> None:
+def train_each_way(folder: Path, report: Progress) -> None:
     """What a rank does; the first and the others also show that they wait for each other."""
     with processes.first_before_others():
         if processes.is_first():
@@ -103,7 +103,7 @@ def train_each_way(folder: Path, report: Report) -> None:
     torch.save((found, distributed.get_backend(), torch.get_num_threads()), folder / f"{processes.rank()}.pt")
 
 
-def fail(how: str, report: Report) -> None:
+def fail(how: str, report: Progress) -> None:
     """The second rank fails; the first waits for it in vain."""
     report(1, {"loss": 0.5})
     if processes.rank() == 1:
@@ -115,7 +115,7 @@ def fail(how: str, report: Report) -> None:
     distributed.barrier()
 
 
-def never_end(folder: Path, report: Report) -> None:
+def never_end(folder: Path, report: Progress) -> None:
     for step in range(1000):
         (folder / f"{processes.rank()}.pid").write_text(str(os.getpid()))
         distributed.barrier()
@@ -123,7 +123,7 @@ def never_end(folder: Path, report: Report) -> None:
         time.sleep(0.05)
 
 
-def count_ignored_warnings(report: Report) -> None:
+def count_ignored_warnings(report: Progress) -> None:
     """Reports how many filters ignore what `configure` lets a process ignore."""
     report(0, {"ignored": [each[::2] for each in warnings.filters].count(("ignore", FutureWarning, 0))})
 
