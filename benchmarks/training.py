@@ -107,12 +107,10 @@ def main(
 
 
 def our_stage(recipe: Recipe, data: Path, watch: Watch) -> None:
-    def report(step: int, metrics: Mapping[str, float]) -> None:
-        watch.tell(metrics["loss"])
-
     with tempfile.TemporaryDirectory() as name:
         folder = Path(name)
-        train_model(recipe, TrainingPaths(data, folder / "negatives", folder / "model", folder / "checkpoints"), report)
+        paths = TrainingPaths(data, folder / "negatives", folder / "model", folder / "checkpoints")
+        train_model(recipe, paths, lambda _, metrics: watch.tell(metrics["loss"]))
 
 
 def their_trainer(recipe: Recipe, data: Path, watch: Watch) -> None:
