@@ -65,9 +65,6 @@ def test_a_round_promotes_and_the_next_repeats_nothing(line: Line) -> None:
     ("section", "values", "code", "said"),
     [
         ("teacher", {"backbone": {"dimensions": 3}}, 2, "did you mean 'dimension'?"),
-        ("teacher", {"phases": [{"losses": [{"name": "contrast"}]}]}, 2, "did you mean 'contrastive'?"),
-        ("export", {"opset": "20"}, 2, "export.opset"),
-        ("promotion", {"confidence": 2.0}, 2, "promotion.confidence"),
         pytest.param(
             "teacher", {"backbone": {"text": {"model": "no/such-model"}}}, 2, "HF_HUB_OFFLINE=0", marks=pytest.mark.slow
         ),
