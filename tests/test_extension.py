@@ -96,7 +96,7 @@ def digests(root: Path) -> dict[str, str]:
 def test_each_new_file_works_where_it_is_named_and_no_other_is_touched(
     source_copy: Path, content: dict[str, Any]
 ) -> None:
-    before = digests(source_copy)
+    before = digests(source_copy / "components")
     shutil.copytree(EXTENSIONS, source_copy, dirs_exist_ok=True, ignore=shutil.ignore_patterns("__pycache__"))
     (source_copy / configuration.PARAMETERS).write_text(yaml.safe_dump(content), encoding="utf-8")
     places = os.pathsep.join((str(source_copy), str(ROOT)))  # the copy's components, the checkout's other packages
@@ -105,8 +105,8 @@ def test_each_new_file_works_where_it_is_named_and_no_other_is_touched(
         [sys.executable, "-c", LINE], cwd=source_copy, env=environment, capture_output=True, text=True, timeout=300
     )
     assert done.returncode == 0, done.stderr
-    after = digests(source_copy)
-    assert sorted(after.keys() - before.keys()) == NEW and len(NEW) == 6
+    after = digests(source_copy / "components")
+    assert sorted(f"components/{name}" for name in after.keys() - before.keys()) == NEW and len(NEW) == 6
     assert {name: digest for name, digest in after.items() if name in before} == before
 
     reported = json.loads((source_copy / "reported.json").read_text(encoding="utf-8"))

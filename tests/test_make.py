@@ -39,7 +39,7 @@ def workspace(tmp_path: Path) -> Path:
 def make(folder: Path, *arguments: str, answer: str = "") -> subprocess.CompletedProcess[str]:
     environment = {**os.environ, "PYTHONPATH": str(ROOT)}
     return subprocess.run(
-        ["make", *arguments], cwd=folder, env=environment, input=answer, capture_output=True, text=True, timeout=120
+        ["make", *arguments], cwd=folder, env=environment, input=answer, capture_output=True, text=True, timeout=300
     )
 
 

@@ -40,7 +40,7 @@ from tests.serving.test_triton import leftovers
 ROOT = Path(__file__).resolve().parents[2]
 HOME = Path(".embedline")
 QUESTION = Item(text="a sad cat")
-END_SECONDS = 10
+END_SECONDS = 60
 
 
 @dataclass(frozen=True)

@@ -27,7 +27,7 @@ ENDLESS = """
 """
 
 
-def wait_for(condition: Callable[[], bool], seconds: float = 20) -> None:
+def wait_for(condition: Callable[[], bool], seconds: float = 120) -> None:
     deadline = time.monotonic() + seconds
     while not condition():
         assert time.monotonic() < deadline, "waited too long"
@@ -161,7 +161,7 @@ def test_interrupting_the_run_interrupts_the_stage(workspace: Path, script: Scri
     wait_for((workspace / "started").is_file)
     run.send_signal(signal.SIGINT)
     wait_for((workspace / "interrupted").is_file)
-    run.wait(20)
+    run.wait(120)
 
 
 @pytest.mark.parametrize("content", ['{"write": {"a', '{"write": {"data": {"pid": 1, "cmd": "dvc"}}, "read": {}}'])

@@ -100,7 +100,7 @@ def test_a_killed_training_goes_on_to_the_same_weights(
         input=pickle.dumps((recipe, examples)),
         cwd=Path(__file__).parents[2],
         env=os.environ | {"OMP_NUM_THREADS": "1"},
-        timeout=120,
+        timeout=300,
     )
     assert killed.returncode == -signal.SIGKILL and (tmp_path / "killed" / "phase-0" / "checkpoint.pt").is_file()
     assert same(weights(fit(recipe, examples, tmp_path / "killed")), whole)
