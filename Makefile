@@ -11,7 +11,7 @@ run: $(INSTALLED)
 	@$(BIN)/embedline run
 
 test: $(INSTALLED)
-	@$(BIN)/python -m pytest -m "not slow"
+	@$(BIN)/python -m pytest -m "not slow" -n 2 --dist loadgroup
 
 test-slow: $(INSTALLED)
 	@$(BIN)/python -m pytest -m slow

@@ -195,7 +195,7 @@ class Pool:
 
 
 class SetOfOurs(AbsTaskRetrieval):
-    """A set as a retrieval task of mteb, in memory; pictures are read when they are encoded, as ours are."""
+    """A set as a retrieval task of mteb, in memory; images are read when they are encoded, as ours are."""
 
     metadata = MockAny2AnyRetrievalT2ITask.metadata
 

@@ -161,7 +161,7 @@ def comparisons(parameters: Overlay, steps: int) -> list[Comparison]:
             measured="TranslatedNameToImage",
             task=TRANSLATED,
         ),
-        Comparison("mobileclip: two stored views (pictures as they are)", clean, profile("mobileclip", steps)),
+        Comparison("mobileclip: two stored views (images as they are)", clean, profile("mobileclip", steps)),
     ]
 
 

@@ -4,7 +4,7 @@ same towers, pairs, batches, precision and optimiser; and with both towers froze
     python benchmarks/training.py            the median of three runs, by turns
     python benchmarks/training.py --quick    one run of a few steps
 
-The task is one that all three can do: a name to its picture. Speeds are of steps alone, after a third of them has been
+The task is one that all three can do: a name to its image. Speeds are of steps alone, after a third of them has been
 left to warm up. What comes before (reading, pixels, a frozen tower's outputs) is in no speed.
 """
 
@@ -108,16 +108,14 @@ def main(
 
 
 def our_stage(recipe: Recipe, data: Path, watch: Watch) -> None:
-    def report(step: int, metrics: Mapping[str, float]) -> None:
-        watch.tell(metrics["loss"])
-
     with tempfile.TemporaryDirectory() as name:
         folder = Path(name)
-        train_model(recipe, TrainingPaths(data, folder / "negatives", folder / "model", folder / "checkpoints"), report)
+        paths = TrainingPaths(data, folder / "negatives", folder / "model", folder / "checkpoints")
+        train_model(recipe, paths, lambda _, metrics: watch.tell(metrics["loss"]))
 
 
 def their_trainer(recipe: Recipe, data: Path, watch: Watch) -> None:
-    """Trains as sentence-transformers' documentation shows: pictures are files of a data set, decoded as they come."""
+    """Trains as sentence-transformers' documentation shows: images are files of a data set, decoded as they come."""
     schedule = Planned.model_validate(recipe.schedule.model_dump())
     names, images = names_and_images(data)
     pairs = Dataset.from_dict({"anchor": names, "positive": [str(image) for image in images]})
@@ -144,13 +142,13 @@ def their_trainer(recipe: Recipe, data: Path, watch: Watch) -> None:
             disable_tqdm=True,
         )
         dataset = pairs.cast_column("positive", Image())
-        trainer = SentenceTransformerTrainer(model, arguments, dataset, loss=loss, callbacks=[Told(watch)])
+        trainer = SentenceTransformerTrainer(model, arguments, dataset, loss=loss, callbacks=[Logged(watch)])
         trainer.remove_callback(PrinterCallback)
         trainer.train()
 
 
-class Told(TrainerCallback):
-    """Tells the watch what the trainer logs."""
+class Logged(TrainerCallback):
+    """Passes what the trainer logs to the watch."""
 
     def __init__(self, watch: Watch) -> None:
         self.watch = watch
@@ -171,7 +169,7 @@ def bare_loop(recipe: Recipe, data: Path, watch: Watch) -> None:
     tokens = batch_to_device(module.tokens(names), device)
     with tempfile.TemporaryDirectory() as folder:
         size = module.description.image_size
-        pictures = torch.from_numpy(np.array(pixels(images, size, Path(folder) / "pixels.npy"))).to(device)
+        decoded = torch.from_numpy(np.array(pixels(images, size, Path(folder) / "pixels.npy"))).to(device)
     learns = [parameter for parameter in module.parameters() if parameter.requires_grad]
     optimiser = torch.optim.AdamW(learns, schedule.learning_rate, weight_decay=schedule.weight_decay, fused=True)
     rates = torch.optim.lr_scheduler.LambdaLR(optimiser, lambda step: learning_rate_fraction(step, schedule))
@@ -183,7 +181,7 @@ def bare_loop(recipe: Recipe, data: Path, watch: Watch) -> None:
         longest = int(mask.sum(1).max())
         with autocast(schedule.precision, device):
             texts = module.embed_text(tokens["input_ids"][rows, :longest], mask[:, :longest])
-            shown = module.embed_images((pictures[rows].float() / 255 - 0.5) / 0.5)
+            shown = module.embed_images((decoded[rows].float() / 255 - 0.5) / 0.5)
         similarities = texts.float() @ shown.float().T / TEMPERATURE
         loss = (functional.cross_entropy(similarities, targets) + functional.cross_entropy(similarities.T, targets)) / 2
         optimiser.zero_grad()
@@ -196,7 +194,7 @@ def bare_loop(recipe: Recipe, data: Path, watch: Watch) -> None:
 
 
 def recipe(steps: int, frozen: Sequence[str] = ()) -> Recipe:
-    """Returns the teacher's recipe of `params.yaml`, made plain: one task, bare texts, pictures as they are."""
+    """Returns the teacher's recipe of `params.yaml`, made plain: one task, bare texts, images as they are."""
     configured = configuration.read(ROOT / configuration.PARAMETERS).teacher
     changes = {
         "backbone": {"instruction_weight": 0.0},

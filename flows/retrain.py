@@ -57,8 +57,8 @@ def retrain(parameters: Path = Path(configuration.PARAMETERS)) -> Outcome:
     config = configuration.read(parameters)
     root = Path()
     with lineage.lock(root):
-        for deed in lineage.prepare(root):
-            get_run_logger().info(deed)
+        for line in lineage.prepare(root):
+            get_run_logger().info(line)
         data_hash = ingest_data(config)
         tracked = tracking.prepare(root)
         tags = {
@@ -134,12 +134,12 @@ def bless(config: Config, tracked: Tracking, round_: Run, version: str) -> Mappi
     if champion == version:
         return models.roles(tracked)
     quality = compare_with_champion(config, tracked, champion)
-    publish(config, quality)
+    publish(quality)
     quality.require()
     checks = try_on_triton(config)
     blessing = infrastructure(str(read_json(BUNDLE / "bundle.json")["fingerprint"]), checks, config.promotion)
     round_.log_metrics(checks)
-    return promote(config, tracked, version, quality, blessing)
+    return promote(tracked, version, quality, blessing)
 
 
 @task(name="compare with the champion", cache_policy=NO_CACHE, persist_result=False)
@@ -178,9 +178,7 @@ def try_on_triton(config: Config) -> dict[str, float]:
 
 
 @task(name="promote", cache_policy=NO_CACHE, persist_result=False)
-def promote(
-    config: Config, tracked: Tracking, version: str, quality: Verdict, blessing: Verdict
-) -> Mapping[str, str | None]:
+def promote(tracked: Tracking, version: str, quality: Verdict, blessing: Verdict) -> Mapping[str, str | None]:
     """Moves the aliases; from then on a running server answers with the new champion and keeps the previous one.
 
     Raises `Refused`, and changes nothing, unless both verdicts passed.
@@ -191,7 +189,7 @@ def promote(
 
 
 @task(name="publish the scores", cache_policy=NO_CACHE, persist_result=False)
-def publish(config: Config, quality: Verdict) -> None:
+def publish(quality: Verdict) -> None:
     """Leaves the scores and the verdict as an artifact in Prefect."""
     verdict = "passed" if quality.passed else "refused: " + "; ".join(quality.reasons)
     create_table_artifact([dict(row) for row in quality.table], key="scores", description=f"Quality: {verdict}")

@@ -13,7 +13,7 @@ from components.registry import models, tracking
 from components.workspace import DATA
 from serving.client import TritonEmbedder
 from serving.roles import served, served_versions
-from serving.search import Hit, named_pictures, open_index, search
+from serving.search import Hit, named_images, open_index, search
 
 
 @dataclass(frozen=True)
@@ -38,7 +38,7 @@ def search_served(
         embedder = TritonEmbedder(server.url, version=champion)
         fingerprint = models.facts(tracked, str(champion))["model_fingerprint"]
         digest = Manifest.read(DATA).digest
-        index = open_index(home / "index", embedder, lambda: named_pictures(DATA), fingerprint, digest)
+        index = open_index(home / "index", embedder, lambda: named_images(DATA), fingerprint, digest)
         began = time.perf_counter()
         vector = embedder.encode([query])[0]
         latency_ms = (time.perf_counter() - began) * 1000

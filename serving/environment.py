@@ -134,7 +134,7 @@ def install(home: Path) -> None:
         shutil.rmtree(partial, ignore_errors=True)
         raise EmbedlineError(
             f"pip cannot install the Triton server: {last_line(done.stderr)}",
-            f"mend the network or pip's settings, then try: pip download --no-deps -r {REQUIREMENTS}",
+            f"check the network and pip's settings, then try: pip download --no-deps -r {REQUIREMENTS}",
         )
     stub = "triton_python_backend_stub"
     (made.backends / "python" / stub).symlink_to(f"../../python_backend_stubs/{python_version()}/{stub}")

@@ -1,4 +1,4 @@
-"""The results of a search as one HTML file that needs no network: pictures inside, light and dark."""
+"""The results of a search as one HTML file that needs no network: images inside, light and dark."""
 
 from __future__ import annotations
 
@@ -46,12 +46,12 @@ figure img { max-width: 100%; height: 128px; object-fit: contain; }
 def results_page(query: Item, hits: Sequence[Hit], model: str, latency_ms: float, searched: int) -> str:
     """Returns the page: the query, the model version that answered, the time it took, and the hits with their scores.
 
-    A hit whose picture cannot be read is shown without it. Bars run from cosine 0 to 1.
+    A hit whose image cannot be read is shown without it. Bars run from cosine 0 to 1.
     """
-    title = escape(query.text or "Pictures like this one")
-    picture = thumbnail(query.image) if query.image else ""
+    title = escape(query.text or "Images like this one")
+    image = thumbnail(query.image) if query.image else ""
     hint = f" · {escape(query.instruction)}" if query.instruction else ""
-    facts = f"{len(hits)} of {searched:,} pictures · model {escape(model)} · {latency_ms:.1f} ms{hint}"
+    facts = f"{len(hits)} of {searched:,} images · model {escape(model)} · {latency_ms:.1f} ms{hint}"
     cards = "\n".join(card(rank, hit) for rank, hit in enumerate(hits, start=1))
     return f"""<!doctype html>
 <html lang="en">
@@ -64,7 +64,7 @@ def results_page(query: Item, hits: Sequence[Hit], model: str, latency_ms: float
 </head>
 <body>
 <main>
-<header>{picture}<div><h1>{title}</h1><p class="facts">{facts}</p></div></header>
+<header>{image}<div><h1>{title}</h1><p class="facts">{facts}</p></div></header>
 <ol>
 {cards}
 </ol>
@@ -84,7 +84,7 @@ def card(rank: int, hit: Hit) -> str:
 
 
 def thumbnail(source: Path | bytes | Image.Image) -> str:
-    """Returns an image element that holds the picture itself, or a remark if the picture cannot be read."""
+    """Returns an image element that holds the image itself, or a remark if the image cannot be read."""
     try:
         image = (
             source
@@ -93,7 +93,7 @@ def thumbnail(source: Path | bytes | Image.Image) -> str:
         )
         small = image.convert("RGBA")
     except (OSError, ValueError, SyntaxError, Image.DecompressionBombError):
-        return "<span>no picture</span>"
+        return "<span>no image</span>"
     small.thumbnail((THUMBNAIL_PIXELS, THUMBNAIL_PIXELS))
     buffer = io.BytesIO()
     small.save(buffer, "WEBP", quality=90)

@@ -1,4 +1,4 @@
-"""Search by example: an exact nearest-neighbour index over the pictures of a data set, embedded by the served model."""
+"""Search by example: an exact nearest-neighbour index over the images of a data set, embedded by the served model."""
 
 from __future__ import annotations
 
@@ -21,14 +21,14 @@ class Encoder(Protocol):
 
 
 class Entry(NamedTuple):
-    """A picture that can be found, and what is shown beside it."""
+    """An image that can be found, and what is shown beside it."""
 
     text: str
     image_path: str
 
 
 class Hit(NamedTuple):
-    """A found picture; `score` is the cosine to the query."""
+    """A found image; `score` is the cosine to the query."""
 
     score: float
     text: str
@@ -63,7 +63,7 @@ def open_index(
 
 
 def build_index(encoder: Encoder, entries: Sequence[Entry]) -> Index:
-    """Returns the index of the pictures of the entries; an entry that occurs twice is kept once."""
+    """Returns the index of the images of the entries; an entry that occurs twice is kept once."""
     different = tuple(dict.fromkeys(entries))
     return Index(encoder.encode([Item(image=Path(entry.image_path)) for entry in different]), different)
 
@@ -80,10 +80,10 @@ def index_key(fingerprint: str, dataset_digest: str) -> str:
     return hashlib.sha256(f"{fingerprint}\0{dataset_digest}".encode()).hexdigest()
 
 
-def named_pictures(data: Path) -> list[Entry]:
-    """Returns the pictures that the data set pairs with a text, each under the text that is most its own.
+def named_images(data: Path) -> list[Entry]:
+    """Returns the images that the data set pairs with a text, each under the text that is most its own.
 
-    A name stands beside its picture in several tasks and beside few others; a class label beside many.
+    A name stands beside its image in several tasks and beside few others; a class label beside many.
     """
     together: dict[Path, Counter[str]] = {}
     uses: Counter[str] = Counter()
@@ -98,7 +98,7 @@ def named_pictures(data: Path) -> list[Entry]:
 
 
 def _text_image_pairs(data: Path) -> Iterator[tuple[str, Path]]:
-    """Yields (text, picture) of every training pair and every right answer that join a bare text and a bare picture."""
+    """Yields (text, image) of every training pair and every right answer that join a bare text and a bare image."""
     for pair in read_pairs(data):
         yield from _bare(pair.query, pair.positive)
     for task in task_names(data, "eval"):

@@ -1,3 +1,4 @@
+import os
 import shutil
 import string
 from pathlib import Path
@@ -6,15 +7,33 @@ from typing import TYPE_CHECKING
 import pytest
 
 from components.quiet import configure
+from monitoring.doctor import SYSTEM_FILES
 
 if TYPE_CHECKING:
     from components.embedder import TorchEmbedder
     from components.embedder.dual_encoder import DualEncoder
 
 configure()
+os.environ.setdefault("OMP_NUM_THREADS", "1")  # `make test` has a worker for each core, and the models are tiny
 
 ROOT = Path(__file__).parents[1]
+SYSTEM_PACKAGES = {name: file.exists() for file, name in SYSTEM_FILES.items()} | {"git": bool(shutil.which("git"))}
 WORDS = ("cat", "dog", "red", "blue", "sad", "happy", "face", "tree", "one", "two", "left", "of", "the", "a", "find")
+
+
+@pytest.hookimpl(tryfirst=True)
+def pytest_collection_modifyitems(items: list[pytest.Item]) -> None:
+    """Keeps the tests of a file on one worker, and those of the session's Triton server, so that each starts once."""
+    for item in items:
+        shares_server = "session_server" in getattr(item, "fixturenames", ())
+        item.add_marker(pytest.mark.xdist_group("session_server" if shares_server else str(item.path)))
+
+
+def pytest_runtest_setup(item: pytest.Item) -> None:
+    """Skips a test whose marker `system` names a Debian package that is missing here."""
+    for marker in item.iter_markers("system"):
+        if missing := [name for name in marker.args or SYSTEM_PACKAGES if not SYSTEM_PACKAGES[name]]:
+            pytest.skip(f"needs the Debian packages {', '.join(missing)}; `make system` installs them")
 
 
 @pytest.fixture
@@ -103,15 +122,15 @@ def embedder(directory: Path) -> "TorchEmbedder":
 
 
 @pytest.fixture(scope="session")
-def pictures(tmp_path_factory: pytest.TempPathFactory) -> list[Path]:
-    """Five pictures of different colours and shapes."""
+def image_files(tmp_path_factory: pytest.TempPathFactory) -> list[Path]:
+    """Five images of different colours and shapes."""
     from PIL import Image
 
-    folder = tmp_path_factory.mktemp("pictures")
+    folder = tmp_path_factory.mktemp("images")
     files = []
     for number, size in enumerate([(16, 16), (9, 20), (30, 12), (16, 8), (40, 40)]):
-        picture = Image.linear_gradient("L").resize(size).rotate(90 * number, expand=True).convert("RGB")
-        picture.paste((40 * number, 255 - 50 * number, 90), (0, 0, 3 + number, 4))
+        image = Image.linear_gradient("L").resize(size).rotate(90 * number, expand=True).convert("RGB")
+        image.paste((40 * number, 255 - 50 * number, 90), (0, 0, 3 + number, 4))
         files.append(folder / f"{number}.png")
-        picture.save(files[-1])
+        image.save(files[-1])
     return files

@@ -1,12 +1,15 @@
 """make and install.sh, in folders that hold no more than they need."""
 
 import os
+import re
 import shutil
 import subprocess
 import sys
 from pathlib import Path
 
 import pytest
+
+from tests.conftest import SYSTEM_PACKAGES
 
 ROOT = Path(__file__).parents[1]
 AGAIN = ("artifacts/student/model", "checkpoints/vectors/one", ".dvc/tmp/lock", "search.html", ".data.partial/one")
@@ -36,7 +39,7 @@ def workspace(tmp_path: Path) -> Path:
 def make(folder: Path, *arguments: str, answer: str = "") -> subprocess.CompletedProcess[str]:
     environment = {**os.environ, "PYTHONPATH": str(ROOT)}
     return subprocess.run(
-        ["make", *arguments], cwd=folder, env=environment, input=answer, capture_output=True, text=True, timeout=120
+        ["make", *arguments], cwd=folder, env=environment, input=answer, capture_output=True, text=True, timeout=300
     )
 
 
@@ -152,3 +155,31 @@ def test_pip_gets_the_index_that_was_chosen(tmp_path: Path) -> None:
 def test_make_system_installs_the_debian_packages_alone(workspace: Path) -> None:
     planned = make(workspace, "--dry-run", "system").stdout
     assert "install.sh --system fonts-noto-color-emoji" in planned and "pip" not in planned
+
+
+def test_the_packages_that_tests_wait_for_are_those_of_the_makefile() -> None:
+    (listed,) = re.findall(r"^SYSTEM := (.*)$", (ROOT / "Makefile").read_text(encoding="utf-8"), re.MULTILINE)
+    assert set(SYSTEM_PACKAGES) == set(listed.split())
+
+
+def test_a_test_is_skipped_with_the_reason_where_its_package_is_missing(tmp_path: Path) -> None:
+    (tmp_path / "conftest.py").write_text("from tests.conftest import *\nSYSTEM_PACKAGES['git'] = False\n")
+    (tmp_path / "test_it.py").write_text(
+        "import pytest\n@pytest.mark.system('git')\ndef test_git(): 1 / 0\n"
+        "@pytest.mark.system()\ndef test_all(): 1 / 0\n"
+        "def test_none(): 1 / 0\n"
+    )
+    command = [
+        sys.executable,
+        "-m",
+        "pytest",
+        "-rs",
+        "-p",
+        "no:cacheprovider",
+        "--rootdir",
+        str(tmp_path),
+        str(tmp_path),
+    ]
+    done = subprocess.run(command, env={**os.environ, "PYTHONPATH": str(ROOT)}, capture_output=True, text=True)
+    assert "needs the Debian packages git; `make system` installs them" in done.stdout
+    assert "1 failed, 2 skipped" in done.stdout

@@ -70,7 +70,7 @@ def run(code: str, **environment: str) -> dict[str, Any]:
         check=True,
         cwd=ROOT,
         env=clean | {"PYTHONPATH": str(ROOT)} | environment,
-        timeout=120,
+        timeout=300,
     )
     answer: dict[str, Any] = json.loads(done.stdout.splitlines()[-1])
     return answer

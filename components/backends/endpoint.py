@@ -159,7 +159,7 @@ class EndpointEmbedder:
                 response = client.post(self.url, json=request)
             except httpx.ConnectError as error:
                 raise EmbedlineError(
-                    f"no endpoint answers at {self.place}: {error}", "Start it, or mend the URL."
+                    f"no endpoint answers at {self.place}: {error}", "Start it, or correct the URL."
                 ) from error
             except httpx.TransportError as error:
                 problem = f"{type(error).__name__} after at most {self.timeout_seconds:g} s"
@@ -218,7 +218,7 @@ def _messages(content: dict[str, str]) -> list[dict[str, Any]]:
 
 
 def _data_url(position: int, source: ImageSource) -> str:
-    """Returns the picture's own bytes as a data URL; one in memory travels as PNG."""
+    """Returns the image's own bytes as a data URL; one in memory travels as PNG."""
     try:
         if isinstance(source, Image.Image):
             stream = io.BytesIO()

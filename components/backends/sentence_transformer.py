@@ -102,7 +102,7 @@ def load_model(kind: type[Model], directory: Path) -> Model:
     register_stand_ins()
     try:
         return kind(str(directory)).eval()
-    except Exception as error:  # whatever is wrong with a directory of somebody else's, the user is told
+    except Exception as error:  # whatever is wrong with a directory of somebody else's, the user learns it
         raise UsageError(
             f"{directory}: sentence-transformers cannot load it: {error}", "Name a model directory that it can load."
         ) from error
@@ -142,7 +142,7 @@ def batches(
 ) -> Iterator[tuple[list[int], list[Any], str | None]]:
     """Yields the rows, the inputs and the prompt of each batch: parts of one modality, texts of like length together.
 
-    Pictures are decoded when their batch comes. Raises `UsageError` that names the item whose picture is unreadable.
+    Images are decoded when their batch comes. Raises `UsageError` that names the item whose image is unreadable.
     """
     groups: dict[tuple[tuple[str, ...], str | None], list[Part]] = {}
     for part in parts:
@@ -156,18 +156,18 @@ def batches(
 
 def _input(part: Part, model: BaseModel) -> Any:
     """Returns the part as the model takes it. A text goes in a dictionary, for the library takes a bare one that looks
-    like the address of a picture for that picture; older modules, which take text alone, know no dictionaries."""
+    like the address of an image for that image; older modules, which take text alone, know no dictionaries."""
     if list(model.modalities) == ["text"]:
         return part.content["text"]
-    pictures: dict[str, Any] = {}
+    images: dict[str, Any] = {}
     if "image" in part.content:
-        pictures["image"] = _picture(part.row, part.content["image"])
+        images["image"] = _image(part.row, part.content["image"])
     if "video" in part.content:
-        pictures["video"] = [_picture(part.row, frame) for frame in part.content["video"]]
-    return part.content | pictures
+        images["video"] = [_image(part.row, frame) for frame in part.content["video"]]
+    return part.content | images
 
 
-def _picture(row: int, source: ImageSource) -> Any:
+def _image(row: int, source: ImageSource) -> Any:
     try:
         return load_image(source)
     except UnreadableImage as error:

@@ -88,7 +88,7 @@ Made = tuple[PreTrainedModel, ProcessorMixin]
 def write_tiny(architecture: str, directory: Path, seed: int = 0) -> None:
     """Writes a model of that architecture: weights drawn from `seed`, tokenizer, image processor, chat template.
 
-    The weights are well under a million; pictures become 16 or 32 pixels wide. Raises `UsageError` that names the
+    The weights are well under a million; images become 16 or 32 pixels wide. Raises `UsageError` that names the
     known architectures.
     """
     if architecture not in MAKERS:
@@ -127,7 +127,7 @@ def _text_of_tower(tokenizer: PreTrainedTokenizerBase) -> dict[str, Any]:
 
 
 def _chat_template(image: str, video: str = "") -> str:
-    """Returns a template in which every message is a turn, and every picture or video of it stands as given."""
+    """Returns a template in which every message is a turn, and every image or video of it stands as given."""
     return (
         "{% for message in messages %}" + TURN + "{{ message['role'] }}\n"
         "{% for part in message['content'] %}"
@@ -145,8 +145,8 @@ def _clip() -> Made:
         projection_dim=WIDTH,
         initializer_factor=FACTOR,
     )
-    pictures = CLIPImageProcessorPil(size={"shortest_edge": SIDE}, crop_size={"height": SIDE, "width": SIDE})
-    return CLIPModel(config), CLIPProcessor(pictures, tokenizer)
+    image_processor = CLIPImageProcessorPil(size={"shortest_edge": SIDE}, crop_size={"height": SIDE, "width": SIDE})
+    return CLIPModel(config), CLIPProcessor(image_processor, tokenizer)
 
 
 def _siglip() -> Made:
@@ -154,8 +154,8 @@ def _siglip() -> Made:
     config = SiglipConfig(
         text_config=_text_of_tower(tokenizer), vision_config={"image_size": SIDE, "patch_size": PATCH, **TOWER}
     )
-    pictures = SiglipImageProcessorPil(size={"height": SIDE, "width": SIDE})
-    return SiglipModel(config), SiglipProcessor(pictures, tokenizer)
+    image_processor = SiglipImageProcessorPil(size={"height": SIDE, "width": SIDE})
+    return SiglipModel(config), SiglipProcessor(image_processor, tokenizer)
 
 
 def _siglip2() -> Made:
@@ -180,10 +180,10 @@ def _vision_text() -> Made:
     text = BertModel(BertConfig(**_text_of_tower(tokenizer), initializer_range=SPREAD))
     image = CLIPVisionModel(CLIPVisionConfig(image_size=SIDE, patch_size=PATCH, **TOWER, initializer_factor=FACTOR))
     config = VisionTextDualEncoderConfig.from_vision_text_configs(image.config, text.config, projection_dim=WIDTH)
-    pictures = CLIPImageProcessorPil(size={"shortest_edge": SIDE}, crop_size={"height": SIDE, "width": SIDE})
+    image_processor = CLIPImageProcessorPil(size={"shortest_edge": SIDE}, crop_size={"height": SIDE, "width": SIDE})
     return (
         VisionTextDualEncoderModel(config, image, text),
-        VisionTextDualEncoderProcessor(pictures, tokenizer),
+        VisionTextDualEncoderProcessor(image_processor, tokenizer),
     )
 
 
@@ -207,9 +207,9 @@ def _qwen(
         vision_end_token_id=ids[end],
     )
     size = {"shortest_edge": SIDE**2, "longest_edge": 4 * SIDE**2}  # pixels in all, whatever the keys say
-    pictures = Qwen2VLImageProcessorPil(patch_size=PATCH, size=size)
+    image_processor = Qwen2VLImageProcessorPil(patch_size=PATCH, size=size)
     processor = processor_class(
-        pictures,
+        image_processor,
         tokenizer,
         video_processor(videos, patch_size=PATCH, size=size, merge_size=2, temporal_patch_size=2),
         chat_template=_chat_template(f"{start}{image}{end}", f"{start}{video}{end}"),
@@ -291,9 +291,9 @@ def _idefics(config_class: type[Any], model_class: type[PreTrainedModel], image_
         pad_token_id=tokenizer.pad_token_id,
         scale_factor=scale,
     )
-    pictures = image_processor_class(size={"longest_edge": 2 * SIDE}, max_image_size={"longest_edge": SIDE})
+    image_processor = image_processor_class(size={"longest_edge": 2 * SIDE}, max_image_size={"longest_edge": SIDE})
     processor = Idefics3Processor(
-        pictures,
+        image_processor,
         tokenizer,
         image_seq_len=(SIDE // PATCH // scale) ** 2,
         chat_template=_chat_template(image),
@@ -306,7 +306,7 @@ def _idefics3() -> Made:
 
 
 def _smolvlm() -> Made:
-    """Its pictures are written into prompts as those of Idefics3; its own processor adds videos, and two packages."""
+    """Its images are written into prompts as those of Idefics3; its own processor adds videos, and two packages."""
     return _idefics(SmolVLMConfig, SmolVLMModel, SmolVLMImageProcessorPil)
 
 

@@ -56,14 +56,14 @@ def _load(directory: Path, pooling: PoolingMode | None, name: str) -> SentenceTr
         raise UsageError(f"{name}: does not pool by itself", "Name a pooling: lasttoken, mean or cls.")
     if not pools_itself and "image" in transformer.modalities and "message" not in transformer.modalities:
         raise UsageError(
-            f"{name}: has no chat template, so that it is not known where pictures stand among words",
+            f"{name}: has no chat template, so that it is not known where images stand among words",
             "Put the model's chat_template.jinja into its directory.",
         )
     if transformer.config.model_type in READS_LAST_POSITION:
         length = transformer.config.text_config.max_position_embeddings
         transformer.processing_kwargs = {"text": {"padding": "max_length", "max_length": length}}
     if "message" in transformer.modalities and not isinstance(transformer.processor, Idefics3Processor):
-        # A text may hold what stands for a picture. Idefics3's own processor cannot tell it from a picture's place.
+        # A text may hold what stands for an image. Idefics3's own processor cannot tell it from an image's place.
         transformer.processing_kwargs = {"chat_template": {"sanitize_control_tokens": True}}
     pooled = [Pooling(transformer.get_embedding_dimension(), pooling)] if pooling else []
     return SentenceTransformer(modules=[transformer, *pooled]).eval()

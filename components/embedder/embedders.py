@@ -148,7 +148,7 @@ def own_runtime(file: Path) -> Any:
     sys.modules[module.__name__] = module  # dataclasses look their module up here
     try:
         # an import would take bytecode for the source, and leave some among the files that a fingerprint covers
-        exec(compile(source, str(file), "exec", dont_inherit=True), module.__dict__)
+        exec(compile(source, str(file), "exec", dont_inherit=True), module.__dict__)  # noqa: S102 (see `OnnxEmbedder`)
         return module.Runtime
     except Exception as error:  # whatever code that is not of this version does
         raise EmbedlineError(f"{file}: does not run: {error}", "Package the bundle again.") from error

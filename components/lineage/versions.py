@@ -136,7 +136,7 @@ def _dvc(root: Path, *arguments: str) -> str:
     finished = subprocess.run(command, cwd=root, env=_environment({}), capture_output=True, text=True)
     if finished.returncode:
         complaint = finished.stderr.strip().removeprefix("ERROR: ")
-        raise EmbedlineError(f"dvc {' '.join(arguments)}: {complaint}", "Mend what DVC says, then run again.")
+        raise EmbedlineError(f"dvc {' '.join(arguments)}: {complaint}", "Correct what DVC names, then run again.")
     return finished.stdout
 
 

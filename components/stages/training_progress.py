@@ -2,21 +2,21 @@
 
 from __future__ import annotations
 
-from collections.abc import Callable, Mapping
+from collections.abc import Mapping
 from typing import TYPE_CHECKING
 
-from components.progress import say
+from components.progress import Progress, print_progress
 
 if TYPE_CHECKING:
     from components.registry.tracking import Run
     from components.training.config import Recipe
 
 
-def progress(run: Run, recipe: Recipe) -> Callable[[int, Mapping[str, float]], None]:
+def progress(run: Run, recipe: Recipe) -> Progress:
     """Returns what `train_model` calls with a step and its metrics; first with what the data decide of the schedule."""
     asked = recipe.schedule.batch_size
     steps = recipe.schedule.steps
-    say(f"computes in {precision_here(recipe)}")
+    print_progress(f"computes in {precision_here(recipe)}")
 
     def report(step: int, metrics: Mapping[str, float]) -> None:
         nonlocal steps
@@ -24,14 +24,14 @@ def progress(run: Run, recipe: Recipe) -> Callable[[int, Mapping[str, float]], N
         if "steps" in metrics:
             steps, size = int(metrics["steps"]), int(metrics["batch_size"])
             fewer = "" if size == asked else f", not {asked}: the data have no more"
-            say(f"{steps} steps with {size} pairs each{fewer}")
+            print_progress(f"{steps} steps with {size} pairs each{fewer}")
         elif "loss" in metrics:
-            say(
+            print_progress(
                 f"step {step} of {steps}: loss {metrics['loss']:.3f}, {metrics['pairs_per_second']:.0f} pairs/s, "
                 f"{metrics['seconds_left']:.0f} s left"
             )
         else:
-            say(f"step {step} of {steps}: dev score {metrics['dev_score']:.3f}")
+            print_progress(f"step {step} of {steps}: dev score {metrics['dev_score']:.3f}")
 
     return report
 

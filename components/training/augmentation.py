@@ -1,6 +1,6 @@
-"""Random changes to training pictures that leave their meaning alone, kept as numbers so that they can be repeated.
+"""Random changes to training images that leave their meaning alone, kept as numbers so that they can be repeated.
 
-Whoever teaches can be shown the very picture that the student sees (Beyer et al., Knowledge distillation: A good
+Whoever teaches can be shown the very image that the student sees (Beyer et al., Knowledge distillation: A good
 teacher is patient and consistent, 2022), and its vectors of it can be stored (Vasu et al., MobileCLIP, 2024).
 """
 
@@ -32,20 +32,20 @@ RANGES = torch.tensor(
 
 
 class Augmentation:
-    """How every picture of the training set looks at every step: changed afresh, or as one of its `stored` changes.
+    """How every image of the training set looks at every step: changed afresh, or as one of its `stored` changes.
 
-    Depends on the picture and the step alone, whatever else is in the batch.
+    Depends on the image and the step alone, whatever else is in the batch.
     """
 
     def __init__(self, examples: Examples, schedule: Schedule, stored: Tensor | None = None) -> None:
-        """`stored (pictures, views, 11)` as of `changes`; then the strength is what they were drawn with."""
+        """`stored (images, views, 11)` as of `changes`; then the strength is what they were drawn with."""
         self.examples = examples
         self.schedule = schedule
         self.stored = stored
         self.fixed = not_flipped(examples, schedule.no_flip_tasks)
 
     def __call__(self, pixels: Tensor, images: Tensor, step: int) -> Tensor:
-        """Returns `pixels (n, 3, size, size)` of the pictures `images (n,)` as the step shows them."""
+        """Returns `pixels (n, 3, size, size)` of the images `images (n,)` as the step shows them."""
         if self.stored is not None:
             return augment(pixels, self.stored[images, self.views(step)[images]].to(pixels.device)).clamp(
                 0, 1
@@ -56,7 +56,7 @@ class Augmentation:
         return augment(pixels, drawn[images].to(pixels.device))
 
     def views(self, step: int) -> Tensor:
-        """Returns `(pictures,)`: which stored view of each picture the step shows; 0 where none are stored."""
+        """Returns `(images,)`: which stored view of each image the step shows; 0 where none are stored."""
         if self.stored is None:
             return torch.zeros(len(self.fixed), dtype=torch.long)
         generator = torch.Generator().manual_seed(self._seed(step))
@@ -67,7 +67,7 @@ class Augmentation:
 
 
 def not_flipped(examples: Examples, tasks: Sequence[str]) -> Tensor:
-    """Returns `(pictures,)` bool: the pictures of tasks whose answers depend on left and right.
+    """Returns `(images,)` bool: the images of tasks whose answers depend on left and right.
 
     Raises `UsageError` if one of `tasks` is no task of the examples.
     """
@@ -81,7 +81,7 @@ def not_flipped(examples: Examples, tasks: Sequence[str]) -> Tensor:
 
 
 def changes(fixed: Tensor, strength: float, seed: int) -> Tensor:
-    """Returns `(pictures, 11)` float32: a random change for each picture; those marked in `fixed` are not mirrored."""
+    """Returns `(images, 11)` float32: a random change for each image; those marked in `fixed` are not mirrored."""
     generator = torch.Generator().manual_seed(seed)
     low, high = RANGES.T
     drawn: Tensor = torch.rand(len(fixed), len(RANGES), generator=generator) * (high - low) + low
@@ -93,7 +93,7 @@ def changes(fixed: Tensor, strength: float, seed: int) -> Tensor:
 
 def augment(pixels: Tensor, changes: Tensor) -> Tensor:
     """Returns `pixels (n, 3, size, size)` float32 in 0..1 turned, scaled, moved, mirrored and tinted by `changes
-    (n, 11)`. What comes in from outside is white, the ground on which the embedder puts every picture."""
+    (n, 11)`. What comes in from outside is white, the ground on which the embedder puts every image."""
     scale_x = torch.exp(changes[:, SCALE])
     scale_y = scale_x * torch.exp(changes[:, STRETCH])
     scale_x = scale_x * (1 - 2 * changes[:, MIRROR])

@@ -1,4 +1,4 @@
-"""The rows of one step: what the sampler draws, and what else the training set says about the drawn pictures."""
+"""The rows of one step: what the sampler draws, and what else the training set says about the drawn images."""
 
 from __future__ import annotations
 
@@ -74,8 +74,8 @@ class BatchBuilder:
         self.negatives = {task: own.positions for task, own in (negatives or {}).items()}
         self.scores = {task: own.scores for task, own in (negatives or {}).items() if own.scores is not None}
         self.sampler = Sampler(examples, schedule)
-        self.pictures = {
-            task: _picture_beside_text(examples, task) for task in examples.tasks if schedule.task_weights.get(task, 1)
+        self.images = {
+            task: _image_beside_text(examples, task) for task in examples.tasks if schedule.task_weights.get(task, 1)
         }
 
     def __call__(self, step: int) -> Batch:
@@ -106,8 +106,8 @@ class BatchBuilder:
             ]
         )
         chosen = {}
-        for task, pictures in self.pictures.items():
-            about = np.flatnonzero(np.isin(pictures, images) & (pictures != NONE))
+        for task, beside in self.images.items():
+            about = np.flatnonzero(np.isin(beside, images) & (beside != NONE))
             rows = np.union1d(about, drawn.get(task, np.empty(0, np.int64)))
             if len(rows) > 1:
                 chosen[task] = rows
@@ -123,8 +123,8 @@ def _rows(side: Mapping[str, NDArray[Any]], chosen: Mapping[str, NDArray[np.int6
     return torch.from_numpy(np.concatenate([side[task][rows] for task, rows in chosen.items()]))
 
 
-def _picture_beside_text(examples: Examples, task: str) -> NDArray[np.int32]:
-    """Returns `(rows,)` the picture of each row that joins a bare text and a bare picture, else -1."""
+def _image_beside_text(examples: Examples, task: str) -> NDArray[np.int32]:
+    """Returns `(rows,)` the image of each row that joins a bare text and a bare image, else -1."""
     found = np.full(examples.rows(task), NONE, np.int32)
     for one, other in permutations((examples.queries[task], examples.positives[task])):
         bare = (one[:, IMAGE] == NONE) & (other[:, IMAGE] != NONE) & (other[:, TEXT] == NONE)

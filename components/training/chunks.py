@@ -32,7 +32,7 @@ def in_chunks(
     """
     there = torch.empty(0, device=device)  # torch keeps the random state of the devices of the arguments, and no other
 
-    def encoded(chunk: Tensor, there: Tensor) -> Tensor:
+    def encoded(chunk: Tensor, there: Tensor) -> Tensor:  # noqa: ARG001 (see above)
         return encode(chunk, step)
 
     return torch.cat([checkpoint(encoded, chunk, there, use_reentrant=False) for chunk in positions.split(size)])

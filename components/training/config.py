@@ -80,7 +80,7 @@ class Phase(Section):
     """A part of a training: what is minimised, which parameters learn how fast, for which fraction of the steps.
 
     `lr_multipliers` multiply the learning rate, by a part of the parameters' names; 0 freezes them, others have 1.
-    Pictures are shown at `image_size` (none: the tower's own): many small ones, then fewer large ones, teach more in
+    Images are shown at `image_size` (none: the tower's own): many small ones, then fewer large ones, teach more in
     the same time (Li et al., An Inverse Scaling Law for CLIP Training, 2023).
     """
 
@@ -94,8 +94,8 @@ class Schedule(Section):
     """How long, how fast, on what, on how many pairs at once.
 
     A step draws `sub_batches` tasks by weight (1 where none is given), or first by modality and then by weight.
-    `distinct` rows of a sub-batch share no query, no positive, or neither. Pictures of `no_flip_tasks`, where
-    answers depend on left and right, are never mirrored. With `companions`, pairs of a bare text and a drawn picture
+    `distinct` rows of a sub-batch share no query, no positive, or neither. Images of `no_flip_tasks`, where
+    answers depend on left and right, are never mirrored. With `companions`, pairs of a bare text and a drawn image
     join; `chunk` rows are computed at a time (0: all). `epochs`, how often each pair is drawn, stands in place of
     `steps` where it is not known how many pairs there are. `precision` auto is bfloat16 where the processor has it.
     """
@@ -204,7 +204,7 @@ class Negatives(Section):
 class TeacherEmbeddings(Section):
     """Whose vectors the student learns from: the teacher's, and those of `others`, directories or hub names.
 
-    With `views`, every picture is changed so many times, and the changes are stored beside the vectors of them.
+    With `views`, every image is changed so many times, and the changes are stored beside the vectors of them.
     """
 
     others: list[str]

@@ -21,7 +21,7 @@ from components.training.config import Schedule
 from components.training.examples import IMAGE, INSTRUCTION, NONE, TEXT, Examples
 from components.training.features import colours, pixels, pooled_images, pooled_texts, resized
 
-SHAPE = 64  # pictures are computed in multiples of this: oneDNN compiles, and keeps, a kernel for every new shape
+SHAPE = 64  # images are computed in multiples of this: oneDNN compiles, and keeps, a kernel for every new shape
 EmbedParts = Callable[[Tensor], Tensor]
 
 
@@ -39,12 +39,12 @@ class Encoder(Protocol):
         ...
 
     def prepare(self, schedule: Schedule, folder: Path, image_size: int | None = None) -> None:
-        """Makes ready for a phase, in which what is frozen stays so, and pictures have that size (None: the model's
+        """Makes ready for a phase, in which what is frozen stays so, and images have that size (None: the model's
         own); what is computed once is kept in `folder`."""
         ...
 
     def views(self, step: int) -> Tensor:
-        """Returns `(pictures,)`: which of its stored views every picture of the training set has at the step."""
+        """Returns `(images,)`: which of its stored views every image of the training set has at the step."""
         ...
 
     def embedder(self) -> Embedder:
@@ -58,7 +58,7 @@ class Encoder(Protocol):
 
 class TowersEncoder:
     """A dual encoder, on the accelerator if there is one. The outputs of a tower that is frozen are computed once: an
-    image tower's only where pictures are not changed, for changed pictures have other outputs."""
+    image tower's only where images are not changed, for changed images have other outputs."""
 
     def __init__(self, encoder: DualEncoder, examples: Examples, stored_changes: Tensor | None = None) -> None:
         self.module = encoder.to(get_device_name())
@@ -66,7 +66,7 @@ class TowersEncoder:
         self.dimension = encoder.description.dimension
         self.examples = examples
         self.stored_changes = stored_changes
-        self.pictures: NDArray[np.uint8] | None = None
+        self.images: NDArray[np.uint8] | None = None
 
     def prepare(self, schedule: Schedule, folder: Path, image_size: int | None = None) -> None:
         text_frozen, image_frozen = (
@@ -120,12 +120,12 @@ class TowersEncoder:
         return lambda images, step: self.module.project_image(pooled[images].to(self.device))
 
     def _images(self) -> Callable[[Tensor, int], Tensor]:
-        pictures = self._pixels()
+        every = self._pixels()
         mean, std = colours(self.module)
 
         def embed(images: Tensor, step: int) -> Tensor:
             padded = images[torch.arange(-(-len(images) // SHAPE) * SHAPE) % len(images)]
-            shown = torch.from_numpy(pictures[padded.numpy()]).to(self.device).float() / 255
+            shown = torch.from_numpy(every[padded.numpy()]).to(self.device).float() / 255
             changed = self.augmentation(shown, padded, step)
             with autocast(self.precision, self.device):
                 return self.module.embed_images((changed - mean) / std)[: len(images)]
@@ -134,11 +134,11 @@ class TowersEncoder:
 
     def _pixels(self) -> NDArray[np.uint8]:
         own_size = self.module.description.image_size
-        if self.pictures is None:  # a later phase shows the same ones
-            self.pictures = pixels(self.examples.images, own_size, self.folder / "images.npy")
+        if self.images is None:  # a later phase shows the same ones
+            self.images = pixels(self.examples.images, own_size, self.folder / "images.npy")
         if self.image_size in (None, own_size):
-            return self.pictures
-        return resized(self.pictures, self.image_size, self.folder / "resized_images.npy")
+            return self.images
+        return resized(self.images, self.image_size, self.folder / "resized_images.npy")
 
 
 def sum_of_parts(

@@ -19,12 +19,12 @@ from components.files import memory_mapped
 
 
 def pixels(images: Sequence[Path], size: int, path: Path) -> NDArray[np.uint8]:
-    """Returns `(n, 3, size, size)` uint8, memory-mapped from `path`: the pictures as the embedder scales them."""
+    """Returns `(n, 3, size, size)` uint8, memory-mapped from `path`: the images as the embedder scales them."""
     with ThreadPoolExecutor() as pool:
 
         def chunk(start: int, stop: int) -> NDArray[np.uint8]:
-            pictures = pool.map(lambda image: np.asarray(square(load_image(image), size)), images[start:stop])
-            return np.stack(list(pictures)).transpose(0, 3, 1, 2)
+            decoded = pool.map(lambda image: np.asarray(square(load_image(image), size)), images[start:stop])
+            return np.stack(list(decoded)).transpose(0, 3, 1, 2)
 
         return memory_mapped(path, (len(images), 3, size, size), np.uint8, chunk)
 

@@ -4,7 +4,7 @@ from __future__ import annotations
 
 import math
 import time
-from collections.abc import Callable, Collection, Mapping
+from collections.abc import Collection, Mapping
 from pathlib import Path
 from typing import Any, Protocol
 
@@ -13,6 +13,7 @@ from torch import Tensor, nn
 
 from components.errors import EmbedlineError, UsageError
 from components.files import atomic_file
+from components.progress import Progress
 from components.training import processes
 from components.training.config import Phase, Planned, Schedule
 from components.training.dev_scores import DevScores, trained_state
@@ -20,7 +21,6 @@ from components.training.dev_scores import DevScores, trained_state
 CLIP_NORM = 1.0
 MOST_PROCESSES = 4096  # each draws its own random numbers, the same in a run that goes on
 LOSSES = "losses."  # what the names of the losses' own parameters begin with
-Report = Callable[[int, Mapping[str, float]], None]
 
 
 class Objective(Protocol):
@@ -45,7 +45,7 @@ def train(
     objective: Objective,
     schedule: Planned,
     checkpoint: Path,
-    report: Report,
+    report: Progress,
     dev_scores: DevScores | None = None,
 ) -> None:
     """Trains `module` in place, from `checkpoint` if there is one, and leaves it in evaluation mode.

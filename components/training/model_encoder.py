@@ -35,22 +35,22 @@ class ModelEncoder:
         self.dimension = self.embedder().dimension
 
     def prepare(self, schedule: Schedule, folder: Path, image_size: int | None = None) -> None:
-        """Raises `UsageError` if pictures are to be changed: the model's image processor reads them as they are."""
+        """Raises `UsageError` if images are to be changed: the model's image processor reads them as they are."""
         if schedule.augmentation:
             raise UsageError(
-                f"schedule.augmentation: a whole model's pictures are not changed, got {schedule.augmentation}",
+                f"schedule.augmentation: a whole model's images are not changed, got {schedule.augmentation}",
                 "Set it to 0, or train a backbone of kind towers.",
             )
 
     def views(self, step: int) -> Tensor:
-        """Returns `(pictures,)`: 0, every picture has one view."""
+        """Returns `(images,)`: 0, every image has one view."""
         return torch.zeros(len(self.examples.images), dtype=torch.long)
 
     def __call__(self, positions: Tensor, step: int) -> Tensor:
         """Returns `(n, dimension)` float32, L2-normalised, with gradient, of `positions (n, 3)`; zeros for a row of no
         parts, as of a hard negative where there are too few.
 
-        Raises `UsageError` that names the item which the model does not take, or the picture that cannot be read.
+        Raises `UsageError` that names the item which the model does not take, or the image that cannot be read.
         """
         different: dict[Hashable, Part] = {}
         pairs: list[tuple[int, int]] = []

@@ -71,10 +71,10 @@ class HardNegatives:
 def mine_examples(embedder: Embedder, examples: Examples, settings: Negatives) -> dict[str, Mined]:
     """Returns the negatives of every row of every task, as positions in `examples`.
 
-    The pool of a task are its own positives, for among the like of them the positive is to be found, and, with
+    The pool of a task are its own positives, for an answer is looked for among them, and, with
     `settings.other_modalities`, the positives of all tasks that are of a modality for which it never asks. No negative
     of a row is what has the content of its query or of its positive, or stands in any pair, of any task, with one of
-    these: synonyms, translations, the other pictures of a label. Rows without an instruction, which do not say what
+    these: synonyms, translations, the other images of a label. Rows without an instruction, which do not say what
     they want, get no negatives of another modality. Every different item is encoded once; memory grows with their
     number times the dimension.
     """
@@ -177,7 +177,7 @@ def approximate(queries: Floats, pool: Floats, depth: int) -> tuple[Integers, Fl
 def write_negatives(mined: Mapping[str, Mined], examples: Examples, directory: Path) -> None:
     """Writes a file for each task: each row's query, positive and negatives in words and file names, with the scores.
 
-    Names of pictures are relative to the folder that all pictures of the training set have in common. A reranker's
+    Names of images are relative to the folder that all images of the training set have in common. A reranker's
     scores are null where there was none.
     """
     directory.mkdir(parents=True, exist_ok=True)
@@ -204,7 +204,7 @@ def write_negatives(mined: Mapping[str, Mined], examples: Examples, directory: P
 def read_negatives(directory: Path, examples: Examples, per_query: int) -> dict[str, HardNegatives]:
     """Returns the first `per_query` negatives of each row of each task, as positions in `examples`.
 
-    Rows are found by what they say, so neither their order nor that of the texts and pictures matters. Raises
+    Rows are found by what they say, so neither their order nor that of the texts and images matters. Raises
     `UsageError` if a task or a row has no negatives in the directory, or if fewer a query were mined.
     """
     return {task: _read(directory / f"{task}.parquet", task, examples, per_query) for task in examples.tasks}
@@ -261,7 +261,7 @@ def _encode(embedder: Embedder, examples: Examples, items: NDArray[np.int32]) ->
 
 
 def _names(examples: Examples) -> tuple[pa.Array, pa.Array]:
-    """Returns the texts, and the names of the pictures."""
+    """Returns the texts, and the names of the images."""
     root = commonpath(image.parent for image in examples.images) if examples.images else ""
     names = [image.relative_to(root).as_posix() for image in examples.images]
     return pa.array(examples.texts, pa.string()), pa.array(names, pa.string())

@@ -32,13 +32,13 @@ from torch.distributed.launcher.api import LaunchConfig, elastic_launch
 from torch.multiprocessing.spawn import spawn
 
 from components.errors import EmbedlineError
+from components.progress import Progress
 from components.quiet import configure
 
 LOOPBACK = "lo0" if sys.platform == "darwin" else "lo"
 ENDING_SECONDS = 10
 DOUBT_SECONDS = 1
 PATIENCE = timedelta(days=1)  # what the first process does before the others may take hours
-Report = Callable[[int, Mapping[str, float]], None]
 Channel = tuple[Connection, Lock]
 
 
@@ -123,7 +123,7 @@ def average_gradients(parameters: Iterable[nn.Parameter]) -> None:
         gradient.div_(count())
 
 
-def launch(entry: Callable[..., None], arguments: tuple[Any, ...], processes: int, report: Report) -> None:
+def launch(entry: Callable[..., None], arguments: tuple[Any, ...], processes: int, report: Progress) -> None:
     """Runs `entry(*arguments, report)` in several processes of this machine, as torchrun does, and waits for them.
 
     What rank 0 reports arrives at `report` here, in order, while the processes run; other ranks' reports are dropped.
@@ -155,7 +155,7 @@ def _shares(total: int) -> list[int]:
     return [(total + other) // count() for other in reversed(range(count()))]
 
 
-def _follow(reader: Connection, report: Report) -> EmbedlineError | None:
+def _follow(reader: Connection, report: Progress) -> EmbedlineError | None:
     """Hands on what is reported until all processes have ended; returns the first error of any of them."""
     failure = None
     while True:
@@ -171,7 +171,7 @@ def _follow(reader: Connection, report: Report) -> EmbedlineError | None:
 
 def _agent(_: int, entry: Callable[..., None], arguments: tuple[Any, ...], processes: int, channel: Channel) -> None:
     """Starts the ranks and watches over them, in a process of its own: torch changes how signals are handled."""
-    for name in ("torch.distributed.elastic", "torch.multiprocessing"):  # what they tell is told by the error
+    for name in ("torch.distributed.elastic", "torch.multiprocessing"):  # the error says what they log
         logging.getLogger(name).setLevel(logging.CRITICAL)
     with TemporaryDirectory() as folder:
         config = LaunchConfig(

@@ -12,6 +12,7 @@ import torch
 from torch import Tensor, nn
 
 from components.embedder import Embedder
+from components.progress import Progress
 from components.training import processes, telemetry
 from components.training.adapters import add_adapter, merge_adapter
 from components.training.batch import Batch, BatchBuilder
@@ -20,7 +21,7 @@ from components.training.config import Phase, Planned, Recipe
 from components.training.dev_scores import DevScores
 from components.training.encoder import Encoder
 from components.training.examples import Examples
-from components.training.loop import Report, freeze, train
+from components.training.loop import freeze, train
 from components.training.losses import SubBatch, build
 from components.training.negatives import HardNegatives
 from components.training.sampler import planned
@@ -49,7 +50,12 @@ class Trained(nn.Module):
 
 
 def train_by(
-    recipe: Recipe, encoder: Encoder, data: TrainingData, workspace: Path, report: Report, scorer: Scorer | None = None
+    recipe: Recipe,
+    encoder: Encoder,
+    data: TrainingData,
+    workspace: Path,
+    report: Progress,
+    scorer: Scorer | None = None,
 ) -> None:
     """Trains the encoder's module in place. Features and checkpoints go to `workspace`, from which a killed run goes
     on. `scorer` is asked if the recipe stops early. What the data decide of the schedule is reported as step 0.
@@ -90,7 +96,7 @@ def _dev_scores(recipe: Recipe, encoder: Encoder, scorer: Scorer | None, folder:
     return DevScores(recipe.early_stopping, lambda: scorer(encoder.embedder()), folder / "best")
 
 
-def _after(done: int, report: Report) -> Report:
+def _after(done: int, report: Progress) -> Progress:
     """Returns a report that counts the steps of earlier phases too."""
     return lambda step, metrics: report(done + step, metrics)
 

@@ -24,7 +24,7 @@ from components.training.negatives import Floats, Mined
 Positions = NDArray[np.int32]
 PARTS = {1: "a text", 2: "an image", 3: "an image with text"}  # by the numbers of `modalities`
 TEXT_ALONE = 1
-PAIRS_AT_ONCE = 128  # whose pictures are held decoded
+PAIRS_AT_ONCE = 128  # whose images are held decoded
 BATCH_SIZE = 32
 
 
@@ -87,15 +87,15 @@ class Reranker:
         return scores
 
     def _pair(self, query: dict[str, str], candidate: dict[str, str]) -> tuple[Any, Any]:
-        """Returns what the model takes; texts go in dictionaries where one could be taken for a picture's address."""
+        """Returns what the model takes; texts go in dictionaries where one could be taken for an image's address."""
         candidate = instructed(candidate, candidate.get("instruction"))
         return self._side(query), self._side(candidate)
 
     def _side(self, content: dict[str, str]) -> Any:
         if not self.reads_images:
             return content["text"]
-        picture = {"image": load_image(content["image"])} if "image" in content else {}
-        return picture | ({"text": content["text"]} if "text" in content else {})
+        image = {"image": load_image(content["image"])} if "image" in content else {}
+        return image | ({"text": content["text"]} if "text" in content else {})
 
 
 def rerank(reranker: Reranker, mined: Mapping[str, Mined]) -> dict[str, Mined]:

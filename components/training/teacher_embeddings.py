@@ -1,6 +1,6 @@
 """Teachers' vectors of every different item of the training set, computed once and read memory-mapped.
 
-Stored with the data in the manner of Vasu et al., MobileCLIP (2024): of each picture as it is, or of several changes of
+Stored with the data in the manner of Vasu et al., MobileCLIP (2024): of each image as it is, or of several changes of
 it, which are stored too, so that the student sees just what the teachers saw.
 """
 
@@ -34,7 +34,7 @@ CHANGES = "changes.npy"
 class TeacherEmbeddings:
     """`teachers[t] (rows, dimension of t)` float32, L2-normalised: of each of `items (n, 3)` a row for every view.
 
-    `changes (pictures, views, 11)` are those of `augmentation.changes`; None where pictures are as they are.
+    `changes (images, views, 11)` are those of `augmentation.changes`; None where images are as they are.
     """
 
     items: NDArray[np.int32]
@@ -46,8 +46,8 @@ class TeacherEmbeddings:
         return [vectors.shape[1] for vectors in self.teachers]
 
     def __call__(self, positions: Tensor, views: Tensor) -> list[Tensor]:
-        """Returns each teacher's vectors, `(n, dimension)`, of `positions (n, 3)`, their pictures in the views of
-        `views (pictures,)`; zeros of what is absent. Raises `KeyError` for an item that is not of the training set."""
+        """Returns each teacher's vectors, `(n, dimension)`, of `positions (n, 3)`, their images in the views of
+        `views (images,)`; zeros of what is absent. Raises `KeyError` for an item that is not of the training set."""
         wanted = positions.numpy()
         absent = (wanted == NONE).all(1)
         place = self._lookup(wanted)
@@ -64,7 +64,7 @@ class TeacherEmbeddings:
 
     @cached_property
     def _first_rows(self) -> NDArray[np.int64]:
-        """`(n,)` where each item's vectors begin: an item with a picture has one for every view."""
+        """`(n,)` where each item's vectors begin: an item with an image has one for every view."""
         views = 1 if self.changes is None else self.changes.shape[1]
         counts = np.where(self.items[:, IMAGE] != NONE, views, 1)
         return np.cumsum(counts) - counts
@@ -108,7 +108,7 @@ def different_items(examples: Examples) -> NDArray[np.int32]:
 def write_teacher_embeddings(
     teachers: Sequence[Embedder], examples: Examples, settings: Settings, directory: Path
 ) -> None:
-    """Writes the changes of the pictures, if there are any, and a file for each teacher, below `directory`."""
+    """Writes the changes of the images, if there are any, and a file for each teacher, below `directory`."""
     items = different_items(examples)
     directory.mkdir(parents=True, exist_ok=True)
     stored = None
@@ -118,8 +118,8 @@ def write_teacher_embeddings(
         stored = torch.stack([changes(fixed, settings.augmentation, seed) for seed in seeds], 1)
         np.save(directory / CHANGES, stored.numpy())
     with tempfile.TemporaryDirectory() as folder:
-        pictures = [examples.images] if stored is None else _changed(examples.images, stored, Path(folder))
-        asked = [item for row in items.tolist() for item in _views(examples.item(row), row[IMAGE], pictures)]
+        images = [examples.images] if stored is None else _changed(examples.images, stored, Path(folder))
+        asked = [item for row in items.tolist() for item in _views(examples.item(row), row[IMAGE], images)]
         for number, teacher in enumerate(teachers):
             shape = (len(asked), teacher.dimension)
             vectors = np.lib.format.open_memmap(directory / f"{number}.npy", "w+", np.float32, shape)
@@ -149,21 +149,21 @@ def _positions(ordered: NDArray[np.int64], wanted: NDArray[np.int64]) -> NDArray
     return np.where(ordered[places] == wanted, places, NONE) if len(ordered) else np.full(len(wanted), NONE)
 
 
-def _views(item: Item, image: int, pictures: Sequence[Sequence[Path]]) -> Iterator[Item]:
-    """Yields an item without a picture as it is, else one for every view of picture number `image`."""
+def _views(item: Item, image: int, images: Sequence[Sequence[Path]]) -> Iterator[Item]:
+    """Yields an item without an image as it is, else one for every view of image number `image`."""
     if image == NONE:
         yield item
     else:
-        for view in pictures:
+        for view in images:
             yield replace(item, image=view[image])
 
 
 def _changed(images: Sequence[Path], stored: Tensor, folder: Path) -> list[list[Path]]:
-    """Writes every view of every picture below `folder`; returns the files, view by view."""
+    """Writes every view of every image below `folder`; returns the files, view by view."""
     files = [[folder / f"{number}-{view}.png" for number in range(len(images))] for view in range(stored.shape[1])]
-    for number, image in enumerate(images):
-        picture = load_image(image)
-        pixels = torch.from_numpy(np.array(square(picture, max(picture.size)))).permute(2, 0, 1).float()[None] / 255
+    for number, file in enumerate(images):
+        image = load_image(file)
+        pixels = torch.from_numpy(np.array(square(image, max(image.size)))).permute(2, 0, 1).float()[None] / 255
         for view, file in enumerate(column[number] for column in files):
             changed = augment(pixels, stored[number, view : view + 1])[0].clamp(0, 1)
             Image.fromarray((changed.permute(1, 2, 0) * 255).round().byte().numpy()).save(file, compress_level=1)

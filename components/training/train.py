@@ -19,8 +19,8 @@ from components.training.config import Recipe, Towers
 from components.training.teachers import open_teacher
 
 if TYPE_CHECKING:
+    from components.progress import Progress
     from components.training.encoder import Encoder
-    from components.training.loop import Report
     from components.training.recipe import Scorer, TrainingData
 
 RANDOM = "random:"
@@ -38,7 +38,7 @@ class TrainingPaths:
     embeddings: Path | None = None
 
 
-def train_model(recipe: Recipe, paths: TrainingPaths, report: Report, scorer: Scorer | None = None) -> None:
+def train_model(recipe: Recipe, paths: TrainingPaths, report: Progress, scorer: Scorer | None = None) -> None:
     """Writes the trained model to `paths.output`. A killed run goes on from its last checkpoint.
 
     With more than one process, as many are started, and each computes a part of every batch.
@@ -51,7 +51,7 @@ def train_model(recipe: Recipe, paths: TrainingPaths, report: Report, scorer: Sc
         _train(recipe, paths, scorer, report)
 
 
-def _train(recipe: Recipe, paths: TrainingPaths, scorer: Scorer | None, report: Report) -> None:
+def _train(recipe: Recipe, paths: TrainingPaths, scorer: Scorer | None, report: Progress) -> None:
     from components.training import processes
     from components.training.recipe import train_by
 
@@ -113,7 +113,8 @@ def _training_data(recipe: Recipe, paths: TrainingPaths) -> TrainingData:
 def _encoder(recipe: Recipe, paths: TrainingPaths, data: TrainingData, workspace: Path) -> Encoder:
     """Returns what is to be trained; a student starts with what it can take over from its teacher."""
     from components.training.encoder import TowersEncoder
-    from components.training.towers import build_towers, start_from_teacher
+    from components.training.student_init import init_student
+    from components.training.towers import build_towers
 
     backbone, schedule = recipe.backbone, recipe.schedule
     if not isinstance(backbone, Towers):
@@ -124,5 +125,5 @@ def _encoder(recipe: Recipe, paths: TrainingPaths, data: TrainingData, workspace
         return ModelEncoder(model, data.examples, schedule.precision, backbone.gradient_checkpointing)
     encoder = build_towers(backbone, recipe.matryoshka_dimensions, schedule.seed)
     if paths.teacher:
-        start_from_teacher(encoder, backbone, open_teacher(str(paths.teacher)), workspace)
+        init_student(encoder, backbone, open_teacher(str(paths.teacher)), workspace)
     return TowersEncoder(encoder, data.examples, data.teachers.changes if data.teachers else None)

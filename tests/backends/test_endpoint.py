@@ -243,19 +243,19 @@ def test_the_key_of_openai_goes_to_openai_alone(server: Server, monkeypatch: pyt
     assert EndpointEmbedder("https://api.openai.com/v1", "tiny").key == "sk-of-the-endpoint"
 
 
-def test_images_are_refused_unless_the_endpoint_takes_them(server: Server, pictures: list[Path]) -> None:
+def test_images_are_refused_unless_the_endpoint_takes_them(server: Server, image_files: list[Path]) -> None:
     embedder = EndpointEmbedder(server.url, "tiny")
     for item, message in (
-        (Item(image=pictures[0]), "item 1 is of an image"),
-        (Item("a cat", pictures[0]), "item 1 is of an image"),
-        (Item(video=tuple(pictures)), "item 1 is a video"),
+        (Item(image=image_files[0]), "item 1 is of an image"),
+        (Item("a cat", image_files[0]), "item 1 is of an image"),
+        (Item(video=tuple(image_files)), "item 1 is a video"),
         (Item(instruction="find"), "item 1 has neither"),
     ):
         with pytest.raises(UsageError, match=message):
             embedder.encode([Item("a cat"), item])
     for takes in ("objects", "messages"):
         with pytest.raises(UsageError, match="item 0 is a video"):
-            EndpointEmbedder(server.url, "tiny", takes=takes).encode([Item(video=tuple(pictures))])  # type: ignore[arg-type]
+            EndpointEmbedder(server.url, "tiny", takes=takes).encode([Item(video=tuple(image_files))])  # type: ignore[arg-type]
     assert not any("input" in asked and "data:" in str(asked) for asked in server.asked)
 
 
@@ -263,23 +263,23 @@ def data_url(file: Path) -> str:
     return f"data:image/png;base64,{base64.b64encode(file.read_bytes()).decode()}"
 
 
-def test_images_travel_as_objects_with_their_own_bytes(server: Server, pictures: list[Path]) -> None:
-    items = [Item("a cat"), Item(image=pictures[0]), Item("a cat", pictures[1].read_bytes(), instruction="find")]
+def test_images_travel_as_objects_with_their_own_bytes(server: Server, image_files: list[Path]) -> None:
+    items = [Item("a cat"), Item(image=image_files[0]), Item("a cat", image_files[1].read_bytes(), instruction="find")]
     vectors = EndpointEmbedder(server.url, "tiny", takes="objects").encode(items)
     objects = [
         {"text": "a cat"},
-        {"image": data_url(pictures[0])},
-        {"text": "find a cat", "image": data_url(pictures[1])},
+        {"image": data_url(image_files[0])},
+        {"text": "find a cat", "image": data_url(image_files[1])},
     ]
     assert server.asked[0]["input"] == objects
     np.testing.assert_allclose(vectors, normalise(np.stack([vector(content) for content in objects])), atol=1e-6)
 
 
-def test_images_travel_as_one_chat_a_request(server: Server, pictures: list[Path]) -> None:
-    items = [Item("a cat"), Item(image=pictures[0]), Item("a cat", pictures[1], instruction="find")]
+def test_images_travel_as_one_chat_a_request(server: Server, image_files: list[Path]) -> None:
+    items = [Item("a cat"), Item(image=image_files[0]), Item("a cat", image_files[1], instruction="find")]
     vectors = EndpointEmbedder(server.url, "tiny", takes="messages").encode(items)
     text = {"type": "text", "text": "a cat"}
-    first, second = ({"type": "image_url", "image_url": {"url": data_url(file)}} for file in pictures[:2])
+    first, second = ({"type": "image_url", "image_url": {"url": data_url(file)}} for file in image_files[:2])
     chats = [
         [{"role": "user", "content": [text]}],
         [{"role": "user", "content": [first]}],
@@ -289,18 +289,18 @@ def test_images_travel_as_one_chat_a_request(server: Server, pictures: list[Path
     np.testing.assert_allclose(vectors, normalise(np.stack([vector(chat) for chat in chats])), atol=1e-6)
 
 
-def test_a_picture_in_memory_travels_as_png(server: Server, pictures: list[Path]) -> None:
-    picture = Image.open(pictures[0])
-    EndpointEmbedder(server.url, "tiny", takes="objects").encode([Item(image=picture)])
+def test_an_image_in_memory_travels_as_png(server: Server, image_files: list[Path]) -> None:
+    image = Image.open(image_files[0])
+    EndpointEmbedder(server.url, "tiny", takes="objects").encode([Item(image=image)])
     kind, _, data = server.asked[0]["input"][0]["image"].partition(",")
     assert kind == "data:image/png;base64"
     sent = Image.open(io.BytesIO(base64.b64decode(data)))
-    np.testing.assert_array_equal(np.asarray(sent), np.asarray(picture))
+    np.testing.assert_array_equal(np.asarray(sent), np.asarray(image))
 
 
-def test_an_unreadable_picture_is_named(server: Server, tmp_path: Path) -> None:
+def test_an_unreadable_image_is_named(server: Server, tmp_path: Path) -> None:
     embedder = EndpointEmbedder(server.url, "tiny", takes="objects")
-    (tmp_path / "broken.png").write_bytes(b"no picture")
+    (tmp_path / "broken.png").write_bytes(b"no image")
     for name in ("broken.png", "missing.png"):
         with pytest.raises(UsageError, match=f"item 1: .*{name}"):
             embedder.encode([Item("a cat"), Item(image=tmp_path / name)])
@@ -322,7 +322,7 @@ def test_an_address_names_the_model_and_what_the_endpoint_takes(server: Server) 
     ("address", "message"),
     [
         ("http://host/v1", "http://host/v1: names no model"),
-        ("http://host/v1?takes=pictures#tiny", "takes is 'pictures'"),
+        ("http://host/v1?takes=videos#tiny", "takes is 'videos'"),
         ("http://host/v1?encoding=int8#tiny", "encoding is 'int8'"),
         ("http://user:secret@host/v1#tiny", "host: no URL of an endpoint"),
         ("http:///v1#tiny", "no URL"),

@@ -52,9 +52,9 @@ def test_an_instruction_stands_between_the_mark_of_the_side_and_the_text(
     np.testing.assert_allclose(found, expected[0], atol=1e-5)
 
 
-def test_what_the_model_does_not_take_is_refused(tokens: MultiVectorEmbedder, pictures: list[Path]) -> None:
+def test_what_the_model_does_not_take_is_refused(tokens: MultiVectorEmbedder, image_files: list[Path]) -> None:
     with pytest.raises(UsageError, match="item 1 is of image, and tokens takes text"):
-        tokens.encode([Item("a cat"), Item(image=pictures[0])])
+        tokens.encode([Item("a cat"), Item(image=image_files[0])])
 
 
 def test_maxsim_is_the_sum_of_each_query_vectors_highest_product(monkeypatch: pytest.MonkeyPatch) -> None:

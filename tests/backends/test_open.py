@@ -137,7 +137,7 @@ for name in sys.argv[1:]:
         check=True,
         env=os.environ | {"HF_HUB_OFFLINE": "0", "HF_HOME": str(tmp_path), "HF_ENDPOINT": "http://127.0.0.1:9"},
         cwd=ROOT,
-        timeout=60,
+        timeout=300,
     )
     first, second, third = done.stdout.splitlines()
     assert first == f"SentenceTransformerEmbedder somebody/some-model {fingerprint(sentence_model)}"

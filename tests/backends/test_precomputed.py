@@ -12,21 +12,21 @@ from components.errors import EmbedlineError, UsageError
 
 
 @pytest.fixture
-def root(pictures: list[Path]) -> Path:
-    return pictures[0].parent
+def root(image_files: list[Path]) -> Path:
+    return image_files[0].parent
 
 
 @pytest.fixture
-def items(pictures: list[Path]) -> list[Item]:
+def items(image_files: list[Path]) -> list[Item]:
     """Items that differ in one field each, among them texts that would break a file of lines."""
     return [
         Item("a cat"),
         Item("a cat", instruction="find"),
-        Item("a cat", pictures[0]),
-        Item(image=pictures[0]),
-        Item(image=pictures[1]),
-        Item(video=tuple(pictures[:2])),
-        Item(video=tuple(pictures[1::-1])),
+        Item("a cat", image_files[0]),
+        Item(image=image_files[0]),
+        Item(image=image_files[1]),
+        Item(video=tuple(image_files[:2])),
+        Item(video=tuple(image_files[1::-1])),
         Item('two\nlines\r, "quotes", \u2028 and 😀'),
     ]
 

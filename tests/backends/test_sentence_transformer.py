@@ -102,49 +102,53 @@ def test_a_module_that_takes_bare_texts_alone_gets_them(text_model: Path, tmp_pa
 
 
 def test_neither_order_nor_batches_change_a_vector(
-    towers: SentenceTransformerEmbedder, clip_model: Path, pictures: Sequence[Path]
+    towers: SentenceTransformerEmbedder, clip_model: Path, image_files: Sequence[Path]
 ) -> None:
-    items = [Item(text) for text in TEXTS] + [Item(image=file) for file in pictures] + list(map(Item, TEXTS, pictures))
+    items = (
+        [Item(text) for text in TEXTS]
+        + [Item(image=file) for file in image_files]
+        + list(map(Item, TEXTS, image_files))
+    )
     together = towers.encode(items)
     np.testing.assert_allclose(towers.encode(items[::-1])[::-1], together, atol=1e-5)
     np.testing.assert_allclose(SentenceTransformerEmbedder(clip_model, 100).encode(items), together, atol=1e-5)
 
 
 def test_a_dual_encoder_has_the_vectors_of_transformers_and_their_sum(
-    towers: SentenceTransformerEmbedder, clip_model: Path, pictures: Sequence[Path]
+    towers: SentenceTransformerEmbedder, clip_model: Path, image_files: Sequence[Path]
 ) -> None:
     model, processor = CLIPModel.from_pretrained(clip_model).eval(), AutoProcessor.from_pretrained(clip_model)
-    images = [load_image(file) for file in pictures]
+    decoded = [load_image(file) for file in image_files]
     with torch.inference_mode():
         texts_of = model.get_text_features(**processor(text=TEXTS, padding=True, return_tensors="pt")).pooler_output
-        images_of = model.get_image_features(**processor(images=images, return_tensors="pt")).pooler_output
+        images_of = model.get_image_features(**processor(images=decoded, return_tensors="pt")).pooler_output
     texts, seen = normalise(texts_of.numpy()), normalise(images_of.numpy())
     np.testing.assert_allclose(towers.encode([Item(text) for text in TEXTS]), texts, atol=1e-5)
-    np.testing.assert_allclose(towers.encode([Item(image=file) for file in pictures]), seen, atol=1e-5)
-    np.testing.assert_allclose(towers.encode(list(map(Item, TEXTS, pictures))), normalise(texts + seen), atol=1e-5)
+    np.testing.assert_allclose(towers.encode([Item(image=file) for file in image_files]), seen, atol=1e-5)
+    np.testing.assert_allclose(towers.encode(list(map(Item, TEXTS, image_files))), normalise(texts + seen), atol=1e-5)
     assert differ(normalise(texts + seen), normalise(texts_of.numpy() + images_of.numpy()))
     assert towers.dimension == 32
 
 
-def test_paths_bytes_and_pictures_are_the_same_image(
-    towers: SentenceTransformerEmbedder, pictures: Sequence[Path]
+def test_paths_bytes_and_images_in_memory_are_the_same(
+    towers: SentenceTransformerEmbedder, image_files: Sequence[Path]
 ) -> None:
     vectors = towers.encode(
-        [Item(image=pictures[1]), Item(image=pictures[1].read_bytes()), Item(image=Image.open(pictures[1]))]
+        [Item(image=image_files[1]), Item(image=image_files[1].read_bytes()), Item(image=Image.open(image_files[1]))]
     )
     np.testing.assert_allclose(vectors, vectors[[0, 0, 0]], atol=1e-6)
 
 
 def test_an_instruction_of_a_dual_encoder_goes_with_the_text_and_is_no_part_of_its_own(
-    towers: SentenceTransformerEmbedder, pictures: Sequence[Path]
+    towers: SentenceTransformerEmbedder, image_files: Sequence[Path]
 ) -> None:
     image, alone, written, both, expected = towers.encode(
         [
-            Item(image=pictures[0]),
-            Item(image=pictures[0], instruction="find the face"),
+            Item(image=image_files[0]),
+            Item(image=image_files[0], instruction="find the face"),
             Item("find a cat"),
-            Item("a cat", pictures[0], instruction="find"),
-            Item("find a cat", pictures[0]),
+            Item("a cat", image_files[0], instruction="find"),
+            Item("find a cat", image_files[0]),
         ]
     )
     np.testing.assert_allclose(alone, image, atol=1e-6)
@@ -163,14 +167,14 @@ def test_a_text_that_looks_like_an_address_is_a_text(
 
 
 def test_a_chat_model_gets_text_and_image_at_once_and_the_instruction_as_system_message(
-    chat: SentenceTransformerEmbedder, pictures: Sequence[Path]
+    chat: SentenceTransformerEmbedder, image_files: Sequence[Path]
 ) -> None:
-    image = load_image(pictures[0])
+    image = load_image(image_files[0])
     user = {"role": "user", "content": [{"type": "image", "image": image}, {"type": "text", "text": "a cat"}]}
     system = {"role": "system", "content": [{"type": "text", "text": "find"}]}
     expected = normalise(chat.model.encode([[user], [system, user]]))
-    items = [Item("a cat", pictures[0]), Item("a cat", pictures[0], instruction="find")]
-    items += [Item("a cat"), Item(image=pictures[0]), Item(image=pictures[0], instruction="find")]
+    items = [Item("a cat", image_files[0]), Item("a cat", image_files[0], instruction="find")]
+    items += [Item("a cat"), Item(image=image_files[0]), Item(image=image_files[0], instruction="find")]
     vectors = chat.encode(items)
     np.testing.assert_allclose(vectors[:2], expected, atol=1e-5)
     assert differ(vectors[0], vectors[1]) and differ(vectors[3], vectors[4])
@@ -181,12 +185,12 @@ def test_what_a_model_does_not_take_is_refused_by_item_and_model(
     sentences: SentenceTransformerEmbedder,
     towers: SentenceTransformerEmbedder,
     chat: SentenceTransformerEmbedder,
-    pictures: Sequence[Path],
+    image_files: Sequence[Path],
 ) -> None:
-    frames = tuple(pictures[:2])
+    frames = tuple(image_files[:2])
     for embedder, item, message in (
-        (sentences, Item(image=pictures[0]), "item 1 is of image, and sentences takes text"),
-        (sentences, Item("a cat", pictures[0]), "item 1 is of image and text, and sentences takes text"),
+        (sentences, Item(image=image_files[0]), "item 1 is of image, and sentences takes text"),
+        (sentences, Item("a cat", image_files[0]), "item 1 is of image and text, and sentences takes text"),
         (towers, Item(video=frames), "item 1 is of video, and two-towers takes text, image"),
         (towers, Item("a cat", video=frames), "item 1 is of text and video"),
         (chat, Item(video=frames), "item 1 is of video, and chat takes text, image, message"),
@@ -197,16 +201,16 @@ def test_what_a_model_does_not_take_is_refused_by_item_and_model(
             embedder.encode([Item("a cat"), item])
 
 
-def test_an_unreadable_picture_is_named(towers: SentenceTransformerEmbedder, tmp_path: Path) -> None:
+def test_an_unreadable_image_is_named(towers: SentenceTransformerEmbedder, tmp_path: Path) -> None:
     broken, missing = tmp_path / "broken.png", tmp_path / "missing.png"
-    broken.write_bytes(b"no picture")
+    broken.write_bytes(b"no image")
     for file in (broken, missing):
         with pytest.raises(UsageError, match=f"item 1: {file}"):
             towers.encode([Item("a cat"), Item(image=file)])
 
 
 class MeanColour(InputModule):
-    """A model of pictures and videos: the mean colour of all frames."""
+    """A model of images and videos: the mean colour of all frames."""
 
     modalities = ["image", "video"]  # noqa: RUF012
 
@@ -225,11 +229,11 @@ class MeanColour(InputModule):
         raise NotImplementedError
 
 
-def test_a_model_that_takes_videos_gets_their_frames(sentence_model: Path, pictures: Sequence[Path]) -> None:
+def test_a_model_that_takes_videos_gets_their_frames(sentence_model: Path, image_files: Sequence[Path]) -> None:
     embedder = SentenceTransformerEmbedder(sentence_model)
     embedder.model = SentenceTransformer(modules=[MeanColour()], device="cpu")  # type: ignore[no-untyped-call]
-    frames = [np.asarray(load_image(file), np.float32).mean((0, 1)) for file in pictures[:3]]
-    vectors = embedder.encode([Item(video=tuple(pictures[:3])), Item(image=pictures[0])])
+    frames = [np.asarray(load_image(file), np.float32).mean((0, 1)) for file in image_files[:3]]
+    vectors = embedder.encode([Item(video=tuple(image_files[:3])), Item(image=image_files[0])])
     np.testing.assert_allclose(vectors, normalise(np.array([np.mean(frames, 0), frames[0]])), atol=1e-5)
 
 

@@ -32,13 +32,13 @@ def embedder(request: pytest.FixtureRequest) -> SentenceTransformerEmbedder:
 
 
 @pytest.fixture(scope="module")
-def items(pictures: Sequence[Path]) -> list[Item]:
-    """Texts, pictures, both, each without and with an instruction."""
-    bare = [*map(Item, TEXTS), *(Item(image=picture) for picture in pictures), *map(Item, TEXTS, pictures)]
+def items(image_files: Sequence[Path]) -> list[Item]:
+    """Texts, images, both, each without and with an instruction."""
+    bare = [*map(Item, TEXTS), *(Item(image=file) for file in image_files), *map(Item, TEXTS, image_files)]
     return [*bare, *(Item(item.text, item.image, instruction="find it") for item in bare)]
 
 
-def test_text_picture_and_both_have_vectors_of_their_own(
+def test_text_image_and_both_have_vectors_of_their_own(
     embedder: SentenceTransformerEmbedder, items: list[Item]
 ) -> None:
     vectors = embedder.encode(items[:15])
@@ -80,12 +80,12 @@ def test_the_last_token_is_found_on_whichever_side_padding_is(architecture: str,
 
 @pytest.mark.parametrize("architecture", GENERATIVE)
 def test_the_vector_is_the_last_hidden_state_of_the_chat_that_transformers_writes(
-    architecture: str, pictures: Sequence[Path], tmp_path: Path
+    architecture: str, image_files: Sequence[Path], tmp_path: Path
 ) -> None:
     write_tiny(architecture, tmp_path / "model", 3)
     model, processor = (auto.from_pretrained(tmp_path / "model") for auto in (AutoModel, AutoProcessor))
-    picture = load_image(pictures[4])
-    parts = [{"type": "image", "image": picture}, {"type": "text", "text": "a cat"}]
+    image = load_image(image_files[4])
+    parts = [{"type": "image", "image": image}, {"type": "text", "text": "a cat"}]
     expected = []
     for content in (parts[:1], parts[1:], parts):
         features = processor.apply_chat_template(
@@ -95,7 +95,7 @@ def test_the_vector_is_the_last_hidden_state_of_the_chat_that_transformers_write
             hidden = model.eval()(**features).last_hidden_state
         expected.append(hidden[0, -1].numpy())
     encode = SentenceTransformerEmbedder(load(architecture)).encode
-    found = encode([Item(image=pictures[4]), Item("a cat"), Item("a cat", pictures[4])])
+    found = encode([Item(image=image_files[4]), Item("a cat"), Item("a cat", image_files[4])])
     np.testing.assert_allclose(found, normalise(np.array(expected)), atol=1e-5)
 
 
@@ -112,34 +112,36 @@ def test_without_full_length_a_text_of_siglip_would_depend_on_its_neighbours(arc
     assert largest_difference(model) > 1e-2
 
 
-def test_mean_pooling_is_another_vector(pictures: Sequence[Path]) -> None:
+def test_mean_pooling_is_another_vector(image_files: Sequence[Path]) -> None:
     def encode(pooling: Any) -> Vectors:
-        return SentenceTransformerEmbedder(load_whole("random:qwen2_vl", pooling, 3)).encode([Item("a", pictures[0])])
+        return SentenceTransformerEmbedder(load_whole("random:qwen2_vl", pooling, 3)).encode(
+            [Item("a", image_files[0])]
+        )
 
     assert np.abs(encode("mean") - encode("lasttoken")).max() > 1e-2
 
 
 @pytest.mark.parametrize(("architecture", "token"), [("qwen2_vl", "<|image_pad|>"), ("llava_onevision", "<image>")])
-def test_words_that_stand_for_a_picture_are_words_in_a_text(
-    architecture: str, token: str, pictures: Sequence[Path]
+def test_words_that_stand_for_an_image_are_words_in_a_text(
+    architecture: str, token: str, image_files: Sequence[Path]
 ) -> None:
     embedder = SentenceTransformerEmbedder(load(architecture))
-    vectors = embedder.encode([Item(f"a {token} cat"), Item("a cat"), Item(f"a {token} cat", pictures[0])])
+    vectors = embedder.encode([Item(f"a {token} cat"), Item("a cat"), Item(f"a {token} cat", image_files[0])])
     assert np.isfinite(vectors).all() and np.abs(vectors[0] - vectors[1]).max() > 1e-3
 
 
-def test_the_files_of_older_directories_mean_the_same(pictures: Sequence[Path], tmp_path: Path) -> None:
+def test_the_files_of_older_directories_mean_the_same(image_files: Sequence[Path], tmp_path: Path) -> None:
     directory = tmp_path / "model"
     write_tiny("qwen2_vl", directory, 3)
     processor = json.loads((directory / "processor_config.json").read_text())
     template = (directory / "chat_template.jinja").read_text()
     for file in ("processor_config.json", "chat_template.jinja"):
         (directory / file).unlink()
-    pictures_of_old = processor["image_processor"] | {"processor_class": "Qwen2VLProcessor"}
-    (directory / "preprocessor_config.json").write_text(json.dumps(pictures_of_old))
+    images_of_old = processor["image_processor"] | {"processor_class": "Qwen2VLProcessor"}
+    (directory / "preprocessor_config.json").write_text(json.dumps(images_of_old))
     (directory / "chat_template.json").write_text(json.dumps({"chat_template": template}))
     old, new = (
-        SentenceTransformerEmbedder(load_whole(model, "lasttoken", 3)).encode([Item("a cat", pictures[3])])
+        SentenceTransformerEmbedder(load_whole(model, "lasttoken", 3)).encode([Item("a cat", image_files[3])])
         for model in (str(directory), "random:qwen2_vl")
     )
     np.testing.assert_allclose(old, new, atol=1e-6)

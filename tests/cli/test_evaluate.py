@@ -56,7 +56,7 @@ def workspace(tmp_path_factory: pytest.TempPathFactory) -> Path:
 def embedline(workspace: Path, *arguments: str) -> tuple[int, Any]:
     """Returns the exit code and what was said to a machine."""
     command = [sys.executable, "-m", "cli.main", *arguments, "--json"]
-    done = subprocess.run(command, cwd=workspace, env=ENVIRONMENT, capture_output=True, text=True, timeout=120)
+    done = subprocess.run(command, cwd=workspace, env=ENVIRONMENT, capture_output=True, text=True, timeout=300)
     return done.returncode, json.loads(done.stdout)
 
 

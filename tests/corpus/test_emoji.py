@@ -26,6 +26,8 @@ from components.corpus.sources.emoji.scenes import COLOURS, NUMBERS
 from components.corpus.sources.emoji.splits import Splits
 from components.errors import EmbedlineError
 
+pytestmark = pytest.mark.system
+
 ROOT = Path(__file__).parents[2]
 Row = Mapping[str, Any]
 Part = tuple[str, str]

@@ -11,6 +11,8 @@ from components.corpus.sources.emoji.images import line_art_image
 from components.corpus.sources.emoji.scenes import COLOURS, NUMBERS, Scene, compose
 from components.corpus.sources.emoji.splits import Inventory, Splits
 
+pytestmark = pytest.mark.system
+
 SIZE = 128
 THINGS = [Emoji((number,), "group", "subgroup", f"thing {number}") for number in range(12)]
 

@@ -15,17 +15,17 @@ from components.embedder.dual_encoder import DualEncoder, Precision, _has_bfloat
 
 
 @pytest.fixture(scope="session")
-def items(pictures: Sequence[Path]) -> list[Item]:
+def items(image_files: Sequence[Path]) -> list[Item]:
     """Items of every kind: text, image, both, with and without an instruction."""
     return [
         Item(text="a sad cat"),
-        Item(image=pictures[0]),
-        Item(text="the happy dog is left of the red tree", image=pictures[1]),
+        Item(image=image_files[0]),
+        Item(text="the happy dog is left of the red tree", image=image_files[1]),
         Item(text="a sad cat", instruction="find the face"),
-        Item(image=pictures[2], instruction="find"),
-        Item(text="one", image=pictures[3], instruction="find the red one"),
-        Item(image=pictures[4].read_bytes()),
-        Item(image=Image.open(pictures[4])),
+        Item(image=image_files[2], instruction="find"),
+        Item(text="one", image=image_files[3], instruction="find the red one"),
+        Item(image=image_files[4].read_bytes()),
+        Item(image=Image.open(image_files[4])),
     ]
 
 
@@ -56,10 +56,10 @@ def test_a_saved_model_gives_the_same_vectors(
 
 
 def test_sentence_transformers_alone_encodes_texts_images_and_both(
-    embedder: TorchEmbedder, directory: Path, pictures: Sequence[Path]
+    embedder: TorchEmbedder, directory: Path, image_files: Sequence[Path]
 ) -> None:
     model = SentenceTransformer(str(directory), device="cpu", trust_remote_code=True)
-    images = [Image.open(file) for file in pictures]
+    images = [Image.open(file) for file in image_files]
     texts = ["a sad cat", "one", "the happy dog", "red", "blue"]
     both = [{"text": text, "image": image} for text, image in zip(texts, images, strict=True)]
     np.testing.assert_allclose(model.encode(texts), embedder.encode([Item(text) for text in texts]), atol=1e-5)
@@ -70,14 +70,16 @@ def test_sentence_transformers_alone_encodes_texts_images_and_both(
     assert model.get_sentence_embedding_dimension() == 12
 
 
-def test_an_item_is_the_normalised_weighted_sum_of_its_parts(embedder: TorchEmbedder, pictures: Sequence[Path]) -> None:
+def test_an_item_is_the_normalised_weighted_sum_of_its_parts(
+    embedder: TorchEmbedder, image_files: Sequence[Path]
+) -> None:
     text, image, instruction, whole, uninstructed = embedder.encode(
         [
             Item(text="a red tree"),
-            Item(image=pictures[0]),
+            Item(image=image_files[0]),
             Item(text="find the face"),
-            Item(text="a red tree", image=pictures[0], instruction="find the face"),
-            Item(text="a red tree", image=pictures[0]),
+            Item(text="a red tree", image=image_files[0], instruction="find the face"),
+            Item(text="a red tree", image=image_files[0]),
         ]
     )
     np.testing.assert_allclose(whole, unit(text + image + 0.25 * instruction), atol=1e-6)

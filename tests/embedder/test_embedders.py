@@ -95,15 +95,15 @@ def opened(kind: str, directory: Path, exported: Path, remember_images: bool) ->
 
 @pytest.mark.parametrize("kind", ["torch", "onnx"])
 def test_an_embedder_remembers_images_where_it_is_asked_to_and_nowhere_else(
-    kind: str, directory: Path, exported: Path, pictures: Sequence[Path], loaded: Loaded
+    kind: str, directory: Path, exported: Path, image_files: Sequence[Path], loaded: Loaded
 ) -> None:
-    items = [Item(image=image) for image in pictures]
+    items = [Item(image=image) for image in image_files]
     answers = []
     for remember_images, times in ((False, 2), (True, 1)):
         embedder = opened(kind, directory, exported, remember_images)
         loaded.images.clear()
-        answers += [embedder.encode(items), embedder.encode([Item("a cat", image) for image in pictures])]
-        assert sorted(loaded.images) == sorted(list(pictures) * times)
+        answers += [embedder.encode(items), embedder.encode([Item("a cat", image) for image in image_files])]
+        assert sorted(loaded.images) == sorted(list(image_files) * times)
     for anew, remembered in zip(answers[:2], answers[2:], strict=True):
         np.testing.assert_array_equal(anew, remembered)
 

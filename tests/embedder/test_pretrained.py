@@ -66,6 +66,6 @@ except EmbedlineError:
         check=True,
         env=environment,
         cwd=Path(__file__).parents[2],
-        timeout=60,
+        timeout=300,
     )
     assert done.stdout.strip() == answer

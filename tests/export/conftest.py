@@ -61,7 +61,7 @@ def make_encoder(seed: int) -> DualEncoder:
 
 
 def make_data(data: Path) -> Path:
-    """Returns a data set of noise: pictures of unequal sizes, texts of unequal lengths."""
+    """Returns a data set of noise: images of unequal sizes, texts of unequal lengths."""
     chance, noise = random.Random(0), np.random.default_rng(0)
     names = [f"{number}.png" for number in range(40)]
     (data / "images").mkdir(parents=True)

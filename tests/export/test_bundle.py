@@ -71,7 +71,7 @@ def answer_of(bundle: Path) -> dict[str, Any]:
         capture_output=True,
         text=True,
         check=True,
-        timeout=60,
+        timeout=300,
     )
     found: dict[str, Any] = json.loads(answer.stdout)
     return found

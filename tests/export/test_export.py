@@ -33,14 +33,14 @@ VARIANTS = ("fp32", "int8")
 
 
 def items(count: int = 24) -> list[Item]:
-    """Texts of 1 to more than `MAX_TOKENS` words, pictures of unequal sizes, both together, with instructions."""
+    """Texts of 1 to more than `MAX_TOKENS` words, images of unequal sizes, both together, with instructions."""
     noise = np.random.default_rng(7)
     found = []
     for number in range(count):
         text = " ".join(noise.choice(WORDS[2:], 1 + number % (MAX_TOKENS + 4)))
-        picture = Image.fromarray(noise.integers(0, 256, (5, 5, 3), np.uint8)).resize((8 + 7 * number, 60 - number))
+        image = Image.fromarray(noise.integers(0, 256, (5, 5, 3), np.uint8)).resize((8 + 7 * number, 60 - number))
         instruction = "word3 word4" if number % 2 else None
-        found.append((Item(text, None), Item(None, picture), Item(text, picture))[number % 3])
+        found.append((Item(text, None), Item(None, image), Item(text, image))[number % 3])
         found[-1] = replace(found[-1], instruction=instruction)
     return found
 

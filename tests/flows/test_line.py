@@ -17,6 +17,8 @@ from components.stages import STAGES
 
 from .conftest import Line
 
+pytestmark = pytest.mark.system
+
 KILL_AFTER_SECONDS = 0.5
 START_SECONDS = 480
 
@@ -44,8 +46,8 @@ def test_a_round_promotes_and_the_next_repeats_nothing(line: Line) -> None:
     assert len(scores) == 10
     assert scores == sorted(scores, reverse=True)
     assert all(Path(line.root, hit["image_path"]).is_file() for hit in found["hits"])
-    picture = found["hits"][0]["image_path"]
-    assert line.answer("search", "--image", picture)["hits"][0]["score"] == pytest.approx(1, abs=0.01)
+    image = found["hits"][0]["image_path"]
+    assert line.answer("search", "--image", image)["hits"][0]["score"] == pytest.approx(1, abs=0.01)
 
     assert line.answer("rollback", "--reason", "test")["champion"] == "1"
     unchanged = line.call("run")
@@ -63,9 +65,6 @@ def test_a_round_promotes_and_the_next_repeats_nothing(line: Line) -> None:
     ("section", "values", "code", "said"),
     [
         ("teacher", {"backbone": {"dimensions": 3}}, 2, "did you mean 'dimension'?"),
-        ("teacher", {"phases": [{"losses": [{"name": "contrast"}]}]}, 2, "did you mean 'contrastive'?"),
-        ("export", {"opset": "20"}, 2, "export.opset"),
-        ("promotion", {"confidence": 2.0}, 2, "promotion.confidence"),
         pytest.param(
             "teacher", {"backbone": {"text": {"model": "no/such-model"}}}, 2, "HF_HUB_OFFLINE=0", marks=pytest.mark.slow
         ),

@@ -2,7 +2,11 @@ import dataclasses
 import json
 from pathlib import Path
 
+import pytest
+
 from components import lineage
+
+pytestmark = pytest.mark.system("git")
 
 
 def test_lineage_joins_the_identities_of_a_round(workspace: Path) -> None:

@@ -11,6 +11,8 @@ from filelock import FileLock
 from components import lineage
 from components.errors import UsageError
 
+pytestmark = pytest.mark.system("git")
+
 REPOSITORY = Path(__file__).parents[2]
 HOLDER = """
 import pathlib, sys, time

@@ -129,6 +129,7 @@ def test_packages_outside_their_ranges_are_named(tmp_path: Path, monkeypatch: py
     assert not doctor.packages("certainly-absent").ok
 
 
+@pytest.mark.system("git")
 def test_a_folder_that_is_no_repository_is_found(tmp_path: Path) -> None:
     finding = doctor.program("git", tmp_path)
     assert not finding.ok

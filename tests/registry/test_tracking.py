@@ -86,6 +86,7 @@ def test_runs_that_a_killed_round_left_open_are_closed(server: Tracking, run: Ru
     assert server.client.get_run(run.run_id).info.status == "KILLED"
 
 
+@pytest.mark.system("git")
 def test_a_stage_that_dvc_skips_names_the_run_that_made_its_outputs(server: Tracking, run: Run) -> None:
     root = server.root
     (root / "dvc.yaml").write_text(PIPELINE)

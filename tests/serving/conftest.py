@@ -97,7 +97,8 @@ def make_bundle(folder: Path, seed: int, dimension: int = 32) -> Path:
     shutil.copy(TRITON_MODEL, version / "model.py")
     texts, instructions = ["a sad cat", "red dog"], [None, "find the image"]
     examples = [
-        {"text": text, "image": None, "instruction": told} for text, told in zip(texts, instructions, strict=True)
+        {"text": text, "image": None, "instruction": instruction}
+        for text, instruction in zip(texts, instructions, strict=True)
     ]
     np.save(folder / "examples.npy", Runtime(version, threads=1).encode(texts, [None, None], instructions))
     (folder / "bundle.json").write_text(

@@ -27,7 +27,7 @@ Png = Callable[..., bytes]
 
 @pytest.fixture
 def items(png: Png, tmp_path: Path) -> list[Item]:
-    """Every kind of item: text, image as bytes, as path and as picture, both, with instruction, beyond ASCII."""
+    """Every kind of item: text, image as bytes, as path and as image, both, with instruction, beyond ASCII."""
     path = tmp_path / "blue.png"
     path.write_bytes(png("blue"))
     return [
@@ -64,7 +64,7 @@ def test_every_kind_of_item_is_answered_as_in_process(
     other = encoded_in_process(bundles[2 - version], items)
     assert answers.dtype == np.float32
     np.testing.assert_allclose(answers, expected, atol=1e-5)
-    assert (answers * other).sum(axis=1).max() < 0.9, "the other version must be told apart"
+    assert (answers * other).sum(axis=1).max() < 0.9, "the other version must differ"
 
 
 def test_without_a_number_the_highest_version_answers(server: TritonServer, items: list[Item]) -> None:

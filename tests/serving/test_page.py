@@ -64,8 +64,8 @@ def test_it_loads_nothing_and_runs_nothing(hits: list[Hit]) -> None:
     assert "http://" not in page and "https://" not in page and "url(" not in page
 
 
-def test_pictures_are_small_copies_and_a_broken_one_is_a_remark(hits: list[Hit], png: Callable[..., bytes]) -> None:
+def test_images_are_small_copies_and_a_broken_one_is_a_remark(hits: list[Hit], png: Callable[..., bytes]) -> None:
     reader = Reader(results_page(Item(image=png("blue")), hits, "embedder/3", 1, 3))
     query, red = (Image.open(io.BytesIO(base64.b64decode(source.partition(",")[2]))) for source in reader.sources)
     assert query.size == (20, 12) and red.size == (256, 128)
-    assert reader.shown.count("no picture") == 2
+    assert reader.shown.count("no image") == 2

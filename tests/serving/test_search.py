@@ -1,4 +1,4 @@
-"""Search finds the nearest pictures exactly; its index belongs to one model and one data set."""
+"""Search finds the nearest images exactly; its index belongs to one model and one data set."""
 
 from __future__ import annotations
 
@@ -12,7 +12,7 @@ from components.corpus import TRAIN_SCHEMA, Item
 from components.corpus.layout import write_rows
 from components.errors import EmbedlineError
 from serving import TritonEmbedder, TritonServer
-from serving.search import Entry, Index, build_index, named_pictures, open_index, search
+from serving.search import Entry, Index, build_index, named_images, open_index, search
 
 COLOURS = ("red", "green", "blue", "yellow", "black", "white")
 
@@ -36,7 +36,7 @@ def entries(tmp_path: Path, png: Callable[..., bytes]) -> list[Entry]:
     return [Entry(f"the colour {colour}", str(tmp_path / f"{colour}.png")) for colour in COLOURS]
 
 
-def test_a_picture_finds_itself_first(server: TritonServer, entries: list[Entry]) -> None:
+def test_an_image_finds_itself_first(server: TritonServer, entries: list[Entry]) -> None:
     embedder = TritonEmbedder(server.url, version=1)
     index = build_index(embedder, entries)
     for entry in entries:
@@ -82,7 +82,7 @@ def test_a_saved_index_answers_as_the_built_one(server: TritonServer, entries: l
     assert built.entries == saved.entries
 
 
-def test_a_missing_picture_fails_the_index_and_leaves_no_file(
+def test_a_missing_image_fails_the_index_and_leaves_no_file(
     server: TritonServer, entries: list[Entry], tmp_path: Path
 ) -> None:
     with pytest.raises(EmbedlineError, match=r"item 7 \(.*missing.png\) cannot be read"):
@@ -91,7 +91,7 @@ def test_a_missing_picture_fails_the_index_and_leaves_no_file(
     assert not (tmp_path / "index").exists()
 
 
-def test_a_picture_goes_by_the_text_that_is_most_its_own(tmp_path: Path) -> None:
+def test_an_image_goes_by_the_text_that_is_most_its_own(tmp_path: Path) -> None:
     rows = [
         ("", "cat.png", "Animals", ""),
         ("", "dog.png", "Animals", ""),
@@ -106,5 +106,5 @@ def test_a_picture_goes_by_the_text_that_is_most_its_own(tmp_path: Path) -> None
     empty = {"qry_inst": "", "pos_inst": "", "neg_text": "", "neg_image_path": ""}
     written = [dict(zip(names, row, strict=True)) | empty for row in rows]
     write_rows(tmp_path / "train" / "Task.parquet", TRAIN_SCHEMA, written)
-    found = {Path(entry.image_path).name: entry.text for entry in named_pictures(tmp_path)}
+    found = {Path(entry.image_path).name: entry.text for entry in named_images(tmp_path)}
     assert found == {"cat.png": "a cat", "dog.png": "a dog"}

@@ -37,7 +37,7 @@ def leftovers(home: Path) -> list[str]:
 
 def is_cleared(home: Path) -> bool:
     """Whether nothing is left within some seconds: a killed process takes a moment to go."""
-    deadline = time.monotonic() + 5
+    deadline = time.monotonic() + 60
     while leftovers(home) and time.monotonic() < deadline:
         time.sleep(0.05)
     return not leftovers(home)

@@ -14,14 +14,15 @@ from torch import Tensor, nn
 from components import config as configuration
 from components.embedder import TorchEmbedder
 from components.embedder.dual_encoder import DualEncoder
+from components.progress import Progress
 from components.training.config import Recipe, Schedule, Towers
 from components.training.encoder import TowersEncoder
 from components.training.examples import INSTRUCTION, NONE, TEXT, Examples
 from components.training.recipe import Scorer, TrainingData, train_by
-from components.training.towers import build_towers, start_from_teacher
+from components.training.student_init import init_student
+from components.training.towers import build_towers
 
 ROOT = Path(__file__).parents[2]
-Report = Callable[[int, Mapping[str, float]], None]
 MakeSchedule = Callable[..., Schedule]
 MakeRecipe = Callable[..., Recipe]
 Fit = Callable[..., DualEncoder]
@@ -109,7 +110,7 @@ def params() -> configuration.Config:
 
 @pytest.fixture(scope="session")
 def examples(tmp_path_factory: pytest.TempPathFactory) -> Examples:
-    """Ten pictures with a name each, in tasks of every shape: text to image, image to text, both to text or image."""
+    """Ten images with a name each, in tasks of every shape: text to image, image to text, both to text or image."""
     folder = tmp_path_factory.mktemp("images")
     random = np.random.default_rng(0)
     images = [folder / f"{number}.png" for number in range(10)]
@@ -145,7 +146,7 @@ def fit(
     recipe: Recipe,
     data: TrainingData | Examples,
     workspace: Path,
-    report: Report = ignored,
+    report: Progress = ignored,
     scorer: Scorer | None = None,
     module: DualEncoder | None = None,
 ) -> DualEncoder:
@@ -167,7 +168,7 @@ def student_of(teacher: DualEncoder, recipe: Recipe, folder: Path) -> DualEncode
     """Returns a student with what it takes over from its teacher."""
     student = untrained(recipe)
     assert isinstance(recipe.backbone, Towers)
-    start_from_teacher(student, recipe.backbone, TorchEmbedder(teacher), folder)
+    init_student(student, recipe.backbone, TorchEmbedder(teacher), folder)
     return student
 
 
@@ -179,7 +180,7 @@ def same(first: State, second: State) -> bool:
     return first.keys() == second.keys() and all(torch.equal(first[name], second[name]) for name in first)
 
 
-def stop_at(stop: int, metric: str = "loss") -> Report:
+def stop_at(stop: int, metric: str = "loss") -> Progress:
     """Returns the report of a training that is interrupted where it tells a metric of a step, before it is saved."""
 
     def report(step: int, metrics: Mapping[str, float]) -> None:

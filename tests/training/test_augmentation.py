@@ -18,7 +18,7 @@ MakeSchedule = Callable[..., Schedule]
 
 
 def spots(left: bool = True) -> Tensor:
-    """White pictures with a black spot far on one side."""
+    """White images with a black spot far on one side."""
     pixels = torch.ones(COUNT, 3, 16, 16)
     pixels[:, :, 6:10, slice(2, 5) if left else slice(11, 14)] = 0
     return pixels
@@ -30,7 +30,7 @@ def change(pixels: Tensor, mirror: bool | Tensor = True, strength: float = 1.0, 
 
 
 def centres(pixels: Tensor) -> Tensor:
-    """Returns `(n,)`: how far right the dark of each picture lies, 0 to 15."""
+    """Returns `(n,)`: how far right the dark of each image lies, 0 to 15."""
     ink = (pixels.amax((1, 2, 3), keepdim=True) - pixels).mean((1, 2))
     return (ink * torch.arange(16)).sum(1) / ink.sum(1)
 
@@ -48,10 +48,10 @@ def test_what_comes_in_from_outside_is_white() -> None:
     assert (plain.amax((2, 3)) - plain.amin((2, 3))).max() < 1e-5
     black = change(torch.zeros(COUNT, 3, 16, 16))
     corners = black[:, :, [0, 0, -1, -1], [0, -1, 0, -1]].amax((1, 2))
-    assert (corners > 0.7).float().mean() > 0.5, "most pictures are moved or turned, and show what lies outside"
+    assert (corners > 0.7).float().mean() > 0.5, "most images are moved or turned, and show what lies outside"
 
 
-def test_pictures_are_mirrored_only_where_it_is_allowed() -> None:
+def test_images_are_mirrored_only_where_it_is_allowed() -> None:
     assert (centres(change(spots(), mirror=False)) < 8).all()
     assert (centres(change(spots(left=False), mirror=False)) > 8).all()
     mirrored = centres(change(spots())) > 8
@@ -74,8 +74,8 @@ def test_a_stronger_augmentation_changes_more() -> None:
     assert 0 < weak < strong / 2
 
 
-def test_the_pictures_of_no_flip_tasks_are_never_mirrored(examples: Examples, make_schedule: MakeSchedule) -> None:
-    """Queries' pictures and positives'; those of other tasks alone, and all where no task is named, are."""
+def test_the_images_of_no_flip_tasks_are_never_mirrored(examples: Examples, make_schedule: MakeSchedule) -> None:
+    """Queries' images and positives'; those of other tasks alone, and all where no task is named, are."""
     half = replace(
         examples,
         queries=examples.queries | {"LeftOf": examples.queries["LeftOf"][:3]},
@@ -88,7 +88,7 @@ def test_the_pictures_of_no_flip_tasks_are_never_mirrored(examples: Examples, ma
     pixels, images = spots()[:10], torch.arange(10)
 
     def mirrored(tasks: list[str]) -> Tensor:
-        """Returns `(pictures,)` bool: which are mirrored at one of many steps."""
+        """Returns `(images,)` bool: which are mirrored at one of many steps."""
         augmentation = Augmentation(half, make_schedule(augmentation=1.0, no_flip_tasks=tasks))
         return torch.stack([centres(augmentation(pixels, images, step)) > 8 for step in range(30)]).any(0)
 
@@ -96,7 +96,7 @@ def test_the_pictures_of_no_flip_tasks_are_never_mirrored(examples: Examples, ma
     assert mirrored([]).all()
 
 
-def test_a_picture_looks_the_same_at_a_step_whatever_else_is_there(
+def test_an_image_looks_the_same_at_a_step_whatever_else_is_there(
     examples: Examples, make_schedule: MakeSchedule
 ) -> None:
     pixels = torch.rand(10, 3, 16, 16)
@@ -121,7 +121,7 @@ def test_stored_changes_are_shown_view_by_view_as_a_file_would_hold_them(
         assert torch.equal(augmentation(pixels, images, step), augment(pixels, shown).clamp(0, 1))
 
 
-def test_without_augmentation_pictures_are_as_they_are(examples: Examples, make_schedule: MakeSchedule) -> None:
+def test_without_augmentation_images_are_as_they_are(examples: Examples, make_schedule: MakeSchedule) -> None:
     augmentation = Augmentation(examples, make_schedule(augmentation=0.0))
     pixels = torch.rand(10, 3, 16, 16)
     assert torch.equal(augmentation(pixels, torch.arange(10), 0), pixels)

@@ -40,8 +40,8 @@ def test_the_rows_of_a_task_stand_together_each_once_and_the_shares_sum_to_one(
             assert len({tuple(row) for row in rows}) == len(rows) > 1
 
 
-def test_what_is_known_of_a_drawn_picture_joins_the_batch(make_schedule: MakeSchedule, examples: Examples) -> None:
-    """Pictures cost time, texts do not: the name of every drawn picture is in the batch, and no picture is added."""
+def test_what_is_known_of_a_drawn_image_joins_the_batch(make_schedule: MakeSchedule, examples: Examples) -> None:
+    """Images cost time, texts do not: the name of every drawn image is in the batch, and no image is added."""
     weights = {"Shown": 1e-9, "LeftOf": 1e-9}
     batch = BatchBuilder(examples, make_schedule(task_weights=weights, sub_batches=1))(0)
     names, shown = (
@@ -142,8 +142,8 @@ def test_rows_with_the_same_query_or_the_same_positive_are_equal(
     names = of_tasks(examples, "Name")
     names.queries["Name"] = names.queries["Name"].copy()
     names.positives["Name"] = names.positives["Name"].copy()
-    names.queries["Name"][1] = names.queries["Name"][0]  # one name of two pictures
-    names.positives["Name"][3] = names.positives["Name"][2]  # two names of one picture
+    names.queries["Name"][1] = names.queries["Name"][0]  # one name of two images
+    names.positives["Name"][3] = names.positives["Name"][2]  # two names of one image
     batch = BatchBuilder(names, make_schedule(batch_size=20, task_weights={}))(0)
     expected = torch.eye(10, dtype=torch.bool)
     expected[[0, 1, 2, 3], [1, 0, 3, 2]] = True

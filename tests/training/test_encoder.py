@@ -31,7 +31,7 @@ ITEMS = torch.tensor([[0, NONE, NONE], [NONE, 3, NONE], [11, 4, 10], [5, NONE, 1
 
 @pytest.fixture
 def encoder(make_teaching: MakeRecipe, examples: Examples, tmp_path: Path) -> TowersEncoder:
-    """An encoder in evaluation mode, whose pictures are augmented."""
+    """An encoder in evaluation mode, whose images are augmented."""
     recipe = make_teaching()
     made = TowersEncoder(untrained(recipe), examples)
     made.prepare(recipe.schedule, tmp_path)
@@ -58,9 +58,9 @@ def test_an_item_has_the_same_vector_whatever_else_is_in_the_batch(encoder: Towe
         torch.testing.assert_close(together, alone, atol=1e-5, rtol=0)
         assert torch.equal(together[0], together[5]), "what comes twice is computed once"
         later = encoder(ITEMS, 3)
-    pictured = ITEMS[:, IMAGE] != NONE
-    assert not torch.isclose(later[pictured], together[pictured], atol=1e-3).all(1).any()
-    torch.testing.assert_close(later[~pictured], together[~pictured])
+    with_image = ITEMS[:, IMAGE] != NONE
+    assert not torch.isclose(later[with_image], together[with_image], atol=1e-3).all(1).any()
+    torch.testing.assert_close(later[~with_image], together[~with_image])
 
 
 @pytest.mark.parametrize("kind", ["towers", "whole"])
@@ -132,11 +132,11 @@ def test_what_frozen_towers_put_out_is_computed_once_and_trains_the_same(
     assert sorted(calls) == ["text_model", "vision_model"] and more_calls.count("vision_model") > 6
     assert all(torch.allclose(once[name], every_step[name], atol=1e-4) for name in once)
     changed, calls = trained(TowersEncoder, 0.5)
-    assert calls.count("text_model") == 1 and calls.count("vision_model") == 6, "changed pictures differ in every step"
+    assert calls.count("text_model") == 1 and calls.count("vision_model") == 6, "changed images differ in every step"
     assert not torch.allclose(changed["model.visual_projection.weight"], once["model.visual_projection.weight"], 1e-3)
 
 
-def test_a_phase_shows_pictures_at_its_size(make_teaching: MakeRecipe, examples: Examples, tmp_path: Path) -> None:
+def test_a_phase_shows_images_at_its_size(make_teaching: MakeRecipe, examples: Examples, tmp_path: Path) -> None:
     phases = [{"fraction": 0.5, "image_size": 8, "losses": [CONTRASTIVE]}, {"fraction": 0.5, "losses": [CONTRASTIVE]}]
     recipe = make_teaching(phases=phases, augmentation=0.0)
     module, sizes = untrained(recipe), list[int]()

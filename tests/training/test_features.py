@@ -17,7 +17,7 @@ ROWS = files.CHUNK + 20
 
 @pytest.fixture
 def images(tmp_path: Path) -> list[Path]:
-    """More pictures than one chunk holds, each of another colour."""
+    """More images than one chunk holds, each of another colour."""
     files = [tmp_path / f"{number}.png" for number in range(ROWS)]
     for number, file in enumerate(files):
         Image.new("RGB", (6, 9), (number % 256, number // 256 * 90, 7)).save(file)
@@ -95,12 +95,12 @@ def test_pooled_texts_come_back_in_the_order_of_the_texts(make_teaching: MakeRec
 
 def test_pooled_images_are_what_the_image_tower_puts_out(make_teaching: MakeRecipe, tmp_path: Path) -> None:
     encoder = untrained(make_teaching())
-    pictures = np.random.default_rng(0).integers(0, 256, (ROWS, 3, 16, 16), np.uint8)
-    pooled = pooled_images(encoder, pictures, tmp_path / "pooled_images.npy", "float32")
+    images = np.random.default_rng(0).integers(0, 256, (ROWS, 3, 16, 16), np.uint8)
+    pooled = pooled_images(encoder, images, tmp_path / "pooled_images.npy", "float32")
     assert pooled.shape == (ROWS, 16)
     with torch.inference_mode():
-        alone = torch.cat([encoder.pool_images(torch.from_numpy(one[None]).float() / 127.5 - 1) for one in pictures])
+        alone = torch.cat([encoder.pool_images(torch.from_numpy(one[None]).float() / 127.5 - 1) for one in images])
         projected = encoder.project_image(torch.from_numpy(np.array(pooled)))
-        embedded = encoder.embed_images(torch.from_numpy(pictures).float() / 127.5 - 1)
+        embedded = encoder.embed_images(torch.from_numpy(images).float() / 127.5 - 1)
     np.testing.assert_allclose(pooled, alone.numpy(), atol=1e-5)
     torch.testing.assert_close(projected, embedded, atol=1e-5, rtol=0)

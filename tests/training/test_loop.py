@@ -8,6 +8,7 @@ import torch
 from torch import Tensor, nn
 
 from components.errors import EmbedlineError, UsageError
+from components.progress import Progress
 from components.training.config import EarlyStopping, Phase, Schedule
 from components.training.dev_scores import DevScores, trained_state
 from components.training.loop import (
@@ -18,7 +19,7 @@ from components.training.loop import (
     train,
 )
 
-from .conftest import Report, ignored
+from .conftest import ignored
 
 MakeSchedule = Callable[..., Schedule]
 
@@ -55,7 +56,7 @@ def linear() -> nn.Linear:
     return part
 
 
-def run(module: nn.Module, objective: Distance, schedule: Schedule, folder: Path, report: Report = ignored) -> None:
+def run(module: nn.Module, objective: Distance, schedule: Schedule, folder: Path, report: Progress = ignored) -> None:
     train(module, phase(), objective, schedule, folder / "checkpoint.pt", report)
 
 
@@ -145,12 +146,20 @@ def test_a_checkpoint_holds_what_learns_and_all_statistics() -> None:
 
 def test_progress_is_told_at_its_interval_and_at_the_end(make_schedule: MakeSchedule, tmp_path: Path) -> None:
     module = linear()
-    told: dict[int, Mapping[str, float]] = {}
+    reported: dict[int, Mapping[str, float]] = {}
     schedule = make_schedule(steps=7, log_every=3)
-    run(module, Distance({"distance": module}), schedule, tmp_path, lambda step, metrics: told.update({step: metrics}))
-    assert list(told) == [3, 6, 7]
-    assert told[7]["loss"] < told[3]["loss"] and told[7]["seconds_left"] == 0 and told[7]["watched"] == 7
-    assert {"loss", "loss/distance", "gradient_norm", "learning_rate", "pairs_per_second"} < set(told[3])
+    run(
+        module,
+        Distance({"distance": module}),
+        schedule,
+        tmp_path,
+        lambda step, metrics: reported.update({step: metrics}),
+    )
+    assert list(reported) == [3, 6, 7]
+    assert (
+        reported[7]["loss"] < reported[3]["loss"] and reported[7]["seconds_left"] == 0 and reported[7]["watched"] == 7
+    )
+    assert {"loss", "loss/distance", "gradient_norm", "learning_rate", "pairs_per_second"} < set(reported[3])
 
 
 @pytest.mark.parametrize("kind", ["loss", "gradient"])

@@ -129,7 +129,7 @@ def test_what_occurs_twice_is_computed_once(architecture: str, examples: Example
     )
     twice = torch.tensor([(0, 2, NONE), (0, 3, NONE), (0, 2, NONE), (0, NONE, NONE)])
     vectors = encoder(twice, 0)
-    # Of two towers: one text and two pictures. Of a chat: two messages of both, one of text alone.
+    # Of two towers: one text and two images. Of a chat: two messages of both, one of text alone.
     assert sorted(sizes) == [1, 2]
     assert torch.equal(vectors[0], vectors[2]) and not torch.allclose(vectors[0], vectors[1], atol=1e-3)
 
@@ -165,6 +165,6 @@ def test_what_a_model_cannot_learn_from_is_refused(
     with pytest.raises(UsageError, match="item 2 is of image, and the model takes text"):
         words(ROWS, 0)
     broken = tmp_path / "broken.png"
-    broken.write_bytes(b"no picture")
+    broken.write_bytes(b"no image")
     with pytest.raises(UsageError, match=str(broken)):
         ModelEncoder(encoder.module, Examples([], [broken], {}, {}), "float32")(ROWS[2:3], 0)

@@ -189,7 +189,7 @@ def parts(text: object = NONE, image: object = NONE, instruction: object = NONE)
 
 @dataclass
 class Concepts:
-    """A model that sees of a text or picture which of four concepts it shows; the modality counts a little."""
+    """A model that sees of a text or image which of four concepts it shows; the modality counts a little."""
 
     concepts: dict[str, int]
     name: str = "concepts"
@@ -217,7 +217,7 @@ CONCEPTS = dict(zip(TEXTS, (0, 0, 1, 2, 3, 0, 0), strict=True)) | dict(
 
 @pytest.fixture
 def examples() -> Examples:
-    """Names and translations to pictures, pictures to names; a second picture of the cat is in one pair only."""
+    """Names and translations to images, images to names; a second image of the cat is in one pair only."""
     numbers = np.array([0, 2, 3, 4])
     return Examples(
         TEXTS,
@@ -243,9 +243,9 @@ def test_no_negative_of_a_row_is_paired_with_its_query_or_positive_in_any_task(e
     def found(task: str, row: int, part: int) -> set[int]:
         return {int(number) for number in mined[task].positions[row, :, part] if number != NONE}
 
-    assert found("find", 0, IMAGE) == {2, 3, 4}, "of the cat, not the picture of the pair"
+    assert found("find", 0, IMAGE) == {2, 3, 4}, "of the cat, not the image of the pair"
     assert found("find", 1, IMAGE) == {0, 3, 4}
-    assert found("name", 1, TEXT) == {2, 3, 4}, "the cat's name belongs to its second picture too"
+    assert found("name", 1, TEXT) == {2, 3, 4}, "the cat's name belongs to its second image too"
     for task in ("find", "name"):
         for row, (query, positive) in enumerate(zip(examples.queries[task], examples.positives[task], strict=True)):
             negatives = mined[task].positions[row]
@@ -267,7 +267,7 @@ def test_pairs_of_other_rows_and_tasks_say_what_is_no_negative() -> None:
 
 
 def test_queries_that_say_what_they_want_get_negatives_of_another_modality(examples: Examples) -> None:
-    """A model that puts every text by every text finds texts for a text, though a picture was asked for; where what is
+    """A model that puts every text by every text finds texts for a text, though an image was asked for; where what is
     of another modality may be a negative at all."""
 
     class ByModality(Concepts):
@@ -277,7 +277,7 @@ def test_queries_that_say_what_they_want_get_negatives_of_another_modality(examp
             return unit(vectors)
 
     def seconds(examples: Examples, other_modalities: bool = True) -> tuple[bool, bool]:
-        """Returns whether the second negative of each query is a text, and whether it is a picture, as the first is."""
+        """Returns whether the second negative of each query is a text, and whether it is an image, as the first is."""
         settings = SETTINGS.model_copy(update={"margin": 1.0, "other_modalities": other_modalities})
         positions = mine_examples(ByModality(CONCEPTS), examples, settings)["find"].positions
         assert (positions[:, 0, IMAGE] != NONE).all()
@@ -340,7 +340,7 @@ def test_a_rerankers_scores_are_stored_and_read_beside_the_negatives(examples: E
 
 
 def reordered(examples: Examples) -> Examples:
-    """The same data elsewhere, with rows, texts and pictures the other way round."""
+    """The same data elsewhere, with rows, texts and images the other way round."""
 
     def turn(positions: NDArray[np.int32]) -> NDArray[np.int32]:
         last = np.array([len(TEXTS), len(IMAGES), len(TEXTS)]) - 1

@@ -16,9 +16,9 @@ from torch import Tensor, distributed, nn
 from torch.nn import functional
 
 from components.errors import DataInvalid, EmbedlineError
+from components.progress import Progress
 from components.training import processes
 
-Report = Callable[[int, Mapping[str, float]], None]
 State = dict[str, Tensor]
 LeftOver = Callable[[], set[psutil.Process]]
 ROOT = Path(__file__).parents[2]
@@ -67,7 +67,7 @@ def unscaled(vectors: Tensor, total: int) -> Tensor:
     return whole
 
 
-def train(join: Callable[[Tensor, int], Tensor], report: Report) -> tuple[State, State]:
+def train(join: Callable[[Tensor, int], Tensor], report: Progress) -> tuple[State, State]:
     """Returns the gradients of the first step and the weights after one step a batch."""
     model = Towers()
     optimiser = torch.optim.AdamW(model.parameters(), lr=0.1, weight_decay=0.1)
@@ -87,7 +87,7 @@ def train(join: Callable[[Tensor, int], Tensor], report: Report) -> tuple[State,
     return gradients, model.state_dict()
 
 
-def train_each_way(folder: Path, report: Report) -> None:
+def train_each_way(folder: Path, report: Progress) -> None:
     """What a rank does; the first and the others also show that they wait for each other."""
     with processes.first_before_others():
         if processes.is_first():
@@ -103,7 +103,7 @@ def train_each_way(folder: Path, report: Report) -> None:
     torch.save((found, distributed.get_backend(), torch.get_num_threads()), folder / f"{processes.rank()}.pt")
 
 
-def fail(how: str, report: Report) -> None:
+def fail(how: str, report: Progress) -> None:
     """The second rank fails; the first waits for it in vain."""
     report(1, {"loss": 0.5})
     if processes.rank() == 1:
@@ -115,7 +115,7 @@ def fail(how: str, report: Report) -> None:
     distributed.barrier()
 
 
-def never_end(folder: Path, report: Report) -> None:
+def never_end(folder: Path, report: Progress) -> None:
     for step in range(1000):
         (folder / f"{processes.rank()}.pid").write_text(str(os.getpid()))
         distributed.barrier()
@@ -123,7 +123,7 @@ def never_end(folder: Path, report: Report) -> None:
         time.sleep(0.05)
 
 
-def count_ignored_warnings(report: Report) -> None:
+def count_ignored_warnings(report: Progress) -> None:
     """Reports how many filters ignore what `configure` lets a process ignore."""
     report(0, {"ignored": [each[::2] for each in warnings.filters].count(("ignore", FutureWarning, 0))})
 
@@ -150,7 +150,7 @@ def close(first: State, second: State) -> bool:
     )
 
 
-def wait_for(condition: Callable[[], Any], seconds: float = 30) -> None:
+def wait_for(condition: Callable[[], Any], seconds: float = 120) -> None:
     end = time.monotonic() + seconds
     while not condition() and time.monotonic() < end:
         time.sleep(0.05)
@@ -159,9 +159,9 @@ def wait_for(condition: Callable[[], Any], seconds: float = 30) -> None:
 
 def test_two_processes_train_as_one_does_on_the_whole_batch(tmp_path: Path, left_over: LeftOver) -> None:
     reports: list[tuple[int, Mapping[str, float]]] = []
-    processes.launch(train_each_way, (tmp_path,), 2, lambda *told: reports.append(told))
+    processes.launch(train_each_way, (tmp_path,), 2, lambda *reported: reports.append(reported))
     alone: list[tuple[int, Mapping[str, float]]] = []
-    gradients, weights = train(gathered, lambda *told: alone.append(told))
+    gradients, weights = train(gathered, lambda *reported: alone.append(reported))
     assert "unused.weight" not in gradients and {"texts.0.weight", "images.2.bias", "logit_scale"} < gradients.keys()
     for rank in (0, 1):
         found, backend, threads = torch.load(tmp_path / f"{rank}.pt", weights_only=False)
@@ -169,8 +169,10 @@ def test_two_processes_train_as_one_does_on_the_whole_batch(tmp_path: Path, left
         assert close(found["gathered"][0], gradients) and close(found["gathered"][1], weights)
         for control in ("detached", "unscaled"):
             assert not close(found[control][0], gradients) and not close(found[control][1], weights), control
-    assert [step for step, _ in reports] == [0, 1, 2] * 3 and {told["rank"] for _, told in reports} == {0}
-    assert [told["loss"] for _, told in reports[:3]] == pytest.approx([told["loss"] for _, told in alone], abs=1e-12)
+    assert [step for step, _ in reports] == [0, 1, 2] * 3 and {reported["rank"] for _, reported in reports} == {0}
+    assert [reported["loss"] for _, reported in reports[:3]] == pytest.approx(
+        [reported["loss"] for _, reported in alone], abs=1e-12
+    )
     assert not left_over()
 
 

@@ -68,7 +68,7 @@ def test_a_profile_trains(
     config: Config = make_config(name)
     changed = "teacher" if "teacher" in read_profile(name, ROOT / "profiles").changes else "distillation"
     recipe: Recipe = getattr(config, changed)
-    told: list[Mapping[str, float]] = []
+    reported: list[Mapping[str, float]] = []
     if changed == "teacher":
         data, encoder = TrainingData(examples), encoder_of(recipe, examples)
     else:
@@ -82,11 +82,11 @@ def test_a_profile_trains(
     def score(embedder: Embedder) -> float:
         return float(embedder.dimension > 0)
 
-    train_by(recipe, encoder, data, tmp_path / "work", lambda _, metrics: told.append(metrics), score)
+    train_by(recipe, encoder, data, tmp_path / "work", lambda _, metrics: reported.append(metrics), score)
     named = {f"loss/{term.name}" for phase in recipe.phases for term in phase.losses}
-    assert named <= {name for metrics in told for name in metrics}
-    assert np.isfinite([metrics["loss"] for metrics in told if "loss" in metrics]).all()
-    assert any("dev_score" in metrics for metrics in told) == (recipe.early_stopping is not None)
+    assert named <= {name for metrics in reported for name in metrics}
+    assert np.isfinite([metrics["loss"] for metrics in reported if "loss" in metrics]).all()
+    assert any("dev_score" in metrics for metrics in reported) == (recipe.early_stopping is not None)
     after = weights(encoder.module)
     assert before.keys() == after.keys(), "adapters are merged"
     assert any(not torch.equal(before[name], after[name]) for name in before)

@@ -100,7 +100,7 @@ def test_a_killed_training_goes_on_to_the_same_weights(
         input=pickle.dumps((recipe, examples)),
         cwd=Path(__file__).parents[2],
         env=os.environ | {"OMP_NUM_THREADS": "1"},
-        timeout=120,
+        timeout=300,
     )
     assert killed.returncode == -signal.SIGKILL and (tmp_path / "killed" / "phase-0" / "checkpoint.pt").is_file()
     assert same(weights(fit(recipe, examples, tmp_path / "killed")), whole)
@@ -124,7 +124,7 @@ def test_a_training_stopped_beside_its_scores_goes_on_to_the_same_best_weights(
             recipe,
             examples,
             tmp_path / "whole",
-            lambda step, told: scores.update({step: told["dev_score"]} if "dev_score" in told else {}),
+            lambda step, reported: scores.update({step: reported["dev_score"]} if "dev_score" in reported else {}),
             erratic,
         )
     )
@@ -207,7 +207,7 @@ def test_training_brings_pairs_together(make_teaching: MakeRecipe, examples: Exa
 
 
 def hits(model: DualEncoder, examples: Examples) -> int:
-    """Returns how many of the ten names find their picture."""
+    """Returns how many of the ten names find their image."""
     with torch.inference_mode():
         texts = model(model.preprocess(examples.texts[:10]))["sentence_embedding"]
         images = model(model.preprocess([{"image": image} for image in examples.images]))["sentence_embedding"]
@@ -217,13 +217,13 @@ def hits(model: DualEncoder, examples: Examples) -> int:
 def test_what_the_losses_learn_and_how_the_vectors_lie_is_told(
     make_teaching: MakeRecipe, examples: Examples, tmp_path: Path
 ) -> None:
-    told: list[Mapping[str, float]] = []
+    reported: list[Mapping[str, float]] = []
     recipe = make_teaching(**VARIANTS["learnt temperature"])
-    fit(recipe, examples, tmp_path, lambda _, metrics: told.append(metrics))
+    fit(recipe, examples, tmp_path, lambda _, metrics: reported.append(metrics))
     shown = {"loss", "loss/contrastive", "alignment", "uniformity", "modality_gap", "memory_gib", "gradient_norm"}
-    assert shown <= told[0].keys()
-    (temperature,) = (name for name in told[0] if "temperature" in name)
-    assert told[0][temperature] != told[-1][temperature]
+    assert shown <= reported[0].keys()
+    (temperature,) = (name for name in reported[0] if "temperature" in name)
+    assert reported[0][temperature] != reported[-1][temperature]
 
 
 class Broken(TowersEncoder):
@@ -292,7 +292,7 @@ def test_hard_negatives_take_part(make_teaching: MakeRecipe, examples: Examples,
 
     def first_loss(absent: int | None) -> float:
         """Returns the loss of the first step, where each row has two negatives, of which some are absent."""
-        told: list[float] = []
+        reported: list[float] = []
         negatives = None
         if absent is not None:
             negatives = {
@@ -305,9 +305,9 @@ def test_hard_negatives_take_part(make_teaching: MakeRecipe, examples: Examples,
             make_teaching(steps=1, augmentation=0.0),
             TrainingData(examples, negatives),
             tmp_path / str(absent),
-            lambda _, metrics: told.append(metrics["loss"]),
+            lambda _, metrics: reported.append(metrics["loss"]),
         )
-        return told[0]
+        return reported[0]
 
     none, one, two, without = (first_loss(absent) for absent in (2, 1, 0, None))
     assert none == pytest.approx(without, rel=1e-5) and two > one > none
@@ -336,7 +336,7 @@ def test_a_rerankers_scores_are_learnt(make_teaching: MakeRecipe, examples: Exam
 
 
 def test_a_batch_in_chunks_trains_as_a_whole_one(make_teaching: MakeRecipe, examples: Examples, tmp_path: Path) -> None:
-    def told(**changes: Any) -> list[float]:
+    def reported(**changes: Any) -> list[float]:
         recipe, found = make_teaching(**VARIANTS["chunks"] | changes), []
         module = untrained(recipe)
         for layer in module.modules():
@@ -349,6 +349,6 @@ def test_a_batch_in_chunks_trains_as_a_whole_one(make_teaching: MakeRecipe, exam
         fit(recipe, examples, tmp_path / str(changes), report, module=module)
         return found
 
-    whole = told(chunk=0)
-    assert told(chunk=7) == pytest.approx(whole, rel=1e-3)
-    assert told(chunk=0, seed=5) != pytest.approx(whole, rel=1e-3)
+    whole = reported(chunk=0)
+    assert reported(chunk=7) == pytest.approx(whole, rel=1e-3)
+    assert reported(chunk=0, seed=5) != pytest.approx(whole, rel=1e-3)

@@ -67,14 +67,14 @@ def reader_of_images(tmp_path_factory: pytest.TempPathFactory) -> Path:
 
 @pytest.fixture
 def pairs(tmp_path: Path) -> Examples:
-    """Texts that belong to texts, and texts to pictures; the second query of each task has an instruction."""
+    """Texts that belong to texts, and texts to images; the second query of each task has an instruction."""
     images = [tmp_path / f"{number}.png" for number in range(3)]
     for file, colour in zip(images, ("red", "green", "blue"), strict=True):
         Image.new("RGB", (16, 16), colour).save(file)
     queries = np.array([(0, NONE, NONE), (2, NONE, FIND)], np.int32)
     texts = np.array([(1, NONE, NONE), (4, NONE, FIND)], np.int32)
-    pictures = np.array([(NONE, 0, NONE), (4, 1, NONE)], np.int32)
-    return Examples(TEXTS, images, {"Alike": queries, "Show": queries}, {"Alike": texts, "Show": pictures})
+    shown = np.array([(NONE, 0, NONE), (4, 1, NONE)], np.int32)
+    return Examples(TEXTS, images, {"Alike": queries, "Show": queries}, {"Alike": texts, "Show": shown})
 
 
 def of_task(examples: Examples, task: str) -> Examples:
@@ -107,8 +107,8 @@ def test_every_pair_has_the_score_that_the_network_gives_it(reader_of_texts: Pat
     np.testing.assert_allclose(found["Alike"].reranker_scores, expected, atol=1e-5)
 
 
-def test_pictures_are_read_by_a_reranker_that_takes_them(reader_of_images: Path, pairs: Examples) -> None:
-    """Of a chat model, an instruction is the system's message; a text that looks like a picture's name is a text."""
+def test_images_are_read_by_a_reranker_that_takes_them(reader_of_images: Path, pairs: Examples) -> None:
+    """Of a chat model, an instruction is the system's message; a text that looks like an image's name is a text."""
     examples = replace(of_task(pairs, "Show"), texts=[str(pairs.images[2]), *TEXTS[1:]])
     found = rerank(Reranker(str(reader_of_images), examples), {"Show": planted((NONE, 2, NONE), (3, 2, NONE))})
     processor = AutoProcessor.from_pretrained(reader_of_images)
@@ -122,9 +122,9 @@ def test_pictures_are_read_by_a_reranker_that_takes_them(reader_of_images: Path,
             for role, side in roles
         ]
         text = processor.apply_chat_template(chat, tokenize=False)
-        picture = [side["image"] for side in sides if "image" in side]
+        images = [side["image"] for side in sides if "image" in side]
         with torch.inference_mode():
-            logits = network(**processor(text=[text], images=picture, return_tensors="pt")).logits[0, -1]
+            logits = network(**processor(text=[text], images=images, return_tensors="pt")).logits[0, -1]
         return float(logits[YES] - logits[NO])
 
     red, green, blue = (Image.open(file) for file in pairs.images)

@@ -39,14 +39,14 @@ def parts(text: Any = NONE, image: Any = NONE) -> np.ndarray:
 
 
 def examples_of(rows: dict[str, int]) -> Examples:
-    """Texts to pictures, all of them different."""
+    """Texts to images, all of them different."""
     numbers = {task: np.arange(count) for task, count in rows.items()}
     queries = {task: parts(text=number) for task, number in numbers.items()}
     return Examples([], [], queries, {task: parts(image=number) for task, number in numbers.items()})
 
 
 def labelled(rows: int, labels: int) -> Examples:
-    """Pictures, three rows of each, of a few labels of which some are frequent."""
+    """Images, three rows of each, of a few labels of which some are frequent."""
     images = np.repeat(np.arange(rows // 3 + 1), 3)[:rows]
     chosen = (np.random.default_rng(0).random(rows) ** 2 * labels).astype(np.int32)
     return Examples([], [], {"a": parts(image=images)}, {"a": parts(text=chosen)})

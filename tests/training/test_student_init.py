@@ -174,11 +174,11 @@ def test_distillation_leaves_the_teacher_alone_and_brings_the_student_nearer(
     before = weights(teacher)
     nothing_to_take_over = {"kind": "residual", "image_size": 16, "widths": [5, 7], "depths": [1, 1]}
     recipe = make_learning(steps=100, augmentation=0.0, checkpoint_every=1000, image=nothing_to_take_over)
-    told: list[Mapping[str, float]] = []
+    reported: list[Mapping[str, float]] = []
     student = student_of(teacher, recipe, tmp_path)
-    pictures = np.full((10, 3), NONE, np.int64)
-    pictures[:, IMAGE] = np.arange(10)
-    (taught,) = embeddings(torch.from_numpy(pictures), torch.zeros(10, dtype=torch.long))
+    images = np.full((10, 3), NONE, np.int64)
+    images[:, IMAGE] = np.arange(10)
+    (taught,) = embeddings(torch.from_numpy(images), torch.zeros(10, dtype=torch.long))
 
     def nearness(model: DualEncoder) -> float:
         with torch.inference_mode():
@@ -190,12 +190,12 @@ def test_distillation_leaves_the_teacher_alone_and_brings_the_student_nearer(
         recipe,
         TrainingData(examples, teachers=embeddings),
         tmp_path / "work",
-        lambda _, metrics: told.append(metrics),
+        lambda _, metrics: reported.append(metrics),
         module=student,
     )
     assert same(weights(teacher), before)
-    assert {"loss/vectors", "loss/similarities", "loss/contrastive"} < set(told[0])
-    assert told[-1]["loss/vectors"] < told[0]["loss/vectors"] / 2
+    assert {"loss/vectors", "loss/similarities", "loss/contrastive"} < set(reported[0])
+    assert reported[-1]["loss/vectors"] < reported[0]["loss/vectors"] / 2
     save(student, tmp_path / "student")
     assert nearness(load(tmp_path / "student")) > start + 0.2
     assert load(tmp_path / "student").description.matryoshka_dimensions == (24, 12)

@@ -33,7 +33,7 @@ FREE = CHANGED.model_copy(update={"no_flip_tasks": []})
 
 
 class Pixels:
-    """A teacher whose vector of a picture is the picture, in a size of its own, from grey; texts are their letters."""
+    """A teacher whose vector of an image is the image, in a size of its own, from grey; texts are their letters."""
 
     name = "pixels"
 
@@ -52,13 +52,13 @@ class Pixels:
         return letters + seen(np.asarray(square(load_image(item.image), self.size), np.float32) / 255)
 
 
-def seen(picture: np.ndarray) -> np.ndarray:
-    return (picture - 0.5).ravel()
+def seen(image: np.ndarray) -> np.ndarray:
+    return (image - 0.5).ravel()
 
 
 @pytest.fixture
-def pictures(examples: Examples, tmp_path: Path) -> Examples:
-    """The examples with other pictures: larger, wider than high, of slow changes of colour."""
+def others(examples: Examples, tmp_path: Path) -> Examples:
+    """The examples with other images: larger, wider than high, of slow changes of colour."""
     files = []
     random = np.random.default_rng(1)
     for number in range(10):
@@ -126,7 +126,7 @@ def test_an_item_that_no_teacher_saw_is_refused_and_what_is_absent_is_zero(examp
     assert vectors.norm(dim=1).tolist() == pytest.approx([1, 0])
 
 
-def test_a_training_set_without_pictures_is_taught_too(examples: Examples, tmp_path: Path) -> None:
+def test_a_training_set_without_images_is_taught_too(examples: Examples, tmp_path: Path) -> None:
     texts = examples.queries["Name"]
     words = Examples(examples.texts, [], {"Words": texts}, {"Words": np.roll(texts, 1, 0)})
     for settings in (AS_THEY_ARE, FREE):
@@ -137,21 +137,21 @@ def test_a_training_set_without_pictures_is_taught_too(examples: Examples, tmp_p
         )
 
 
-def test_a_stored_vector_is_of_the_very_picture_that_the_student_sees(
-    pictures: Examples, make_teaching: MakeRecipe, tmp_path: Path
+def test_a_stored_vector_is_of_the_very_image_that_the_student_sees(
+    others: Examples, make_teaching: MakeRecipe, tmp_path: Path
 ) -> None:
-    """The student changes the small picture, the teacher saw the changed large one in its own size."""
-    found = written([Pixels()], pictures, CHANGED, tmp_path / "embeddings")
+    """The student changes the small image, the teacher saw the changed large one in its own size."""
+    found = written([Pixels()], others, CHANGED, tmp_path / "embeddings")
     schedule = make_teaching(augmentation=0.0).schedule
-    augmentation = Augmentation(pictures, schedule, found.changes)
-    stored_pixels = torch.from_numpy(np.array(pixels(pictures.images, 32, tmp_path / "images.npy"))).float() / 255
+    augmentation = Augmentation(others, schedule, found.changes)
+    stored_pixels = torch.from_numpy(np.array(pixels(others.images, 32, tmp_path / "images.npy"))).float() / 255
     positions = torch.full((10, 3), NONE)
     positions[:, IMAGE] = torch.arange(10)
     nearest, shuffled = [], []
     for step in range(8):
         shown = augmentation(stored_pixels, torch.arange(10), step)
         halves = torch.nn.functional.interpolate(shown, size=(8, 8), mode="area").permute(0, 2, 3, 1).numpy()
-        sees = normalise(np.stack([seen(picture) for picture in halves]).astype(np.float32))
+        sees = normalise(np.stack([seen(image) for image in halves]).astype(np.float32))
         views = augmentation.views(step)
         (right,), (wrong,) = found(positions, views), found(positions, (views + 1) % 3)
         nearest.extend((sees * right.numpy()).sum(1))
@@ -163,7 +163,7 @@ def test_a_stored_vector_is_of_the_very_picture_that_the_student_sees(
 def test_the_teacher_sees_a_view_as_the_student_would(
     examples: Examples, make_teaching: MakeRecipe, tmp_path: Path
 ) -> None:
-    """Where the student is the teacher, its vectors of the changed pictures are the stored ones."""
+    """Where the student is the teacher, its vectors of the changed images are the stored ones."""
     recipe = make_teaching(augmentation=0.0)
     teacher = untrained(recipe)
     found = written([TorchEmbedder(teacher)], examples, CHANGED, tmp_path / "embeddings")
@@ -174,9 +174,9 @@ def test_the_teacher_sees_a_view_as_the_student_would(
         sees = encoder(positions, 5)
     (right,) = found(positions, encoder.views(5))
     (wrong,) = found(positions, (encoder.views(5) + 1) % 3)
-    pictured = positions[:, IMAGE] != NONE
+    with_image = positions[:, IMAGE] != NONE
     assert (sees * right).sum(1).min() > 0.99
-    errors = [(sees - one).norm(dim=1)[pictured].mean() for one in (right, wrong)]
+    errors = [(sees - one).norm(dim=1)[with_image].mean() for one in (right, wrong)]
     assert errors[0] < errors[1] / 3, errors
 
 
@@ -198,18 +198,18 @@ def test_teachers_of_different_dimensions_teach_together(
     teacher = untrained(make_teaching())
     both = written([TorchEmbedder(teacher), Pixels()], examples, settings, tmp_path / "both")
     recipe = make_learning(steps=40, augmentation=0.0, checkpoint_every=1000)
-    told: list[dict[str, float]] = []
+    reported: list[dict[str, float]] = []
     student = student_of(teacher, recipe, tmp_path)
     names = set(student.state_dict())
     fit(
         recipe,
         TrainingData(examples, teachers=both),
         tmp_path / "work",
-        lambda _, metrics: told.append(dict(metrics)),
+        lambda _, metrics: reported.append(dict(metrics)),
         module=student,
     )
-    assert {f"loss/{loss['name']}" for loss in LEARNING["losses"]} <= told[0].keys()
-    assert told[-1]["loss/vectors"] < told[0]["loss/vectors"] * 0.75
+    assert {f"loss/{loss['name']}" for loss in LEARNING["losses"]} <= reported[0].keys()
+    assert reported[-1]["loss/vectors"] < reported[0]["loss/vectors"] * 0.75
     assert set(student.state_dict()) == names
 
 

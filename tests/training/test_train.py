@@ -47,7 +47,7 @@ def write(data: Path, rows: list[dict[str, str]], images: int) -> Path:
 
 @pytest.fixture
 def data(tmp_path: Path) -> Path:
-    """Eight names with a picture each."""
+    """Eight names with an image each."""
     data = tmp_path / "data"
     (data / "images").mkdir(parents=True)
     random = np.random.default_rng(0)
@@ -64,7 +64,7 @@ def places(data: Path, tmp_path: Path) -> TrainingPaths:
 
 
 def steps_of(recipe: Recipe, places: TrainingPaths) -> list[int]:
-    """Trains; returns the steps that were told."""
+    """Trains; returns the steps that were reported."""
     steps: list[int] = []
     train_model(recipe, places, lambda step, _: steps.append(step))
     return steps
@@ -83,9 +83,9 @@ def test_a_teacher_is_trained_and_teaches_a_student(
     settings = Settings(others=[str(places.output)], views=2, augmentation=1.0, no_flip_tasks=[], seed=0)
     embed_with_teacher(settings, places.output, places.data, tmp_path / "embeddings")
     student = replace(places, output=tmp_path / "student", teacher=places.output, embeddings=tmp_path / "embeddings")
-    told: list[Mapping[str, float]] = []
-    train_model(make_learning(), student, lambda _, metrics: told.append(metrics))
-    assert "loss/vectors" in told[0]
+    reported: list[Mapping[str, float]] = []
+    train_model(make_learning(), student, lambda _, metrics: reported.append(metrics))
+    assert "loss/vectors" in reported[0]
     for directory in (places.output, student.output):
         assert opened(directory).encode([Item(text=NAMES[0])]).shape == (1, 24)
     assert not list(places.checkpoints.iterdir()), "what a finished training kept to go on is gone"
@@ -185,11 +185,11 @@ def test_negatives_that_were_mined_take_part(places: TrainingPaths, make_teachin
     mine_negatives(NO_NEGATIVES.model_copy(update={"model": str(places.output)}), places.data, places.negatives)
 
     def first_loss(asked: int) -> float:
-        told: list[float] = []
+        reported: list[float] = []
         recipe = make_teaching(negatives_per_query=asked, augmentation=0.0)
         others = replace(places, output=tmp_path / str(asked))
-        train_model(recipe, others, lambda _, metrics: told.append(metrics["loss"]))
-        return told[0]
+        train_model(recipe, others, lambda _, metrics: reported.append(metrics["loss"]))
+        return reported[0]
 
     assert first_loss(2) > first_loss(1) > first_loss(0), "more negatives, a larger loss"
 

@@ -37,7 +37,7 @@ def build(base: Suite, images: Path) -> Suite:
 
 
 def measure(suite: Suite, scores: Scores, sides: Mapping[str, tuple[Side, Side]]) -> dict[str, float]:
-    """Returns, of all items and of those of each modality that has at least two:
+    """Returns these numbers of all items, and of those of each modality that has at least two.
 
     `alignment`: the mean squared distance of a query and what is relevant to it, 0 to 4, lower is better; by the
     modalities of both. `uniformity`: the logarithm of the mean of exp(-2 d²) over pairs at distance d, lower is better;

@@ -119,7 +119,7 @@ def check(name: str, settings: Mapping[str, object]) -> None:
 
 
 def build(name: str, settings: Mapping[str, object], dimension: int, teacher_dimensions: Sequence[int]) -> Loss:
-    """Returns a loss on the student's vectors of `dimension`; teachers are told by the dimensions of theirs.
+    """Returns a loss on the student's vectors of `dimension`; `teacher_dimensions` are those of the teachers'.
 
     Raises `ValueError` as `check` does, and `UsageError` if the loss learns from a teacher and there is none.
     """

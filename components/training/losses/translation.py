@@ -20,7 +20,7 @@ class Settings(Section):
 
 class Loss(losses.Loss):
     """Both sides of a pair learn the teacher's vector of the positive, the English side (Reimers and Gurevych, Making
-    Monolingual Sentence Embeddings Multilingual, 2020; with pictures, xVLM2Vec, Musacchio et al., 2025).
+    Monolingual Sentence Embeddings Multilingual, 2020; with images, xVLM2Vec, Musacchio et al., 2025).
 
         mean over rows, sides x and teachers t of 1 - cos(P_t student(x), t(positive))
 
