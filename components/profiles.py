@@ -19,9 +19,10 @@ from ruamel.yaml.representer import RoundTripRepresenter
 from components.config import PARAMETERS, parse, read
 from components.errors import UsageError
 from components.files import atomic_file
+from components.source import ROOT
 from components.workspace import STATE
 
-PROFILES = Path("profiles")
+PROFILES = ROOT / "profiles"
 DEFAULT = "default"
 """The name that goes back to the recipes from before any profile."""
 RECIPES = ("negatives", "teacher", "teacher_embeddings", "distillation")
@@ -29,6 +30,8 @@ RECIPES = ("negatives", "teacher", "teacher_embeddings", "distillation")
 MARK = "# profile: "
 BEFORE = STATE / "params.before-profile.yaml"
 """The parameters without a profile, while one is applied."""
+ALTERNATIVES = {"steps": "epochs", "epochs": "steps"}
+"""Keys of a schedule that say the same in other words: where a profile sets one, the other becomes null."""
 
 
 @dataclass(frozen=True)
@@ -66,7 +69,7 @@ def overlay(base: Mapping[str, Any], changes: Mapping[str, Any]) -> dict[str, An
     So is a mapping whose `kind` changes: what one kind of tower is made of means nothing to another.
     """
     merged = dict(base)
-    for key, value in changes.items():
+    for key, value in _without_alternatives(base, changes).items():
         old: Any = merged.get(key)
         merged[key] = overlay(old, value) if _joins(old, value) else value
     return merged
@@ -144,7 +147,7 @@ def _changed(text: str, changes: Mapping[str, Any]) -> str:
 
 def _change(section: CommentedMap, changes: Mapping[str, Any]) -> None:
     """Does in place what `overlay` does; what other places share by an anchor or a merge stays as it is for them."""
-    for key, value in changes.items():
+    for key, value in _without_alternatives(section, changes).items():
         own = dict(section.non_merged_items())
         old = section.get(key)
         if not _joins(old, value):
@@ -159,6 +162,12 @@ def _change(section: CommentedMap, changes: Mapping[str, Any]) -> None:
             section[key] = new
         else:  # not at the end: what follows the last key are the lines before the next section
             section.insert(max(len(own) - 1, 0), key, new)
+
+
+def _without_alternatives(section: Mapping[str, Any], changes: Mapping[str, Any]) -> dict[str, Any]:
+    """Returns the changes, and null for what they replace: a key that a merge brings in cannot be left out."""
+    replaced = (ALTERNATIVES.get(key) for key in changes)
+    return {other: None for other in replaced if other in section and other not in changes} | dict(changes)
 
 
 def _joins(old: Any, value: Any) -> bool:

@@ -176,6 +176,10 @@ def test_sections_that_cannot_be_told_apart_are_refused(parameters: Path) -> Non
         ({"a": {"kind": "x", "b": 1}}, {"a": {"kind": "x", "c": 2}}, {"a": {"kind": "x", "b": 1, "c": 2}}),
         ({"a": {"kind": "x", "b": 1}}, {"a": {"c": 2}}, {"a": {"kind": "x", "b": 1, "c": 2}}),
         ({"a": 1}, {}, {"a": 1}),
+        ({"a": {"epochs": 9, "b": 1}}, {"a": {"steps": 3}}, {"a": {"epochs": None, "steps": 3, "b": 1}}),
+        ({"a": {"steps": 9}}, {"a": {"epochs": 3}}, {"a": {"steps": None, "epochs": 3}}),
+        ({"a": {"steps": 9}}, {"a": {"steps": 3}}, {"a": {"steps": 3}}),
+        ({"a": {"steps": 9}}, {"a": {"steps": 3, "epochs": 4}}, {"a": {"steps": 3, "epochs": 4}}),
     ],
 )
 def test_mappings_are_joined_and_all_else_is_replaced(
