@@ -5,6 +5,7 @@ from __future__ import annotations
 import re
 import shutil
 import sys
+from itertools import chain, count
 from pathlib import Path
 from typing import Annotated
 
@@ -76,8 +77,14 @@ def refuse_to_replace(text: str, force: bool) -> None:
     if present.exists() and present.read_bytes() != text.encode() and not force:
         raise UsageError(
             f"{present} is there already, with other content",
-            f"Work in a new folder, or replace it with --force: the present one is kept as {BEFORE}.",
+            f"Work in a new folder, or replace it with --force: the present one is kept as {unused_copy()}.",
         )
+
+
+def unused_copy() -> Path:
+    """Returns the first of `params.yaml.before-init`, `params.yaml.before-init-2`, ... that is not there."""
+    numbered = (Path(f"{BEFORE}-{number}") for number in count(2))
+    return next(copy for copy in chain([Path(BEFORE)], numbered) if not copy.exists())
 
 
 def write(text: str) -> list[str]:
@@ -87,8 +94,9 @@ def write(text: str) -> list[str]:
     written = []
     present = Path(PARAMETERS)
     if present.exists() and present.read_bytes() != text.encode():
-        shutil.copyfile(present, BEFORE)
-        written.append(BEFORE)
+        copy = unused_copy()
+        shutil.copyfile(present, copy)
+        written.append(str(copy))
     write_text(present, text)
     written.append(PARAMETERS)
     for file in COPIED:

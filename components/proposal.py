@@ -23,7 +23,9 @@ from components.scores.intervals import difference_interval
 
 LARGEST_BATCH = 256
 STEPS = {"teacher": 400, "distillation": 200}
-MOST_EPOCHS = 60
+MOST_EPOCHS = {"teacher": 24, "distillation": 48}
+"""A step of the student costs little: its image tower is the teacher's, whose outputs are computed once."""
+SCORES_WHILE_TRAINING = 8
 CONFIDENCE = 0.95
 CHANGED = 0.05
 """Of an equal model's answers, how many are right where they were wrong, and as many wrong where they were right."""
@@ -134,7 +136,7 @@ def parameters(facts: Facts) -> str:
     """Returns the text of a params.yaml for the source, which is one that `parse` takes."""
     rows = sum(facts.train.values())
     batch = batch_size_of(facts.pairs)
-    epochs = {name: max(1, min(MOST_EPOCHS, round(steps * batch / rows))) for name, steps in STEPS.items()}
+    epochs = {name: max(1, min(MOST_EPOCHS[name], round(steps * batch / rows))) for name, steps in STEPS.items()}
     steps = {name: max(1, round(count * rows / batch)) for name, count in epochs.items()}
     queries = list(facts.eval.values())
     margin = margin_of(queries)
@@ -155,8 +157,8 @@ def parameters(facts: Facts) -> str:
         "student_epochs": epochs["distillation"],
         "teacher_steps": steps["teacher"],
         "student_steps": steps["distillation"],
-        "teacher_every": max(1, steps["teacher"] // 12),
-        "student_every": max(1, steps["distillation"] // 10),
+        "teacher_every": max(1, steps["teacher"] // SCORES_WHILE_TRAINING),
+        "student_every": max(1, steps["distillation"] // SCORES_WHILE_TRAINING),
         "batch": batch,
         "sub_batches": 2 if len(facts.train) > 1 else 1,
         "queries": sum(queries),
@@ -267,9 +269,9 @@ teacher:
     - <<: *small_images
       fraction: 0.25
       image_size: 64
-  early_stopping: {every: <teacher_every>, patience: 4}  # in steps; scored on the dev split
-  schedule: &schedule
-    epochs: <teacher_epochs>    # about <teacher_steps> steps
+  early_stopping: {every: <teacher_every>, patience: 3}  # in steps; scored on the dev split
+  schedule: &schedule           # about <teacher_steps> steps
+    epochs: <teacher_epochs>
     batch_size: <batch>         # at most a third of the pairs
     sub_batches: <sub_batches>
     task_weights: {}            # every task counts 1
@@ -305,10 +307,10 @@ distillation:
         - {name: similarities, student_temperature: 0.05, teacher_temperature: 0.05}
         - {name: contrastive, weight: 0.5, temperature: 0.05}
   matryoshka_dimensions: [384, 192, 96]
-  early_stopping: {every: <student_every>, patience: 4}
-  schedule:
+  early_stopping: {every: <student_every>, patience: 3}
+  schedule:                     # about <student_steps> steps
     <<: *schedule
-    epochs: <student_epochs>    # about <student_steps> steps
+    epochs: <student_epochs>
     augmentation: 0.0
 
 export:

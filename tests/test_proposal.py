@@ -20,6 +20,7 @@ from cli.main import app
 from components.config import read
 from components.corpus.inspect import name_of, source_at
 from components.errors import DataInvalid, UsageError
+from components.profiles import apply_profile, profile_names, restore_default
 from components.proposal import batch_size_of, look_at, margin_of, parameters
 from components.scores.intervals import difference_interval
 
@@ -141,8 +142,32 @@ def test_another_params_yaml_is_replaced_only_by_force_and_kept(made: Callable[[
     assert (workspace / "params.yaml.before-init").read_text() == "mine: 1\n"
     assert read(workspace / "params.yaml").corpus.name == "my_things"
     assert init(location)["written"] == ["params.yaml"], "the same content is no other"
+    written = (workspace / "params.yaml").read_text()
+    (workspace / "params.yaml").write_text(f"# mine again\n{written}")
+    assert init(location, "--force")["written"][0] == "params.yaml.before-init-2"
+    assert (workspace / "params.yaml.before-init").read_text() == "mine: 1\n", "what was there first is kept too"
+    assert (workspace / "params.yaml.before-init-2").read_text() == f"# mine again\n{written}"
+    assert (workspace / "params.yaml").read_text() == written
     with pytest.raises(UsageError, match="already"):
         init(location, "--name", "another")
+
+
+def test_every_profile_fits_what_init_writes(made: Callable[[str], Path], workspace: Path) -> None:
+    """Steps in place of epochs, and no other key of the recipe lost; `default` goes back to the byte."""
+    init(made("folder"))
+    written = (workspace / "params.yaml").read_bytes()
+    counted = set()
+    for name in profile_names():
+        profile = apply_profile(name)
+        config = read(workspace / "params.yaml")
+        for section in ("teacher", "distillation"):
+            if steps := profile.changes.get(section, {}).get("schedule", {}).get("steps"):
+                schedule = getattr(config, section).schedule
+                assert (schedule.steps, schedule.epochs) == (steps, None)
+                counted.add(section)
+        restore_default()
+        assert (workspace / "params.yaml").read_bytes() == written
+    assert counted == {"teacher", "distillation"}
 
 
 def test_columns_are_chosen_or_named_and_a_wrong_one_is_told(made: Callable[[str], Path], workspace: Path) -> None:
