@@ -166,7 +166,7 @@ def _change(section: CommentedMap, changes: Mapping[str, Any]) -> None:
 
 def _without_alternatives(section: Mapping[str, Any], changes: Mapping[str, Any]) -> dict[str, Any]:
     """Returns the changes, and null for what they replace: a key that a merge brings in cannot be left out."""
-    replaced = (ALTERNATIVES.get(key) for key in changes)
+    replaced = [ALTERNATIVES[key] for key in changes if key in ALTERNATIVES]
     return {other: None for other in replaced if other in section and other not in changes} | dict(changes)
 
 

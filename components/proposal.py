@@ -17,6 +17,7 @@ import yaml
 from components.config import parse
 from components.corpus import Manifest, ingest, read_pairs, read_queries
 from components.corpus.config import SOURCES, SourceSettings
+from components.corpus.groups import words
 from components.corpus.pairs import joined
 from components.errors import DataInvalid
 from components.scores.intervals import difference_interval
@@ -197,15 +198,11 @@ def _guessing(data: Path, task: str) -> tuple[float, float]:
     a wrong candidate has the same words as a right one, or another query's."""
     chances, ties = [], []
     for query in read_queries(data, "eval", task):
-        words = [_words(candidate.text) for candidate in query.candidates] if query.candidates[0].text else []
-        right = {words[position] for position in query.relevant} if words else set()
+        seen = [words(candidate.text or "") for candidate in query.candidates] if query.candidates[0].text else []
+        right = {seen[position] for position in query.relevant} if seen else set()
         chances.append(len(query.relevant) / len(query.candidates))
-        ties.append(any(each in right for place, each in enumerate(words) if place not in query.relevant))
+        ties.append(any(each in right for place, each in enumerate(seen) if place not in query.relevant))
     return float(np.mean(chances)), float(np.mean(ties))
-
-
-def _words(text: str | None) -> tuple[str, ...]:
-    return tuple(sorted(re.findall(r"\w+", (text or "").casefold())))
 
 
 def _first(data: Path, task: str) -> list[tuple[str, str]]:

@@ -9,6 +9,7 @@ an image leaves a few hundred bytes behind.
 from __future__ import annotations
 
 import io
+import re
 from collections import defaultdict
 from collections.abc import Iterator, Sequence
 from pathlib import Path
@@ -58,6 +59,11 @@ class Sets:
 def same_caption(text: str) -> str:
     """Returns what two captions have in common that differ in case and white space alone."""
     return " ".join(text.casefold().split())
+
+
+def words(text: str) -> tuple[str, ...]:
+    """Returns the words of a text in alphabetical order, without case and punctuation."""
+    return tuple(sorted(re.findall(r"\w+", text.casefold())))
 
 
 def labels_of(pairs: Sequence[tuple[int, int]], images: int) -> set[int]:

@@ -13,6 +13,7 @@ from components.evaluation.config import Evaluation
 from components.evaluation.metrics import REPORTED, Ranks, values
 from components.evaluation.scoring import joined, ranks
 from components.evaluation.sets import EvaluationSet, Suite
+from components.evaluation.ties import examples
 from components.evaluation.vectors import AnyEmbedder, Progress, Side, cached_vectors, similarity
 from components.scores import SCORER, Model, Scores, TaskScore
 
@@ -35,7 +36,7 @@ def evaluate(
 
 def score(model: Model, suite: Suite, sides: Mapping[str, tuple[Side, Side]]) -> Scores:
     """Returns the scores of a model whose vectors are there: `sides` by set."""
-    tasks = {questions.name: _score(questions, *sides[questions.name]) for questions in suite.sets}
+    tasks = {questions.name: _score(suite, questions, *sides[questions.name]) for questions in suite.sets}
     means = aggregates({name: task.score for name, task in tasks.items()}, suite.benchmark.tasks)
     per_query = {name: np.array(task.values) for name, task in tasks.items()}
     intervals = {"overall": overall_interval(per_query)} if "overall" in means else {}
@@ -74,7 +75,7 @@ def ranked(questions: EvaluationSet, queries: Side, candidates: Side) -> Ranks:
     return joined(pools, len(asked))
 
 
-def _score(questions: EvaluationSet, queries: Side, candidates: Side) -> TaskScore:
+def _score(suite: Suite, questions: EvaluationSet, queries: Side, candidates: Side) -> TaskScore:
     found = ranked(questions, queries, candidates)
     task = questions.task
     scored = values(found, task.metric)
@@ -83,6 +84,7 @@ def _score(questions: EvaluationSet, queries: Side, candidates: Side) -> TaskSco
         overall_interval({"": scored}), len(scored), max(len(pool.candidates) for pool in questions.pools),
         float(found.undecided.mean()), scored.tolist(),
         {metric: float(values(found, metric).mean()) for metric in REPORTED},
+        examples(suite, questions, found, queries, candidates),
     )  # fmt: skip
 
 

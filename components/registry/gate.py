@@ -27,7 +27,7 @@ import numpy as np
 from components.errors import Refused
 from components.files import write_text
 from components.registry.config import Promotion
-from components.scores import Difference, Scores, comparison, defects
+from components.scores import Difference, Scores, TaskScore, comparison, defects
 
 ROUNDING = 1e-6
 
@@ -188,10 +188,15 @@ def _aggregate_defects(scores: Scores) -> list[str]:
 
 def _too_many_ties(scores: Scores, limit: float) -> list[str]:
     return [
-        f"{name}: {task.tie_rate:.1%} of the queries are ties; at most {limit:.1%}"
+        f"{name}: {task.tie_rate:.1%} of the queries are ties; at most {limit:.1%}{_examples(task)}"
         for name, task in sorted(scores.tasks.items())
         if task.tie_rate > limit
     ]
+
+
+def _examples(task: TaskScore) -> str:
+    """Returns which candidates tie and why, in words."""
+    return "".join(f"; {tie.relevant} and {tie.other} tie: {tie.reason}" for tie in task.ties)
 
 
 def _incomparable(challenger: Scores, champion: Scores) -> list[str]:

@@ -1,7 +1,7 @@
 """Scores: the typed score file of one model, and the one comparison of two of them."""
 
 from components.scores.comparison import Comparison, Difference, compare, unlike
-from components.scores.file import SCORER, Model, Scores, TaskScore, defects
+from components.scores.file import SCORER, Model, Scores, TaskScore, Tie, defects
 from components.scores.intervals import difference_interval, mean_interval
 
 __all__ = [
@@ -11,6 +11,7 @@ __all__ = [
     "Model",
     "Scores",
     "TaskScore",
+    "Tie",
     "compare",
     "defects",
     "difference_interval",

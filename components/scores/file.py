@@ -4,7 +4,7 @@ from __future__ import annotations
 
 import json
 import math
-from dataclasses import asdict, dataclass
+from dataclasses import asdict, dataclass, field
 from pathlib import Path
 from typing import Annotated, Any, ClassVar
 
@@ -35,11 +35,22 @@ class Model:
 
 
 @dataclass(frozen=True)
+class Tie:
+    """A relevant candidate and one of another relevance that a query cannot tell apart, and what may be why."""
+
+    __pydantic_config__: ClassVar[ConfigDict] = EXACTLY
+
+    relevant: str
+    other: str
+    reason: str
+
+
+@dataclass(frozen=True)
 class TaskScore:
     """One set: `score` is the mean of `values`, one a query, `interval` its 95 % interval over the queries.
 
     `tie_rate` is the share of queries whose value hangs on the order of tied candidates, `candidates` the largest
-    number of different ones that a query has, `metrics` the means of other metrics.
+    number of different ones that a query has, `metrics` the means of other metrics, `ties` examples of such ties.
     """
 
     __pydantic_config__: ClassVar[ConfigDict] = EXACTLY
@@ -55,6 +66,7 @@ class TaskScore:
     tie_rate: Share
     values: list[Share]
     metrics: dict[str, Share]
+    ties: list[Tie] = field(default_factory=list)
 
 
 @dataclass(frozen=True)
