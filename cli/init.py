@@ -10,6 +10,7 @@ from pathlib import Path
 from typing import Annotated
 
 import typer
+import yaml
 from rich.table import Table
 
 from cli.options import Machine
@@ -40,7 +41,9 @@ def init(
 
     Example: `embedline init pairs.csv`
     """
+    from components.config import parse
     from components.corpus.inspect import name_of, source_at
+    from components.expected_time import training_seconds
     from components.proposal import as_json, look_at, parameters, spelt
 
     if name is not None and not re.fullmatch(r"[\w-]+", name):
@@ -49,6 +52,7 @@ def init(
     facts = look_at(section, name or name_of(source))
     text = parameters(facts)
     refuse_to_replace(text, force)
+    seconds = training_seconds(parse(yaml.safe_load(text)).teacher, sum(facts.train.values()))
     if not machine:
         listing = Table(f"the first {len(facts.shown)} pairs", "text")
         for row in facts.shown:
@@ -58,7 +62,8 @@ def init(
             f"{facts.corpus['name']} ({facts.corpus['source']}, {facts.corpus.get('columns', 'no columns')}): "
             f"{facts.pairs} training pairs, {facts.images} images of {facts.shortest_side} to {facts.longest_side} "
             f"pixels, {facts.quarantined} rows that cannot be used; scripts: {', '.join(facts.scripts)}.\n"
-            f"Held out: {spelt(facts.eval)}. {facts.joined}.",
+            f"Held out: {spelt(facts.eval)}. {facts.joined}.\n"
+            f"The teacher trains for about {max(1, round(seconds / 60))} min on this machine as it is now, at most.",
             markup=False, highlight=False,
         )  # fmt: skip
     asked = not (machine or yes or name or image_column or text_column) and sys.stdin.isatty()
@@ -66,7 +71,7 @@ def init(
         raise UsageError("nothing was written", "Name columns with --image-column and --text-column.")
     written = write(text)
     if machine:
-        say({**as_json(facts), "written": written})
+        say({**as_json(facts), "teacher_seconds": seconds, "written": written})
     else:
         screen.print(f"Written: {', '.join(written)}. Next: [bold]embedline run[/bold]")
 

@@ -79,8 +79,18 @@ def line(tmp_path: Path, text_model: Path) -> Iterator[Line]:
     files = [name for name in listed.stdout.decode().split("\0") if name and (ROOT / name).is_file()]
     archive = subprocess.run(["tar", "-c", *files], cwd=ROOT, capture_output=True, check=True).stdout
     subprocess.run(["tar", "-x"], cwd=root, input=archive, check=True)
-    environment = os.environ | {
-        "PREFECT_HOME": str(tmp_path / "prefect"),
+    environment = environment_of(tmp_path)
+    line = Line(root, environment)
+    shrink(line, text_model)
+    for arguments in (["init", "-q"], ["add", "-A"], ["commit", "-qm", "workspace"]):
+        subprocess.run(["git", *arguments], cwd=root, env=environment, check=True)
+    yield line
+
+
+def environment_of(folder: Path) -> dict[str, str]:
+    """Returns the variables of a workspace's commands, which keep what they need besides it in `folder`."""
+    return os.environ | {
+        "PREFECT_HOME": str(folder / "prefect"),
         "PREFECT_SERVER_EPHEMERAL_STARTUP_TIMEOUT_SECONDS": "120",
         "GIT_AUTHOR_NAME": "t",
         "GIT_COMMITTER_NAME": "t",
@@ -88,11 +98,6 @@ def line(tmp_path: Path, text_model: Path) -> Iterator[Line]:
         "GIT_COMMITTER_EMAIL": "t@t",
         "OMP_NUM_THREADS": "2",
     }
-    line = Line(root, environment)
-    shrink(line, text_model)
-    for arguments in (["init", "-q"], ["add", "-A"], ["commit", "-qm", "workspace"]):
-        subprocess.run(["git", *arguments], cwd=root, env=environment, check=True)
-    yield line
 
 
 def shrink(line: Line, text_model: Path) -> None:
