@@ -36,7 +36,7 @@ def model_card(
             f"{scores['student'].model.parameters:,} parameters, distilled from a teacher of "
             f"{scores['teacher'].model.parameters:,}, exported to ONNX ({variant}).",
             "## Intended use\n\nSearch and recommendation over text and images like those of the data below: names to "
-            "images, images to names, classification by name, questions about a picture, finding the named object. "
+            "images, images to names, classification by name, questions about an image, finding the named object. "
             "Vectors have length 1 and are compared by their dot product; the leading part of a vector, normalised "
             "again, is a smaller embedding.",
             f"## Languages\n\n{_languages(manifest)}",
@@ -47,7 +47,7 @@ def model_card(
             f"### By evaluation set\n\n{_task_table(shipped, scores['teacher'])}",
             "## Limits\n\n"
             "* Good on what resembles its data; the OOD column shows how it falls off. Nothing else was measured.\n"
-            "* It knows no more facts than its data: no reading of text in pictures, no people, places or events.\n"
+            "* It knows no more facts than its data: no reading of text in images, no people, places or events.\n"
             "* Its similarities are for ranking; they are no probabilities, and do not compare between versions.\n"
             "* It was not examined for bias; do not use it to judge people.",
             f"## Where it comes from\n\n{_facts({**lineage, 'model fingerprint': shipped.model.fingerprint})}",

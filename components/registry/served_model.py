@@ -32,8 +32,8 @@ class ServedModel(PythonModel):
             [part if isinstance(part, str) and part else None for part in model_input.get(name, empty)]
             for name in ("text", "image", "instruction")
         )
-        pictures = [image and base64.b64decode(image, validate=True) for image in images]
-        return self.runtime.encode(texts, pictures, instructions)
+        contents = [image and base64.b64decode(image, validate=True) for image in images]
+        return self.runtime.encode(texts, contents, instructions)
 
 
 set_model(ServedModel())

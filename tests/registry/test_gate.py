@@ -192,7 +192,7 @@ def test_a_verdict_is_the_same_each_time_and_its_digest_covers_it(
 def test_equal_models_are_rarely_refused_and_worse_ones_nearly_always(
     make_scores: MakeScores, promotion_config: Promotion
 ) -> None:
-    """40 pairs each, every answer drawn anew: equal models are told from ones that are 8 points worse."""
+    """40 pairs each, every answer drawn anew: equal models are distinguished from ones that are 8 points worse."""
     generator = np.random.default_rng(0)
     config = promotion_config.model_copy(update={"margin": 0.02})
 
