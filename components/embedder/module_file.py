@@ -99,6 +99,12 @@ class _Gathered:
 
     def _take_all(self, module: _Module, statement: ast.stmt) -> None:
         """Adds what a statement refers to, and then itself."""
+        for node in ast.walk(statement):
+            if isinstance(node, ast.ImportFrom) and str(node.module).split(".")[0] == PACKAGE:
+                raise UsageError(
+                    f"{module.name}: imports {node.module} where a model needs it, inside a definition",
+                    "Import what a tower consists of at the top of its module.",
+                )
         for name in _used(statement):
             if name in module.defining:
                 self.take(module.name, name)
