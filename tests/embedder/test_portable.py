@@ -99,6 +99,7 @@ def answers(
     every = [([inputs(item, options) for item in items], options) for items, options in batches]
     jobs = {
         "bert": {"trusted": True, "card": True, "batches": every},
+        "somebody/bert": {"trusted": True, "card": False, "batches": every},
         "words": {"trusted": True, "card": False, "batches": every},
         "changed": {"trusted": True, "card": False, "batches": every},
         "untrusted": {"trusted": False, "card": False, "batches": every},
@@ -110,7 +111,7 @@ def answers(
         [sys.executable, "-I", "-c", STRANGER],
         capture_output=True,
         text=True,
-        env=environment | {"HF_HOME": str(home / "hub")},
+        env=environment | {"HF_HOME": str(home / "cache")},
         cwd=home,
         timeout=300,
     )
@@ -124,6 +125,10 @@ def write_models(home: Path, encoder: DualEncoder) -> None:
     save(encoder, home / "bert")
     (home / "bert" / CARD).write_text(model_card(home / "bert", "bert", 12, [12, 6], origin))
     shutil.copytree(home / "bert", home / "untrusted")
+    fetched = home / "cache" / "hub" / "models--somebody--bert"
+    shutil.copytree(home / "bert", fetched / "snapshots" / ("0" * 40))
+    (fetched / "refs").mkdir()
+    (fetched / "refs" / "main").write_text("0" * 40)
 
     torch.manual_seed(3)
     words = WordVectorsModel(WordVectorsConfig(vocabulary_size(encoder.tokenizer), 10))
@@ -163,6 +168,12 @@ def test_a_stranger_gets_the_vectors_of_this_project(
     name: str, answers: Answers, home: Path, batches: list[tuple[list[Item], dict[str, Any]]]
 ) -> None:
     assert agree(answers, name, home / name, batches) == [True] * len(batches)
+
+
+def test_a_model_of_the_hub_is_loaded_as_one_of_a_directory(
+    answers: Answers, home: Path, batches: list[tuple[list[Item], dict[str, Any]]]
+) -> None:
+    assert agree(answers, "somebody/bert", home / "bert", batches) == [True] * len(batches)
 
 
 def test_a_changed_weight_is_seen(
