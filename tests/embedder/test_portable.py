@@ -76,26 +76,26 @@ def home(tmp_path_factory: pytest.TempPathFactory) -> Path:
 
 
 @pytest.fixture(scope="module")
-def batches(pictures: Sequence[Path]) -> list[tuple[list[Item], dict[str, Any]]]:
+def batches(image_files: Sequence[Path]) -> list[tuple[list[Item], dict[str, Any]]]:
     """Items of every kind, and what `encode` gets beside them."""
     texts = ["a sad cat", "the happy dog is left of the red tree", "one"]
     return [
         ([Item(text) for text in texts], {}),
-        ([Item(image=image) for image in pictures], {}),
-        ([Item(text, image) for text, image in zip(texts, pictures, strict=False)], {}),
+        ([Item(image=image) for image in image_files], {}),
+        ([Item(text, image) for text, image in zip(texts, image_files, strict=False)], {}),
         ([Item(text, instruction="find the face") for text in texts], {"prompt": "find the face"}),
-        ([Item(image=image, instruction="find the face") for image in pictures], {"prompt": "find the face"}),
-        ([Item(text, image, instruction="find") for text, image in zip(texts, pictures, strict=False)], {}),
+        ([Item(image=image, instruction="find the face") for image in image_files], {"prompt": "find the face"}),
+        ([Item(text, image, instruction="find") for text, image in zip(texts, image_files, strict=False)], {}),
     ]
 
 
 @pytest.fixture(scope="module")
 def answers(
-    home: Path, encoder: DualEncoder, batches: list[tuple[list[Item], dict[str, Any]]], pictures: Sequence[Path]
+    home: Path, encoder: DualEncoder, batches: list[tuple[list[Item], dict[str, Any]]], image_files: Sequence[Path]
 ) -> Answers:
     """What a stranger gets of each directory: vectors by name and batch, or the message that refuses."""
     write_models(home, encoder)
-    shutil.copyfile(pictures[0], home / "image.png")
+    shutil.copyfile(image_files[0], home / "image.png")
     every = [([inputs(item, options) for item in items], options) for items, options in batches]
     jobs = {
         "bert": {"trusted": True, "card": True, "batches": every},
@@ -243,11 +243,13 @@ def test_the_module_file_holds_what_the_model_needs_and_nothing_of_the_project(h
     assert "WordVectors" in source["words"] and "WordVectors" not in source["bert"], "BERT is transformers' own"
 
 
-def test_here_the_code_of_a_directory_does_not_run(directory: Path, tmp_path: Path, pictures: Sequence[Path]) -> None:
+def test_here_the_code_of_a_directory_does_not_run(
+    directory: Path, tmp_path: Path, image_files: Sequence[Path]
+) -> None:
     model = tmp_path / "model"
     shutil.copytree(directory, model)
     (model / MODULE_FILE).write_text(f"open({str(tmp_path / 'ran')!r}, 'w')\nclass DualEncoder: ...")
-    items = [Item("a sad cat", pictures[0])]
+    items = [Item("a sad cat", image_files[0])]
     np.testing.assert_array_equal(TorchEmbedder(model).encode(items), TorchEmbedder(directory).encode(items))
     assert not (tmp_path / "ran").exists()
 
