@@ -1,4 +1,7 @@
-"""A sentence-transformers module over transformers' `VisionTextDualEncoderModel`: text, image or both to one vector."""
+"""A sentence-transformers module over transformers' `VisionTextDualEncoderModel`: text, image or both to one vector.
+
+`save` writes it so that it loads where this project is not installed; see `components/embedder/module_file.py`.
+"""
 
 from __future__ import annotations
 
@@ -24,8 +27,14 @@ from transformers import (
     VisionTextDualEncoderModel,
 )
 
+from components.embedder.module_file import module_source
 from components.embedder.runtime import DESCRIPTION, Description, load_image, pixel_values
 from components.embedder.towers import register_towers
+from components.errors import UsageError
+
+MODULES, MODULE_FILE = "modules.json", "modeling_embedline.py"
+MODULE = f"{MODULE_FILE.removesuffix('.py')}.DualEncoder"
+"""What `modules.json` calls a dual encoder: the class of that name in the module file of the directory."""
 
 Precision = Literal["auto", "float32", "bfloat16"]
 """`auto` is bfloat16 where the processor has instructions for it, else float32: emulated, it is many times slower."""
@@ -35,7 +44,8 @@ class DualEncoder(InputModule):
     """Encodes dictionaries `{"text": ..., "image": ..., "instruction": ...}`, each part optional.
 
     Texts are mean-pooled over the last hidden state of the text tower, images are what the image tower pools; both
-    are projected and L2-normalised. An item of several parts is the normalised, weighted sum of their vectors.
+    are projected and L2-normalised. An item of several parts is the normalised, weighted sum of their vectors. The
+    library's `prompt` is the instruction of every item that brings none.
     """
 
     tokenizer: PreTrainedTokenizerBase
@@ -105,9 +115,8 @@ class DualEncoder(InputModule):
                 raise ValueError(f"item {row} has neither text nor image")
         weight = self.description.instruction_weight
         texts = [(row, part["text"], 1.0) for row, part in enumerate(parts) if part.get("text")]
-        texts += [
-            (row, part["instruction"], weight) for row, part in enumerate(parts) if part.get("instruction") and weight
-        ]
+        instructions = [part.get("instruction") or prompt for part in parts]
+        texts += [(row, instruction, weight) for row, instruction in enumerate(instructions) if instruction and weight]
         images = [(row, part["image"]) for row, part in enumerate(parts) if part.get("image") is not None]
         features: dict[str, Any] = {"rows": torch.tensor(len(parts))}
         if texts:
@@ -140,12 +149,24 @@ class DualEncoder(InputModule):
         (Path(output_path) / DESCRIPTION).write_text(json.dumps(asdict(self.description), indent=2), encoding="utf-8")
 
     @classmethod
-    def load(cls, model_name_or_path: str, *_: Any, **__: Any) -> DualEncoder:
-        register_towers()
+    def load(
+        cls,
+        model_name_or_path: str,
+        subfolder: str = "",
+        token: bool | str | None = None,
+        cache_folder: str | None = None,
+        revision: str | None = None,
+        local_files_only: bool = False,
+        *_: Any,
+        **__: Any,
+    ) -> DualEncoder:
+        directory = cls.load_dir_path(model_name_or_path, subfolder, token, cache_folder, revision, local_files_only)
+        if directory is None:
+            raise FileNotFoundError(f"{model_name_or_path}: no such directory, and no such model on the hub")
         return cls(
-            VisionTextDualEncoderModel.from_pretrained(model_name_or_path),
-            AutoTokenizer.from_pretrained(model_name_or_path),
-            Description.read(Path(model_name_or_path)),
+            VisionTextDualEncoderModel.from_pretrained(directory),
+            AutoTokenizer.from_pretrained(directory),
+            Description.read(Path(directory)),
         )
 
 
@@ -173,23 +194,50 @@ def assemble(
     tokenizer: PreTrainedTokenizerBase,
     description: Description,
 ) -> DualEncoder:
-    """Returns a dual encoder of two towers, with new projections to `description.dimension`."""
+    """Returns a dual encoder of two towers, with new projections to `description.dimension`.
+
+    Raises `UsageError` if a tower's code cannot be written into a model directory.
+    """
     config = VisionTextDualEncoderConfig.from_vision_text_configs(
         image_tower.config, text_tower.config, projection_dim=description.dimension
     )
     model = VisionTextDualEncoderModel(config=config, vision_model=image_tower, text_model=text_tower)
+    _module_source(model)  # what `save` would refuse is refused before it has been trained
     return DualEncoder(model, tokenizer, description)
 
 
 def save(encoder: DualEncoder, directory: Path) -> None:
-    """Writes a sentence-transformers model directory."""
+    """Writes a sentence-transformers model directory, which loads with `trust_remote_code=True` without this project.
+
+    The same encoder gives the same bytes.
+    """
     SentenceTransformer(modules=[encoder], device="cpu").save(str(directory), create_model_card=False)
+    (directory / MODULE_FILE).write_text(_module_source(encoder.model), encoding="utf-8")
+    modules = json.loads((directory / MODULES).read_text(encoding="utf-8"))
+    modules[0]["type"] = MODULE
+    (directory / MODULES).write_text(json.dumps(modules, indent=2), encoding="utf-8")
 
 
 def load(directory: Path) -> DualEncoder:
-    """Returns the dual encoder of a sentence-transformers model directory that `save` has written."""
-    model = SentenceTransformer(str(directory), device="cpu", trust_remote_code=True)
-    encoder = model[0]
-    if not isinstance(encoder, DualEncoder):
-        raise TypeError(f"{directory} holds a {type(encoder).__name__}, not a DualEncoder")
-    return encoder.eval()
+    """Returns the dual encoder of a directory that `save` has written. It is computed by the classes of this project:
+    the directory's own code does not run.
+
+    Raises `UsageError` if the directory is that of another model.
+    """
+    file = directory / MODULES
+    try:
+        types = [module["type"] for module in json.loads(file.read_text(encoding="utf-8"))]
+    except (OSError, ValueError, TypeError, KeyError) as error:
+        raise UsageError(f"{file}: cannot be read: {error}", "Get the model again.") from error
+    if types != [MODULE]:
+        raise UsageError(
+            f"{file}: names {', '.join(map(str, types)) or 'nothing'}, and a dual encoder is {MODULE} alone",
+            "Name a directory that this version has written.",
+        )
+    register_towers()
+    return DualEncoder.load(str(directory)).eval()
+
+
+def _module_source(model: VisionTextDualEncoderModel) -> str:
+    towers = (type(tower) for tower in (model.text_model, model.vision_model))
+    return module_source(DualEncoder, *(tower for tower in towers if not tower.__module__.startswith("transformers.")))

@@ -13,6 +13,7 @@ from typing import TYPE_CHECKING
 from components.backends.directory import find_directory
 from components.corpus import Manifest
 from components.embedder import fingerprint
+from components.embedder.model_card import CARD, Origin, model_card
 from components.files import atomic_directory
 from components.source import code_digest
 from components.training.config import Recipe, Towers
@@ -56,7 +57,7 @@ def _train(recipe: Recipe, paths: TrainingPaths, scorer: Scorer | None, report: 
     from components.training.recipe import train_by
 
     workspace = paths.checkpoints / resume_digest(recipe, paths)
-    data = _training_data(recipe, paths)
+    data, source = _training_data(recipe, paths), origin(recipe, Manifest.read(paths.data))
     with processes.first_before_others():
         encoder = _encoder(recipe, paths, data, workspace)
     train_by(recipe, encoder, data, workspace, report, scorer)
@@ -64,6 +65,9 @@ def _train(recipe: Recipe, paths: TrainingPaths, scorer: Scorer | None, report: 
     if processes.is_first():
         with atomic_directory(paths.output) as partial:
             encoder.save(partial)
+            sizes = list(recipe.matryoshka_dimensions)
+            card = model_card(partial, paths.output.name, encoder.dimension, sizes, source)
+            (partial / CARD).write_text(card, encoding="utf-8")
         shutil.rmtree(workspace)
 
 
@@ -85,14 +89,28 @@ def digest(*parts: str) -> str:
     return hashlib.sha256(json.dumps(parts).encode()).hexdigest()[:16]
 
 
-def pretrained(recipe: Recipe) -> Iterator[Path]:
-    """Yields the directory of every model that the recipe starts from; raises as `find_directory` does."""
+def starting_models(recipe: Recipe) -> list[str]:
+    """Returns the models that the recipe starts from, as it names them."""
     backbone = recipe.backbone
     if isinstance(backbone, Towers):
-        for model in (*backbone.text.pretrained, *backbone.image.pretrained):
-            yield find_directory(model)
-    elif not backbone.model.startswith(RANDOM):
-        yield find_directory(backbone.model)
+        return [*backbone.text.pretrained, *backbone.image.pretrained]
+    return [] if backbone.model.startswith(RANDOM) else [backbone.model]
+
+
+def pretrained(recipe: Recipe) -> Iterator[Path]:
+    """Yields the directory of every model that the recipe starts from; raises as `find_directory` does."""
+    yield from map(find_directory, starting_models(recipe))
+
+
+def origin(recipe: Recipe, manifest: Manifest) -> Origin:
+    """Returns what the model's card says of where it comes from; a directory of this machine says nothing to others."""
+    trained = manifest.corpus.get("trained_languages")
+    return Origin(
+        dataset=manifest.name,
+        licences=tuple(filter(None, manifest.licence)),
+        languages=("en", *trained) if trained else (),
+        base_models=tuple(dict.fromkeys(model for model in starting_models(recipe) if not Path(model).is_dir())),
+    )
 
 
 def _training_data(recipe: Recipe, paths: TrainingPaths) -> TrainingData:

@@ -6,7 +6,6 @@ import numpy as np
 import pytest
 import torch
 from PIL import Image
-from sentence_transformers import SentenceTransformer
 from torch import nn
 
 from components.corpus import Item
@@ -55,21 +54,6 @@ def test_a_saved_model_gives_the_same_vectors(
     assert not np.allclose(TorchEmbedder(tmp_path / "changed").encode(items)[0], expected[0], atol=1e-3)
 
 
-def test_sentence_transformers_alone_encodes_texts_images_and_both(
-    embedder: TorchEmbedder, directory: Path, image_files: Sequence[Path]
-) -> None:
-    model = SentenceTransformer(str(directory), device="cpu", trust_remote_code=True)
-    images = [Image.open(file) for file in image_files]
-    texts = ["a sad cat", "one", "the happy dog", "red", "blue"]
-    both = [{"text": text, "image": image} for text, image in zip(texts, images, strict=True)]
-    np.testing.assert_allclose(model.encode(texts), embedder.encode([Item(text) for text in texts]), atol=1e-5)
-    np.testing.assert_allclose(
-        model.encode(images), embedder.encode([Item(image=image) for image in images]), atol=1e-5
-    )
-    np.testing.assert_allclose(model.encode(both), embedder.encode(list(map(Item, texts, images))), atol=1e-5)
-    assert model.get_sentence_embedding_dimension() == 12
-
-
 def test_an_item_is_the_normalised_weighted_sum_of_its_parts(
     embedder: TorchEmbedder, image_files: Sequence[Path]
 ) -> None:
@@ -113,15 +97,6 @@ def test_texts_beyond_the_longest_length_are_cut(embedder: TorchEmbedder) -> Non
 
 def test_no_items_are_no_vectors(embedder: TorchEmbedder) -> None:
     assert embedder.encode([]).shape == (0, 12)
-
-
-def test_a_directory_of_another_model_is_refused(tmp_path: Path, text_model: Path) -> None:
-    from sentence_transformers.sentence_transformer.modules import Pooling, Transformer
-
-    words = Transformer(str(text_model))
-    SentenceTransformer(modules=[words, Pooling(24)], device="cpu").save(str(tmp_path), create_model_card=False)
-    with pytest.raises(TypeError, match="not a DualEncoder"):
-        load(tmp_path)
 
 
 def test_image_vectors_carry_gradients_to_the_whole_image_tower(encoder: DualEncoder) -> None:

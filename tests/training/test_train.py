@@ -15,10 +15,12 @@ from components.corpus.layout import write_rows
 from components.corpus.manifest import data_digest
 from components.corpus.rows import TRAIN_SCHEMA
 from components.embedder import Embedder, fingerprint
+from components.embedder.model_card import CARD, Origin
 from components.errors import UsageError
 from components.training import TrainingPaths, embed_with_teacher, mine_negatives, train_model
 from components.training.config import Negatives, Recipe
 from components.training.config import TeacherEmbeddings as Settings
+from components.training.train import origin
 from tests.conftest import edit
 
 from .conftest import MakeRecipe, ignored, stop_at, untrained
@@ -88,6 +90,9 @@ def test_a_teacher_is_trained_and_teaches_a_student(
     assert "loss/vectors" in reported[0]
     for directory in (places.output, student.output):
         assert opened(directory).encode([Item(text=NAMES[0])]).shape == (1, 24)
+        card = (directory / CARD).read_text()
+        assert f"# {directory.name}" in card and "- small" in card and "CC0-1.0" in card
+        assert str(tmp_path) not in card, "a directory of this machine says nothing to others"
     assert not list(places.checkpoints.iterdir()), "what a finished training kept to go on is gone"
     assert not list(tmp_path.glob(".*"))
 
@@ -154,6 +159,20 @@ def test_a_model_is_trained_whole(places: TrainingPaths, make_teaching: MakeReci
     assert steps_of(recipe, places) == [5, 6]
     image = Item(image=places.data / "images" / "0.png")
     assert opened(places.output).encode([image, Item(text=NAMES[0])]).shape == (2, 32)
+    assert "32 numbers" in (places.output / CARD).read_text()
+    assert not list(places.output.rglob("*.py")), "sentence-transformers' own modules need no code in the directory"
+
+
+def test_a_card_names_models_of_the_hub_and_languages_that_are_known(
+    places: TrainingPaths, make_teaching: MakeRecipe
+) -> None:
+    manifest = Manifest.read(places.data)
+    assert origin(make_teaching(), manifest) == Origin("small", ("CC0-1.0",))
+    backbone = make_teaching().backbone.model_dump()
+    backbone["text"] = {"kind": "pretrained", "model": "somebody/some-model"}
+    manifest = manifest.model_copy(update={"licence": [""], "corpus": {"trained_languages": ["de"]}})
+    found = origin(make_teaching(backbone=backbone), manifest)
+    assert found == Origin("small", (), ("en", "de"), ("somebody/some-model",))
 
 
 def test_a_training_set_of_texts_alone_is_learnt_from(
