@@ -54,4 +54,5 @@ def register_stand_ins() -> None:
 
 def video_processor(name: str, **settings: Any) -> VideoProcessorMixin:
     """Returns the stand-in of that name: saved, it is loaded as the video processor itself where torchvision is."""
+    register_stand_ins()
     return STAND_INS[name](**settings)
