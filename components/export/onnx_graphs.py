@@ -3,7 +3,7 @@
 from __future__ import annotations
 
 import logging
-from collections.abc import Mapping
+from collections.abc import Collection, Mapping
 from pathlib import Path
 
 import onnx
@@ -12,15 +12,26 @@ from torch import Tensor, nn
 
 from components.embedder.runtime import session
 
+LARGEST_FILE = 2_000_000_000
+"""Bytes of weights that still go into the graph's own file; protocol buffers end at 2 GiB."""
 
-def write(module: nn.Module, inputs: Mapping[str, Tensor], output: str, path: Path, opset: int) -> None:
-    """Writes one graph. The batch, and the length of texts, are free.
+
+def write(
+    module: nn.Module,
+    inputs: Mapping[str, Tensor],
+    output: str,
+    path: Path,
+    opset: int,
+    fixed: Mapping[str, Collection[int]],
+) -> None:
+    """Writes one graph, with weights that are too large for one file beside it, in `PATH.data`. All sizes of the inputs
+    are free but those of the axes that `fixed` names.
 
     Raises what the ONNX checker or ONNX Runtime raises if the graph is not valid.
     """
     logging.getLogger("torch.onnx").setLevel(logging.ERROR)  # it warns of torchvision, which is not needed
     free = {
-        name: dict.fromkeys([0, 1] if value.ndim == 2 else [0], torch.export.Dim.DYNAMIC)
+        name: {axis: torch.export.Dim.DYNAMIC for axis in range(value.ndim) if axis not in fixed.get(name, ())}
         for name, value in inputs.items()
     }
     program = torch.onnx.export(
@@ -36,7 +47,10 @@ def write(module: nn.Module, inputs: Mapping[str, Tensor], output: str, path: Pa
     assert program is not None
     model = program.model_proto
     forget_origin(model)
-    onnx.save(model, path)
+    size = sum(parameter.nbytes for parameter in module.parameters())
+    weights = path.with_name(f"{path.name}.data")
+    weights.unlink(missing_ok=True)  # onnx would write on at its end
+    onnx.save(model, path, save_as_external_data=size > LARGEST_FILE, location=weights.name)
     check(path)
 
 

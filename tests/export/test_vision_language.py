@@ -33,6 +33,7 @@ from components.backends.sentence_transformer import load_model
 from components.backends.whole_model import load_whole
 from components.embedder import runtime as dual_encoder_runtime
 from components.errors import Refused
+from components.export import onnx_graphs
 from components.export.exporters import vision_language as exporter
 from components.export.runtimes import vision_language as runtime
 from components.export.runtimes.vision_language import Preparation, Prepared, Runtime, UnreadableImage
@@ -292,7 +293,7 @@ def test_pools_by_the_mean_where_the_model_does(tmp_path: Path) -> None:
 
 @pytest.mark.slow
 def test_large_weights_lie_beside_the_graph(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> None:
-    monkeypatch.setattr(exporter, "LARGEST_FILE", 0)
+    monkeypatch.setattr(onnx_graphs, "LARGEST_FILE", 0)
     directory = write_model("qwen2_vl", tmp_path / "model")
     exporter.export(directory, tmp_path / "onnx", 20)
     assert (tmp_path / "onnx" / "model.onnx.data").stat().st_size > (tmp_path / "onnx" / "model.onnx").stat().st_size
@@ -331,6 +332,7 @@ IMAGES: dict[str, Callable[[], Image.Image | bytes]] = {
     "grey": lambda: noise(31, 60).convert("L"),
     "grey with alpha": lambda: layered().convert("LA"),
     "black and white": lambda: noise(31, 60).convert("1"),
+    "16 bits of grey": lambda: Image.fromarray(np.arange(0, 60_000, 50, np.uint16).reshape(30, 40)),
     "CMYK": lambda: noise(31, 60).convert("CMYK"),
     "turned by EXIF": turned,
     "very wide": partial(noise, 600, 4),
@@ -502,6 +504,12 @@ def numbers_its_images(model: SentenceTransformer) -> None:
     model[0].processing_kwargs["chat_template"]["add_vision_id"] = True
 
 
+def knows_no_system(model: SentenceTransformer) -> None:
+    model[0].processor.chat_template = (
+        "{% if messages[0]['role'] == 'system' %}{{ raise_exception('no system message') }}{% endif %}" + REAL_TEMPLATE
+    )
+
+
 def adds_a_layer(model: SentenceTransformer) -> None:
     model.append(Dense(32, 16))
 
@@ -526,6 +534,10 @@ def scales_positions(model: SentenceTransformer) -> None:
     model[0].model.config.text_config.rope_parameters["rope_type"] = "yarn"
 
 
+def cuts_vectors(model: SentenceTransformer) -> None:
+    model.truncate_dim = 16
+
+
 def does_not_resize(model: SentenceTransformer) -> None:
     model[0].processor.image_processor.do_resize = False
 
@@ -538,12 +550,14 @@ def sets_the_processor(model: SentenceTransformer) -> None:
     ("change", "problem"),
     [
         (numbers_its_images, "chat template does not write instruction, images and text in a row"),
+        (knows_no_system, "chat template does not write every item: no system message"),
         (adds_a_layer, "Dense after its pooling"),
         (pools_otherwise, "pools by max"),
         (leaves_the_prompt_out, "leaves instructions out of its mean"),
         (slides, "layers slide"),
         (looks_ahead, "not causal"),
         (scales_positions, "rotary positions are scaled"),
+        (cuts_vectors, "it cuts its vectors"),
         (does_not_resize, "leaves out a step of image processing"),
         (sets_the_processor, "sets image of its processor"),
     ],

@@ -62,13 +62,14 @@ def write_encoder(encoder: DualEncoder, directory: Path, opset: int) -> None:
     size = encoder.description.image_size
     # Two tensors: the exporter takes one that is given twice for one input.
     text_inputs = {name: torch.ones(2, 3, dtype=torch.int64) for name in ("input_ids", "attention_mask")}
-    write(TextGraph(encoder), text_inputs, "sentence_embedding", directory / TEXT, opset)
+    write(TextGraph(encoder), text_inputs, "sentence_embedding", directory / TEXT, opset, fixed={})
     write(
         ImageGraph(encoder),
         {"pixel_values": torch.zeros(2, 3, size, size)},
         "image_embedding",
         directory / IMAGE,
         opset,
+        fixed={"pixel_values": (1, 2, 3)},
     )
     fast: Any = encoder.tokenizer
     tokenizer = Tokenizer.from_str(fast.backend_tokenizer.to_str())

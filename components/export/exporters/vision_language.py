@@ -9,15 +9,14 @@ arXiv:2406.04334.
 from __future__ import annotations
 
 import json
-import logging
 import shutil
 from collections.abc import Mapping
 from dataclasses import asdict
+from itertools import product
 from pathlib import Path
 from typing import Any
 
 import numpy as np
-import onnx
 import torch
 from PIL import Image
 from sentence_transformers import SentenceTransformer
@@ -29,18 +28,26 @@ from torch.nn import functional
 
 from components.backends.directory import MODULES
 from components.backends.sentence_transformer import load_model
+from components.embedder.embedders import RUNTIME as RUNTIME_NAME
 from components.errors import Refused
-from components.export.onnx_graphs import check, forget_origin
+from components.export.onnx_graphs import write
 from components.export.runtimes import vision_language as runtime
 from components.export.runtimes.vision_language import DESCRIPTION, GRAPH, OUTPUT, TOKENIZER, Description, Preparation
 
 RUNTIME = Path(runtime.__file__)
-RUNTIME_NAME = "runtime.py"
 KINDS = ("qwen2_vl", "qwen2_5_vl", "qwen3_vl")
 POOLINGS = ("lasttoken", "mean", "cls")
-LARGEST_FILE = 2_000_000_000
-"""Bytes of weights that still go into the graph's own file; protocol buffers end at 2 GiB."""
+FIXED = {
+    "position_ids": (0,),
+    "pixel_values": (1, 2),
+    "patch_positions": (1, 2),
+    "table_rows": (1, 2),
+    "table_weights": (1, 2),
+}
+"""The axes of inputs whose sizes the model itself fixes."""
 MASKED = torch.finfo(torch.float32).min
+WHOLE_TEXTS = {"restore_suffix", "truncation", "max_length", "padding"}
+"""Settings of sentence-transformers for a chat template that change what is made of long texts."""
 TEXT, INSTRUCTION = "Ein Text.", "Eine Anweisung."
 REMEDY = "Serve it as sentence-transformers does, or choose a model that can be exported."
 
@@ -64,17 +71,15 @@ def export(directory: Path, target: Path, opset: int) -> None:
     Raises `Refused` if something of the model is not in the graph or in the runtime, or if the runtime prepares an item
     otherwise than the model's own processor; `UsageError` if sentence-transformers cannot load the directory.
     """
-    logging.getLogger("torch.onnx").setLevel(logging.ERROR)  # it warns of torchvision, which is not needed
     model = load_model(SentenceTransformer, directory).float().cpu()
-    description = describe(model, directory.name)
+    description, tokenizer = describe(model, directory.name), tokenizer_of(model[0])
+    preparation = Preparation(description, tokenizer)
+    demand_same_inputs(preparation, model[0], directory.name)
     target.mkdir(parents=True, exist_ok=True)
-    tokenizer = tokenizer_of(model[0])
     tokenizer.save(str(target / TOKENIZER))
     (target / DESCRIPTION).write_text(json.dumps(asdict(description), indent=2, ensure_ascii=False) + "\n", "utf-8")
     shutil.copyfile(RUNTIME, target / RUNTIME_NAME)
-    preparation = Preparation(description, tokenizer)
-    demand_same_inputs(preparation, model[0], directory.name)
-    write(Graph(model[0].model).eval(), example(preparation), target / GRAPH, opset)
+    write(Graph(model[0].model), example(preparation), OUTPUT, target / GRAPH, opset, FIXED)
 
 
 class Graph(nn.Module):
@@ -208,6 +213,7 @@ def describe(model: SentenceTransformer, name: str) -> Description:
     sanitised = template.pop("sanitize_control_tokens", False)
     message = transformer.modality_config.get("message", {"method": None, "method_output_name": None})
     for fine, problem in (
+        (model.truncate_dim is None, "it cuts its vectors"),
         (pooling.include_prompt, "it leaves instructions out of its mean"),
         (config.model_type in KINDS, f"it is a {config.model_type}"),
         (text.rope_parameters["rope_type"] == "default", "its rotary positions are scaled"),
@@ -215,6 +221,7 @@ def describe(model: SentenceTransformer, name: str) -> Description:
         (getattr(text, "is_causal", True) is not False, "its text attention is not causal"),
         (message["method"] == "forward", "it takes no chat messages"),
         (message["method_output_name"] == "last_hidden_state", "it pools something other than its last layer"),
+        (not WHOLE_TEXTS & template.keys(), "it sets how its chat template is cut"),
         (not settings, f"it sets {', '.join(settings)} of its processor"),
         (tokenizer.truncation_side == "right", "it cuts texts at their beginning"),
         (images.do_resize and images.do_rescale and images.do_normalize, "it leaves out a step of image processing"),
@@ -228,6 +235,7 @@ def describe(model: SentenceTransformer, name: str) -> Description:
     table = getattr(transformer.model.visual, "num_grid_per_side", None)
     return Description(
         dimension=text.hidden_size,
+        matryoshka_dimensions=(),
         pooling=pooling.pooling_mode,
         prompt=prompt,
         instructed=instructed,
@@ -260,29 +268,29 @@ def prompts(
     def render(text: str | None, images: int, instruction: str | None = None) -> str:
         content = [{"type": "image", "image": None}] * images + ([{"type": "text", "text": text}] if text else [])
         system = [{"role": "system", "content": [{"type": "text", "text": instruction}]}] if instruction else []
-        rendered: str = processor.apply_chat_template(
-            [*system, {"role": "user", "content": content}], tokenize=False, **settings
-        )
+        chat = [*system, {"role": "user", "content": content}]
+        try:
+            rendered: str = processor.apply_chat_template(chat, tokenize=False, **settings)
+        except Exception as error:  # whatever a template of somebody else's does
+            raise Refused(f"{name}: its chat template does not write every item: {error}", REMEDY) from error
         return rendered
 
     before, *after = render(TEXT, 0).split(TEXT)
     head, *middle = render(TEXT, 0, INSTRUCTION).split(INSTRUCTION)
     between, *ending = "".join(middle).split(TEXT)
     image = render(TEXT, 1).removeprefix(before).removesuffix(TEXT + "".join(after))
-    if len(after) == len(middle) == len(ending) == image.count(token) == 1:
-        prompt, instructed = (before, after[0]), (head, between, ending[0])
-        if all(
-            render(text, images, instruction)
-            == (head + instruction + between if instruction else before)
-            + image * images
-            + (text or "")
-            + (ending[0] if instruction else after[0])
-            for text in (None, TEXT, f"  {TEXT}\n")
-            for images in (0, 1, 3)
-            for instruction in (None, INSTRUCTION, f"  {INSTRUCTION}\n")
-            if text or images
-        ):
-            return prompt, instructed, image
+    if len(after) == len(middle) == len(ending) == image.count(token) == 1 and all(
+        render(text, images, instruction)
+        == (head + instruction + between if instruction else before)
+        + image * images
+        + (text or "")
+        + (ending[0] if instruction else after[0])
+        for text in (None, TEXT, f"  {TEXT}\n")
+        for images in (0, 1, 3)
+        for instruction in (None, INSTRUCTION, f"  {INSTRUCTION}\n")
+        if text or images
+    ):
+        return (before, after[0]), (head, between, ending[0]), image
     raise Refused(f"{name}: its chat template does not write instruction, images and text in a row", REMEDY)
 
 
@@ -295,22 +303,19 @@ def tokenizer_of(transformer: Any) -> Tokenizer:
 
 def demand_same_inputs(preparation: Preparation, transformer: Any, name: str) -> None:
     """Raises `Refused` if the runtime makes other tokens or pixels of an item than the model's own processor."""
-    noise = np.random.default_rng(0).integers(0, 256, (40, 90, 3), np.uint8)
-    image = Image.fromarray(noise)
+    noise = Image.fromarray(np.random.default_rng(0).integers(0, 256, (40, 90, 3), np.uint8))
     spelt = "".join(preparation.description.control_tokens or ())
-    for text in (None, "Grüße, 世界! 12,345 times  two\n", f"before {spelt} after"):
-        for images in ([], [image], [image, image.rotate(90, expand=True)]):
-            for instruction in (None, INSTRUCTION):
-                if not (text or images):
-                    continue
-                content = ({"image": images} if images else {}) | ({"text": text} if text else {})
-                prompt = instruction or preparation.description.default_instruction
-                expected = transformer.preprocess([content], prompt=prompt)
-                found = preparation.item(text, images, instruction)
-                if expected["input_ids"][0].tolist() != found.ids:
-                    raise Refused(f"{name}: the runtime makes other tokens of {content} than its processor", REMEDY)
-                if images and not np.array_equal(expected["pixel_values"].numpy(), np.concatenate(found.pixels)):
-                    raise Refused(f"{name}: the runtime makes other pixels of an image than its processor", REMEDY)
+    texts = (None, "Grüße, 世界! 12,345 times  two\n", f"before {spelt} after")
+    for text, image, instruction in product(texts, (None, noise, noise.rotate(90, expand=True)), (None, INSTRUCTION)):
+        content: dict[str, Any] = ({"image": image} if image else {}) | ({"text": text} if text else {})
+        if not content:
+            continue
+        expected = transformer.preprocess([content], prompt=instruction or preparation.description.default_instruction)
+        found = preparation.item(text, image, instruction)
+        if expected["input_ids"][0].tolist() != found.ids:
+            raise Refused(f"{name}: the runtime makes other tokens of {text!r} than its processor", REMEDY)
+        if image and not np.array_equal(expected["pixel_values"].numpy(), found.pixels[0]):
+            raise Refused(f"{name}: the runtime makes other pixels of an image than its processor", REMEDY)
 
 
 def example(preparation: Preparation) -> dict[str, Tensor]:
@@ -319,33 +324,3 @@ def example(preparation: Preparation) -> dict[str, Tensor]:
     images = [Image.new("RGB", size) for size in ((4 * side, 3 * side), (2 * side, 5 * side), (6 * side, side))]
     items = [preparation.item("a", images[:1], None), preparation.item("a b", images[1:], None)]
     return {name: torch.from_numpy(value) for name, value in preparation.batch(items).items()}
-
-
-def write(graph: Graph, inputs: Mapping[str, Tensor], path: Path, opset: int) -> None:
-    """Writes the graph, in which all sizes are free but those that the model itself fixes. Raises what the ONNX checker
-    or ONNX Runtime raises if it is not valid."""
-    fixed = {"position_ids": [0], "pixel_values": [1, 2], "patch_positions": [1, 2]}
-    fixed |= {"table_rows": [1, 2], "table_weights": [1, 2]}
-    free = {
-        name: {axis: torch.export.Dim.DYNAMIC for axis in range(value.ndim) if axis not in fixed.get(name, [])}
-        for name, value in inputs.items()
-    }
-    with torch.no_grad():
-        program = torch.onnx.export(
-            graph,
-            kwargs=dict(inputs),
-            input_names=list(inputs),
-            output_names=[OUTPUT],
-            dynamic_shapes=free,
-            opset_version=opset,
-            dynamo=True,
-            verbose=False,
-        )
-    assert program is not None
-    model = program.model_proto
-    forget_origin(model)
-    size = sum(parameter.nbytes for parameter in graph.parameters())
-    weights = path.with_name(f"{path.name}.data")
-    weights.unlink(missing_ok=True)  # it would be written on
-    onnx.save(model, path, save_as_external_data=size > LARGEST_FILE, location=weights.name)
-    check(path)

@@ -19,7 +19,7 @@ from typing import Any
 
 import numpy as np
 import onnxruntime
-from PIL import Image
+from PIL import ExifTags, Image, ImageOps
 from tokenizers import Tokenizer
 
 DESCRIPTION, GRAPH, TOKENIZER = "embedder.json", "model.onnx", "tokenizer.json"
@@ -56,6 +56,7 @@ class Description:
     """
 
     dimension: int
+    matryoshka_dimensions: tuple[int, ...]
     pooling: str
     prompt: tuple[str, str]
     instructed: tuple[str, str, str]
@@ -85,7 +86,10 @@ class Description:
 
 
 def load_image(source: bytes | str | Path | Image.Image) -> Image.Image:
-    """Returns the picture as RGB on white; raises `UnreadableImage` before a large one is decoded."""
+    """Returns the image as RGB on white, turned as its EXIF data say; 16 bits of grey become 8.
+
+    Of several frames it is the first. Raises `UnreadableImage` before a large one is decoded.
+    """
     if isinstance(source, bytes) and len(source) > MAX_IMAGE_BYTES:
         raise UnreadableImage(f"the image has {len(source):,} bytes; at most {MAX_IMAGE_BYTES:,} are read")
     try:
@@ -97,9 +101,13 @@ def load_image(source: bytes | str | Path | Image.Image) -> Image.Image:
         if image.width * image.height > MAX_IMAGE_PIXELS:
             size = f"{image.width}x{image.height}"
             raise UnreadableImage(f"the image is {size}; at most {MAX_IMAGE_PIXELS:,} pixels are read")
+        if image.getexif().get(ExifTags.Base.Orientation, 1) != 1:
+            image = ImageOps.exif_transpose(image)
         if image.mode == "RGB":
             image.load()
             return image
+        if image.mode.startswith("I;16"):  # Pillow would cut off what is brighter than 255
+            image = Image.fromarray((np.asarray(image) >> 8).astype(np.uint8))
         layered = image.convert("RGBA")
         return Image.alpha_composite(Image.new("RGBA", layered.size, "white"), layered).convert("RGB")
     except (OSError, SyntaxError, ValueError, Image.DecompressionBombError) as error:
