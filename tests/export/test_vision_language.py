@@ -29,11 +29,14 @@ from sentence_transformers.sentence_transformer.modules import Pooling
 from tokenizers import Tokenizer
 from transformers import AutoModel, AutoProcessor, vision_utils
 
-from components.backends.sentence_transformer import load_model
+from components.backends.sentence_transformer import SentenceTransformerEmbedder, load_model
 from components.backends.whole_model import load_whole
+from components.corpus import Item
+from components.embedder import OnnxEmbedder
 from components.embedder import runtime as dual_encoder_runtime
 from components.errors import Refused
 from components.export import onnx_graphs
+from components.export.exporters import exporter_of
 from components.export.exporters import vision_language as exporter
 from components.export.runtimes import vision_language as runtime
 from components.export.runtimes.vision_language import Preparation, Prepared, Runtime, UnreadableImage
@@ -138,6 +141,18 @@ def test_answers_as_the_model_does(exported: Exported, record_property: Callable
     record_property("largest difference", float(np.abs(found - exported.expected).max()))
     assert agrees(found, exported.expected)
     assert found.dtype == np.float32 and np.allclose(np.linalg.norm(found, axis=1), 1, atol=1e-6)
+
+
+def test_is_found_and_opened_as_every_exported_model(exported: Exported) -> None:
+    """The two embedders that the export compares, given files."""
+    assert exporter_of(exported.model) is exporter
+    items = [
+        Item(text, as_bytes(images[0], "PNG") if images else None, instruction=instruction)
+        for text, images, instruction in REQUESTS
+    ]
+    found = OnnxEmbedder(exported.target, threads=1)
+    assert found.dimension == exported.expected.shape[1]
+    assert agrees(found.encode(items), SentenceTransformerEmbedder(exported.model).encode(items))
 
 
 def test_one_graph_takes_any_batch(exported: Exported) -> None:
