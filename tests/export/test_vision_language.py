@@ -77,7 +77,7 @@ REQUESTS: list[Request] = [
 
 def write_model(kind: str, folder: Path, pooling: Any = "lasttoken") -> Path:
     """Writes a tiny model as sentence-transformers does, whose images become up to 64 pixels wide."""
-    model = load_whole(f"random:{kind}", pooling, seed=1)
+    model: Any = load_whole(f"random:{kind}", pooling, seed=1)
     with torch.no_grad():
         for parameter in model.parameters():
             if parameter.ndim > 1:
@@ -132,7 +132,7 @@ def sentence_transformer(tmp_path_factory: pytest.TempPathFactory) -> Path:
     return write_model("qwen2_vl", tmp_path_factory.mktemp("qwen2_vl") / "model")
 
 
-def opened(directory: Path) -> SentenceTransformer:
+def opened(directory: Path) -> Any:
     return load_model(SentenceTransformer, directory)
 
 
@@ -168,11 +168,15 @@ def test_every_item_alone_is_as_in_company(exported: Exported) -> None:
 
 
 def test_a_run_is_no_larger_than_its_bound(exported: Exported, monkeypatch: pytest.MonkeyPatch) -> None:
-    sizes = []
-    found = exported.runtime()
+    found, sizes = exported.runtime(), []
     monkeypatch.setattr(runtime, "MOST_SCORES", 30_000)
     batch = found.preparation.batch
-    monkeypatch.setattr(found.preparation, "batch", lambda items: sizes.append(items) or batch(items))
+
+    def counted(items: Sequence[Prepared]) -> dict[str, np.ndarray]:
+        sizes.append(items)
+        return batch(items)
+
+    monkeypatch.setattr(found.preparation, "batch", counted)
     assert agrees(encode(found, REQUESTS), exported.expected)
     assert 1 < len(sizes) < len(REQUESTS)
     assert all(len(items) == 1 or runtime.scores(items) <= 30_000 for items in sizes)
@@ -248,11 +252,12 @@ def test_missing_normalisation_is_seen(exported: Exported) -> None:
     found.session = type("Bare", (), {"run": lambda _, names, inputs: bare.run(None, inputs)})()
     vectors = encode(found, REQUESTS)
     assert not agrees(vectors, exported.expected)
-    assert agrees(runtime_normalise(vectors), exported.expected)
+    assert agrees(normalised(vectors), exported.expected)
 
 
-def runtime_normalise(vectors: Vectors) -> Vectors:
-    return vectors / np.linalg.norm(vectors, axis=1, keepdims=True)
+def normalised(vectors: Vectors) -> Vectors:
+    units: Vectors = vectors / np.linalg.norm(vectors, axis=1, keepdims=True)
+    return units
 
 
 def test_other_windows_and_other_tables_are_seen(exported: Exported) -> None:
@@ -318,7 +323,7 @@ def test_large_weights_lie_beside_the_graph(tmp_path: Path, monkeypatch: pytest.
 # What the runtime makes of an item, against the processor
 
 
-def preparation_of(model: SentenceTransformer) -> Preparation:
+def preparation_of(model: Any) -> Preparation:
     return Preparation(exporter.describe(model, "model"), exporter.tokenizer_of(model[0]))
 
 
@@ -347,7 +352,7 @@ IMAGES: dict[str, Callable[[], Image.Image | bytes]] = {
     "grey": lambda: noise(31, 60).convert("L"),
     "grey with alpha": lambda: layered().convert("LA"),
     "black and white": lambda: noise(31, 60).convert("1"),
-    "16 bits of grey": lambda: Image.fromarray(np.arange(0, 60_000, 50, np.uint16).reshape(30, 40)),
+    "16 bits of grey": lambda: Image.fromarray(np.arange(0, 60_000, 50).astype(np.uint16).reshape(30, 40)),
     "CMYK": lambda: noise(31, 60).convert("CMYK"),
     "turned by EXIF": turned,
     "very wide": partial(noise, 600, 4),
@@ -385,7 +390,7 @@ def test_what_the_processor_refuses_is_refused(sentence_transformer: Path) -> No
         preparation_of(opened(sentence_transformer)).item(None, narrow, None)
 
 
-def tokens(model: SentenceTransformer, request: Request) -> list[int]:
+def tokens(model: Any, request: Request) -> list[int]:
     """Returns the tokens that sentence-transformers gives the model."""
     text, images, instruction = request
     content = ({"image": images} if images else {}) | ({"text": text} if text else {})
@@ -408,7 +413,8 @@ def test_tokens_are_those_of_the_processor(text: str, sanitised: bool, sentence_
     model = opened(sentence_transformer)
     model[0].processing_kwargs = {"chat_template": {"sanitize_control_tokens": sanitised}}
     preparation = preparation_of(model)
-    for request in ((text, [], None), ("a", [], text), (text, [noise(30, 30), noise(60, 20)], text)):
+    requests: list[Request] = [(text, [], None), ("a", [], text), (text, [noise(30, 30), noise(60, 20)], text)]
+    for request in requests:
         if sanitised or "<|image_pad|>" not in text:
             assert preparation.item(*request).ids == tokens(model, request)
             continue
@@ -453,7 +459,12 @@ def test_long_texts_are_cut_as_sentence_transformers_cuts_them(sentence_transfor
     model[0].max_seq_length = 40
     preparation = preparation_of(model)
     for length in (1, 20, 30, 40, 200):
-        for request in (("x" * length, [], None), ("y" * length, [], "find"), ("z" * length, [noise(16, 16)], None)):
+        requests: list[Request] = [
+            ("x" * length, [], None),
+            ("y" * length, [], "find"),
+            ("z" * length, [noise(16, 16)], None),
+        ]
+        for request in requests:
             found = preparation.item(*request).ids
             assert len(found) <= 40 and found == tokens(model, request)
     with pytest.raises(ValueError, match=r"the item's images and texts make \d+ tokens; at most 40 are read"):
@@ -514,50 +525,50 @@ def test_packed_groups_are_found_again() -> None:
 # What is not exported
 
 
-def numbers_its_images(model: SentenceTransformer) -> None:
+def numbers_its_images(model: Any) -> None:
     model[0].processor.chat_template = REAL_TEMPLATE
     model[0].processing_kwargs["chat_template"]["add_vision_id"] = True
 
 
-def knows_no_system(model: SentenceTransformer) -> None:
+def knows_no_system(model: Any) -> None:
     model[0].processor.chat_template = (
         "{% if messages[0]['role'] == 'system' %}{{ raise_exception('no system message') }}{% endif %}" + REAL_TEMPLATE
     )
 
 
-def adds_a_layer(model: SentenceTransformer) -> None:
+def adds_a_layer(model: Any) -> None:
     model.append(Dense(32, 16))
 
 
-def pools_otherwise(model: SentenceTransformer) -> None:
+def pools_otherwise(model: Any) -> None:
     model[1] = Pooling(32, "max")
 
 
-def leaves_the_prompt_out(model: SentenceTransformer) -> None:
+def leaves_the_prompt_out(model: Any) -> None:
     model[1] = Pooling(32, "mean", include_prompt=False)
 
 
-def slides(model: SentenceTransformer) -> None:
+def slides(model: Any) -> None:
     model[0].model.config.text_config.layer_types = ["full_attention", "sliding_attention"]
 
 
-def looks_ahead(model: SentenceTransformer) -> None:
+def looks_ahead(model: Any) -> None:
     model[0].model.config.text_config.is_causal = False
 
 
-def scales_positions(model: SentenceTransformer) -> None:
+def scales_positions(model: Any) -> None:
     model[0].model.config.text_config.rope_parameters["rope_type"] = "yarn"
 
 
-def cuts_vectors(model: SentenceTransformer) -> None:
+def cuts_vectors(model: Any) -> None:
     model.truncate_dim = 16
 
 
-def does_not_resize(model: SentenceTransformer) -> None:
+def does_not_resize(model: Any) -> None:
     model[0].processor.image_processor.do_resize = False
 
 
-def sets_the_processor(model: SentenceTransformer) -> None:
+def sets_the_processor(model: Any) -> None:
     model[0].processing_kwargs["image"] = {"size": {"shortest_edge": 64, "longest_edge": 64}}
 
 
@@ -578,7 +589,7 @@ def sets_the_processor(model: SentenceTransformer) -> None:
     ],
 )
 def test_what_is_not_in_the_graph_is_refused(
-    change: Callable[[SentenceTransformer], None], problem: str, sentence_transformer: Path
+    change: Callable[[Any], None], problem: str, sentence_transformer: Path
 ) -> None:
     model = opened(sentence_transformer)
     change(model)

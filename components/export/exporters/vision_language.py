@@ -71,7 +71,7 @@ def export(directory: Path, target: Path, opset: int) -> None:
     Raises `Refused` if something of the model is not in the graph or in the runtime, or if the runtime prepares an item
     otherwise than the model's own processor; `UsageError` if sentence-transformers cannot load the directory.
     """
-    model = load_model(SentenceTransformer, directory).float().cpu()
+    model: Any = load_model(SentenceTransformer, directory).float().cpu()
     description, tokenizer = describe(model, directory.name), tokenizer_of(model[0])
     preparation = Preparation(description, tokenizer)
     demand_same_inputs(preparation, model[0], directory.name)
@@ -85,7 +85,9 @@ def export(directory: Path, target: Path, opset: int) -> None:
 class Graph(nn.Module):
     """The model from prepared tensors to unit vectors; for its inputs see `Preparation.batch`."""
 
-    def __init__(self, model: nn.Module) -> None:
+    axes: Tensor
+
+    def __init__(self, model: Any) -> None:
         super().__init__()
         model.set_attn_implementation("eager")
         self.vision: Any = model.visual
@@ -115,7 +117,8 @@ class Graph(nn.Module):
             table = self.vision.pos_embed(table_rows.flatten(0, 1)) * table_weights.flatten(0, 1)[..., None]
             hidden = hidden + table.sum(-2)
         rotation = self.vision.rotary_pos_emb(hidden, patch_positions.flatten(0, 1))
-        whole, windows = (image_patches, image_slots), (window_patches, window_slots)
+        whole: Any = (image_patches, image_slots)
+        windows: Any = (window_patches, window_slots)
         deep = []
         for number, block in enumerate(self.vision.blocks):
             seen = whole if self.whole_layers is None or number in self.whole_layers else windows
@@ -180,7 +183,7 @@ def rotate_half(part: Tensor) -> Tensor:
     return torch.cat([-second, first], dim=-1)
 
 
-def linear(convolution: nn.Conv3d) -> nn.Linear:
+def linear(convolution: Any) -> nn.Linear:
     """Returns what a convolution over exactly one patch is."""
     weight = convolution.weight.flatten(1)
     layer = nn.Linear(weight.shape[1], weight.shape[0], bias=convolution.bias is not None)
@@ -196,7 +199,7 @@ def rotary_axes(rotary: Any) -> Tensor:
     return axes
 
 
-def describe(model: SentenceTransformer, name: str) -> Description:
+def describe(model: Any, name: str) -> Description:
     """Returns what the runtime must know. Raises `Refused` if the model does something that it does not do."""
     transformer, pooling, *rest = list(model) if len(model) > 1 else [model[0], None]
     if not isinstance(transformer, Transformer) or not isinstance(pooling, Pooling):

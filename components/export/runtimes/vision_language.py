@@ -267,7 +267,7 @@ class Preparation:
         return repeated.reshape(rows * columns, -1)
 
     def batch(self, items: Sequence[Prepared]) -> dict[str, np.ndarray]:
-        """Returns the graph's inputs, for n items of at most t tokens, with p patches in f features:
+        """Returns the graph's inputs, for n items of at most t tokens, with p patches in f features.
 
         `input_ids (n, t)`, padded on the right; `position_ids (3, n, t)`; `feature_rows (n, t)`: the row of the image
         feature that takes the token's place, or -1; `pooling (n, t)` float32: what each token counts in the vector;
