@@ -1,0 +1,203 @@
+"""A whole CLIP or SigLIP as it is served: numpy, ONNX Runtime, tokenizers and Pillow, nothing else.
+
+This one file is copied as `runtime.py` beside the graphs that `exporters/whole_dual_encoder.py` writes. Texts and
+images become tensors as transformers' own processors make them. It imports nothing of this project.
+"""
+
+from __future__ import annotations
+
+import io
+import json
+import os
+from collections.abc import Callable, Hashable, Sequence
+from dataclasses import dataclass
+from pathlib import Path
+from typing import Any
+
+import numpy as np
+import onnxruntime
+from PIL import Image
+from tokenizers import Tokenizer
+
+DESCRIPTION, TOKENIZER, TEXT, IMAGE = "embedder.json", "tokenizer.json", "text.onnx", "image.onnx"
+MAX_IMAGE_BYTES = 20_000_000
+MAX_IMAGE_PIXELS = 40_000_000
+
+ImageSource = bytes | str | Path | Image.Image
+Encode = Callable[[list[Any]], np.ndarray]
+Colours = tuple[float, float, float]
+
+
+class UnreadableImage(ValueError):
+    """An image that is too large, broken, of an unknown format, or far too narrow."""
+
+
+@dataclass(frozen=True)
+class Description:
+    """What `embedder.json` says about the graphs beside it.
+
+    An image is resized with Pillow's filter `resample` to `size`, which is height and width, or to a shortest edge of
+    `size[0]` pixels where it has one number; then its centre of height and width `crop` is cut out, unless that is
+    None. Brightness times `rescale`, less `mean`, divided by `std`, is what the graph takes. `prompt` stands before a
+    text that has no instruction.
+    """
+
+    dimension: int
+    prompt: str
+    size: tuple[int, ...]
+    crop: tuple[int, int] | None
+    resample: int
+    rescale: float
+    mean: Colours
+    std: Colours
+
+    @classmethod
+    def read(cls, directory: Path) -> Description:
+        fields = json.loads((directory / DESCRIPTION).read_text(encoding="utf-8"))
+        frozen: dict[str, Any] = {
+            name: tuple(value) if isinstance(value, list) else value for name, value in fields.items()
+        }
+        return cls(**frozen)
+
+
+class Runtime:
+    """Encodes text, images, and both together, with the two graphs of one directory."""
+
+    def __init__(self, directory: Path, threads: int | None = None, batch_size: int = 64) -> None:
+        self.description = Description.read(directory)
+        self.batch_size = batch_size
+        self.tokenizer = Tokenizer.from_file(str(directory / TOKENIZER))  # which says how it cuts and pads
+        self.text_session = session(directory / TEXT, threads)
+        self.image_session = session(directory / IMAGE, threads)
+
+    def encode(
+        self,
+        texts: Sequence[str | None],
+        images: Sequence[ImageSource | None],
+        instructions: Sequence[str | None],
+    ) -> np.ndarray:
+        """Returns `(n, dimension)` float32, L2-normalised: each row's sum over the vectors of its text and its image.
+
+        An instruction stands before the text; a row without text goes without. Every different text and image is
+        encoded once, `batch_size` at a time. Raises `ValueError` if a row has neither text nor image.
+        """
+        empty = [row for row in range(len(texts)) if not (texts[row] or images[row])]
+        if empty:
+            raise ValueError(f"item {empty[0]} has neither text nor image")
+        prompts = [f"{instruction} " if instruction else self.description.prompt for instruction in instructions]
+        prompted = [prompt + text if text else None for prompt, text in zip(prompts, texts, strict=True)]
+        sources = {_identity(image): image for image in images if image}
+        keys = [_identity(image) if image else None for image in images]
+        total = np.zeros((len(texts), self.description.dimension), np.float32)
+        _add(total, prompted, self.encode_texts, self.batch_size)
+        _add(total, keys, lambda batch: self.encode_images([sources[key] for key in batch]), self.batch_size)
+        return normalise(total)
+
+    def encode_texts(self, texts: list[str]) -> np.ndarray:
+        """Returns `(n, dimension)`, L2-normalised."""
+        tokens = self.tokens(texts)
+        vectors: np.ndarray = self.text_session.run(
+            None, {one.name: tokens[one.name] for one in self.text_session.get_inputs()}
+        )[0]
+        return vectors
+
+    def encode_images(self, images: list[Any]) -> np.ndarray:
+        """Returns `(n, dimension)`, L2-normalised. Raises `UnreadableImage`."""
+        pixels = self.pixels([load_image(image) for image in images])
+        vectors: np.ndarray = self.image_session.run(None, {"pixel_values": pixels})[0]
+        return vectors
+
+    def tokens(self, texts: list[str]) -> dict[str, np.ndarray]:
+        """Returns `(n, tokens)` int64 of each kind that a text graph may take."""
+        encodings = self.tokenizer.encode_batch(texts)
+        return {
+            "input_ids": np.array([encoding.ids for encoding in encodings], np.int64),
+            "attention_mask": np.array([encoding.attention_mask for encoding in encodings], np.int64),
+            "token_type_ids": np.array([encoding.type_ids for encoding in encodings], np.int64),
+        }
+
+    def pixels(self, images: Sequence[Image.Image]) -> np.ndarray:
+        """Returns `(n, 3, height, width)` float32 of RGB images. Raises `UnreadableImage` if one is far too narrow."""
+        mean, std = (np.asarray(colours, np.float32) for colours in (self.description.mean, self.description.std))
+        levels = ((np.arange(256) * self.description.rescale).astype(np.float32)[:, None] - mean) / std
+        shown = np.stack([np.asarray(framed(image, self.description)) for image in images])
+        return np.stack([levels[shown[..., colour], colour] for colour in range(3)], axis=1)
+
+
+def framed(image: Image.Image, description: Description) -> Image.Image:
+    """Returns the RGB image resized, and cut where the description says so; what lies outside of it is black.
+
+    Raises `UnreadableImage` before one is resized that would become too large.
+    """
+    height, width = _resized(image, description.size)
+    if height * width > MAX_IMAGE_PIXELS:
+        raise UnreadableImage(f"the image is {image.width}x{image.height}: it is far too narrow")
+    resized = image.resize((width, height), Image.Resampling(description.resample))
+    if description.crop is None:
+        return resized
+    tall, wide = description.crop
+    top, left = (height - tall) // 2, (width - wide) // 2
+    return resized.crop((left, top, left + wide, top + tall))
+
+
+def _resized(image: Image.Image, size: tuple[int, ...]) -> tuple[int, int]:
+    """Returns the height and the width that the image is resized to."""
+    if len(size) == 2:
+        return size[0], size[1]
+    longest = int(size[0] * max(image.size) / min(image.size))
+    return (longest, size[0]) if image.width <= image.height else (size[0], longest)
+
+
+def load_image(source: ImageSource) -> Image.Image:
+    """Returns the image as RGB on white; raises `UnreadableImage` before a large one is decoded."""
+    if isinstance(source, bytes) and len(source) > MAX_IMAGE_BYTES:
+        raise UnreadableImage(f"the image has {len(source):,} bytes; at most {MAX_IMAGE_BYTES:,} are read")
+    try:
+        image = (
+            source
+            if isinstance(source, Image.Image)
+            else Image.open(io.BytesIO(source) if isinstance(source, bytes) else source)
+        )
+        if image.width * image.height > MAX_IMAGE_PIXELS:
+            size = f"{image.width}x{image.height}"
+            raise UnreadableImage(f"the image is {size}; at most {MAX_IMAGE_PIXELS:,} pixels are read")
+        if image.mode == "RGB":
+            image.load()
+            return image
+        layered = image.convert("RGBA")
+        return Image.alpha_composite(Image.new("RGBA", layered.size, "white"), layered).convert("RGB")
+    except (OSError, SyntaxError, ValueError, Image.DecompressionBombError) as error:
+        if isinstance(error, UnreadableImage):
+            raise
+        raise UnreadableImage("the image cannot be decoded; send PNG, JPEG, WebP or GIF") from error
+
+
+def normalise(vectors: np.ndarray) -> np.ndarray:
+    """Returns the rows as float32 with Euclidean norm 1; a zero row stays zero."""
+    normalised: np.ndarray = vectors / np.maximum(np.linalg.norm(vectors, axis=-1, keepdims=True), 1e-12)
+    return normalised
+
+
+def session(path: Path, threads: int | None = None) -> onnxruntime.InferenceSession:
+    options = onnxruntime.SessionOptions()
+    options.intra_op_num_threads = threads or os.cpu_count() or 1
+    options.add_session_config_entry("session.intra_op.allow_spinning", "0")
+    return onnxruntime.InferenceSession(str(path), options, providers=["CPUExecutionProvider"])
+
+
+def _identity(image: Any) -> Any:
+    """Returns what tells images apart: paths and bytes by their value, decoded ones by which object they are."""
+    return image if isinstance(image, Hashable) else id(image)
+
+
+def _add(total: np.ndarray, parts: Sequence[Any], encode: Encode, batch_size: int) -> None:
+    """Adds to `total` the vectors of the parts that are there, each different part computed once."""
+    rows: dict[Any, list[int]] = {}
+    for row, part in enumerate(parts):
+        if part:
+            rows.setdefault(part, []).append(row)
+    different = sorted(rows, key=lambda part: len(part) if isinstance(part, str) else 0)
+    for start in range(0, len(different), batch_size):
+        batch = different[start : start + batch_size]
+        for part, vector in zip(batch, encode(batch), strict=True):
+            total[rows[part]] += vector
