@@ -4,11 +4,14 @@ from __future__ import annotations
 
 import json
 import shutil
+from collections.abc import Iterator, Sequence
 from dataclasses import asdict
 from pathlib import Path
 from typing import Any
 
+import numpy as np
 import torch
+from numpy.typing import NDArray
 from sentence_transformers import SentenceTransformer
 from tokenizers import Tokenizer
 from torch import Tensor, nn
@@ -16,27 +19,39 @@ from torch.nn import functional
 
 from components.backends.directory import MODULES
 from components.backends.sentence_transformer import load_model
+from components.corpus import Item
 from components.embedder.embedders import RUNTIME as RUNTIME_NAME
 from components.errors import UsageError
 from components.export.onnx_graphs import write
 from components.export.runtimes import whole_dual_encoder as runtime
-from components.export.runtimes.whole_dual_encoder import DESCRIPTION, IMAGE, TEXT, TOKENIZER, Description
+from components.export.runtimes.whole_dual_encoder import (
+    DESCRIPTION,
+    IMAGE,
+    KINDS_OF_TOKENS,
+    TEXT,
+    TOKENIZER,
+    Description,
+    load_image,
+    pixel_values,
+)
+from components.export.sample import pictures
 
 TYPES = ("clip", "siglip", "vision-text-dual-encoder")
 """The architectures, as transformers names them, whose images become one square of pixels each."""
-TEXT_INPUTS = ("input_ids", "attention_mask", "token_type_ids")
+CALIBRATION_BATCH = 32
 LIBRARY = "transformers.image_processing_backends"
 
 
 def reads(directory: Path) -> bool:
-    """Returns whether a directory is a sentence-transformers model that begins with one of `TYPES`."""
-    if not (directory / MODULES).is_file():
+    """Returns whether a directory is a sentence-transformers model of one of `TYPES`, or what `export` made of one."""
+    if (directory / DESCRIPTION).is_file():
+        return True
+    try:
+        first = json.loads((directory / MODULES).read_text(encoding="utf-8"))[0]
+        config = json.loads((directory / first["path"] / "config.json").read_text(encoding="utf-8"))
+        return first["type"].endswith(".Transformer") and config["model_type"] in TYPES
+    except (OSError, ValueError, LookupError, TypeError):  # whatever else it is, it is none of these
         return False
-    first = json.loads((directory / MODULES).read_text(encoding="utf-8"))[0]
-    config = directory / first["path"] / "config.json"
-    if not first["type"].endswith(".Transformer") or not config.is_file():
-        return False
-    return json.loads(config.read_text(encoding="utf-8")).get("model_type") in TYPES
 
 
 class TextGraph(nn.Module):
@@ -47,7 +62,7 @@ class TextGraph(nn.Module):
     def forward(
         self, input_ids: Tensor, attention_mask: Tensor | None = None, token_type_ids: Tensor | None = None
     ) -> Tensor:
-        tokens = zip(TEXT_INPUTS, (input_ids, attention_mask, token_type_ids), strict=True)
+        tokens = zip(KINDS_OF_TOKENS, (input_ids, attention_mask, token_type_ids), strict=True)
         return embedded(self.model, "text", {name: value for name, value in tokens if value is not None})
 
 
@@ -69,7 +84,7 @@ def embedded(model: SentenceTransformer, modality: str, inputs: dict[str, Any]) 
 def export(directory: Path, target: Path, opset: int) -> None:
     """Writes to `target` the runtime, and what it loads, of the model in `directory`.
 
-    `text.onnx`: what its tokenizer makes, of `TEXT_INPUTS`, `(n, tokens)` int64 each, to `sentence_embedding
+    `text.onnx`: `(n, tokens)` int64 of each kind that the model's tokenizer makes, to `sentence_embedding
     (n, dimension)`; `image.onnx`: `pixel_values (n, 3, height, width)` float32 to `image_embedding (n, dimension)`.
     Raises `UsageError` if a processor does what the runtime does not, and what the ONNX checker or ONNX Runtime raises
     if a graph is not valid.
@@ -77,14 +92,21 @@ def export(directory: Path, target: Path, opset: int) -> None:
     model = load_model(SentenceTransformer, directory).to("cpu").float()
     description, tokenizer = describe(model, directory), tokenizer_of(model, directory)
     target.mkdir(parents=True, exist_ok=True)
-    made = model.preprocess([{"text": "text"}])
-    texts = {name: torch.ones(2, 3, dtype=torch.int64) for name in TEXT_INPUTS if name in made}
+    texts = {name: torch.ones(2, 3, dtype=torch.int64) for name in description.text_inputs}
     images = {"pixel_values": torch.zeros(2, 3, *(description.crop or description.size))}
     write(TextGraph(model), texts, "sentence_embedding", target / TEXT, opset)
     write(ImageGraph(model), images, "image_embedding", target / IMAGE, opset)
     tokenizer.save(str(target / TOKENIZER))
     (target / DESCRIPTION).write_text(json.dumps(asdict(description), indent=2) + "\n", encoding="utf-8")
     shutil.copyfile(runtime.__file__, target / RUNTIME_NAME)
+
+
+def calibration(source: Path, items: Sequence[Item], most: int) -> dict[str, Iterator[dict[str, NDArray[np.float32]]]]:
+    """Returns what the image graph in `source` is fed for at most `most` of the items' images, batch by batch."""
+    images, description = pictures(items, most), Description.read(source)
+    starts = range(0, len(images), CALIBRATION_BATCH)
+    batches = ([load_image(image) for image in images[start : start + CALIBRATION_BATCH]] for start in starts)
+    return {IMAGE: ({"pixel_values": pixel_values(batch, description)} for batch in batches)}
 
 
 def tokenizer_of(model: SentenceTransformer, directory: Path) -> Tokenizer:
@@ -114,9 +136,12 @@ def describe(model: SentenceTransformer, directory: Path) -> Description:
     dimension = model.get_embedding_dimension()
     assert dimension is not None, "a dual encoder has one"
     default = model.prompts.get(model.default_prompt_name) if model.default_prompt_name else None
+    made = model.preprocess([{"text": "text"}])
     return Description(
         dimension=dimension,
+        matryoshka_dimensions=(),  # of a whole model they are not known
         prompt=default or "",
+        text_inputs=tuple(name for name in KINDS_OF_TOKENS if name in made),
         size=tuple(size[side] for side in sides) if square else (size["shortest_edge"],),
         crop=(crop["height"], crop["width"]) if crop else None,
         resample=int(processor.resample),

@@ -16,10 +16,12 @@ from typing import Any
 
 import numpy as np
 import onnxruntime
-from PIL import Image
+from PIL import ExifTags, Image, ImageOps
 from tokenizers import Tokenizer
 
-DESCRIPTION, TOKENIZER, TEXT, IMAGE = "embedder.json", "tokenizer.json", "text.onnx", "image.onnx"
+DESCRIPTION, TOKENIZER, TEXT, IMAGE = "whole_dual_encoder.json", "tokenizer.json", "text.onnx", "image.onnx"
+KINDS_OF_TOKENS = {"input_ids": "ids", "attention_mask": "attention_mask", "token_type_ids": "type_ids"}
+"""What a text graph may take, and where an encoding of the tokenizer has it."""
 MAX_IMAGE_BYTES = 20_000_000
 MAX_IMAGE_PIXELS = 40_000_000
 
@@ -34,16 +36,18 @@ class UnreadableImage(ValueError):
 
 @dataclass(frozen=True)
 class Description:
-    """What `embedder.json` says about the graphs beside it.
+    """What `whole_dual_encoder.json` says about the graphs beside it.
 
     An image is resized with Pillow's filter `resample` to `size`, which is height and width, or to a shortest edge of
     `size[0]` pixels where it has one number; then its centre of height and width `crop` is cut out, unless that is
     None. Brightness times `rescale`, less `mean`, divided by `std`, is what the graph takes. `prompt` stands before a
-    text that has no instruction.
+    text that has no instruction; `text_inputs` are the inputs of the text graph, of `KINDS_OF_TOKENS`.
     """
 
     dimension: int
+    matryoshka_dimensions: tuple[int, ...]
     prompt: str
+    text_inputs: tuple[str, ...]
     size: tuple[int, ...]
     crop: tuple[int, int] | None
     resample: int
@@ -95,33 +99,30 @@ class Runtime:
 
     def encode_texts(self, texts: list[str]) -> np.ndarray:
         """Returns `(n, dimension)`, L2-normalised."""
-        tokens = self.tokens(texts)
-        vectors: np.ndarray = self.text_session.run(
-            None, {one.name: tokens[one.name] for one in self.text_session.get_inputs()}
-        )[0]
+        vectors: np.ndarray = self.text_session.run(["sentence_embedding"], self.tokens(texts))[0]
         return vectors
 
     def encode_images(self, images: list[Any]) -> np.ndarray:
         """Returns `(n, dimension)`, L2-normalised. Raises `UnreadableImage`."""
-        pixels = self.pixels([load_image(image) for image in images])
-        vectors: np.ndarray = self.image_session.run(None, {"pixel_values": pixels})[0]
+        pixels = pixel_values([load_image(image) for image in images], self.description)
+        vectors: np.ndarray = self.image_session.run(["image_embedding"], {"pixel_values": pixels})[0]
         return vectors
 
     def tokens(self, texts: list[str]) -> dict[str, np.ndarray]:
-        """Returns `(n, tokens)` int64 of each kind that a text graph may take."""
+        """Returns `(n, tokens)` int64 of each of the text graph's inputs."""
         encodings = self.tokenizer.encode_batch(texts)
         return {
-            "input_ids": np.array([encoding.ids for encoding in encodings], np.int64),
-            "attention_mask": np.array([encoding.attention_mask for encoding in encodings], np.int64),
-            "token_type_ids": np.array([encoding.type_ids for encoding in encodings], np.int64),
+            name: np.array([getattr(encoding, KINDS_OF_TOKENS[name]) for encoding in encodings], np.int64)
+            for name in self.description.text_inputs
         }
 
-    def pixels(self, images: Sequence[Image.Image]) -> np.ndarray:
-        """Returns `(n, 3, height, width)` float32 of RGB images. Raises `UnreadableImage` if one is far too narrow."""
-        mean, std = (np.asarray(colours, np.float32) for colours in (self.description.mean, self.description.std))
-        levels = ((np.arange(256) * self.description.rescale).astype(np.float32)[:, None] - mean) / std
-        shown = np.stack([np.asarray(framed(image, self.description)) for image in images])
-        return np.stack([levels[shown[..., colour], colour] for colour in range(3)], axis=1)
+
+def pixel_values(images: Sequence[Image.Image], description: Description) -> np.ndarray:
+    """Returns `(n, 3, height, width)` float32 of RGB images. Raises `UnreadableImage` if one is far too narrow."""
+    mean, std = (np.asarray(colours, np.float32) for colours in (description.mean, description.std))
+    levels = ((np.arange(256) * description.rescale).astype(np.float32)[:, None] - mean) / std
+    brightness = np.stack([np.asarray(framed(image, description)) for image in images])
+    return np.stack([levels[brightness[..., colour], colour] for colour in range(3)], axis=1)
 
 
 def framed(image: Image.Image, description: Description) -> Image.Image:
@@ -148,8 +149,11 @@ def _resized(image: Image.Image, size: tuple[int, ...]) -> tuple[int, int]:
     return (longest, size[0]) if image.width <= image.height else (size[0], longest)
 
 
-def load_image(source: ImageSource) -> Image.Image:
-    """Returns the image as RGB on white; raises `UnreadableImage` before a large one is decoded."""
+def load_image(source: bytes | str | Path | Image.Image) -> Image.Image:
+    """Returns the image as RGB on white, turned as its EXIF data say; 16 bits of grey become 8.
+
+    Of several frames it is the first. Raises `UnreadableImage` before a large one is decoded.
+    """
     if isinstance(source, bytes) and len(source) > MAX_IMAGE_BYTES:
         raise UnreadableImage(f"the image has {len(source):,} bytes; at most {MAX_IMAGE_BYTES:,} are read")
     try:
@@ -161,9 +165,13 @@ def load_image(source: ImageSource) -> Image.Image:
         if image.width * image.height > MAX_IMAGE_PIXELS:
             size = f"{image.width}x{image.height}"
             raise UnreadableImage(f"the image is {size}; at most {MAX_IMAGE_PIXELS:,} pixels are read")
+        if image.getexif().get(ExifTags.Base.Orientation, 1) != 1:
+            image = ImageOps.exif_transpose(image)
         if image.mode == "RGB":
             image.load()
             return image
+        if image.mode.startswith("I;16"):  # Pillow would cut off what is brighter than 255
+            image = Image.fromarray((np.asarray(image) >> 8).astype(np.uint8))
         layered = image.convert("RGBA")
         return Image.alpha_composite(Image.new("RGBA", layered.size, "white"), layered).convert("RGB")
     except (OSError, SyntaxError, ValueError, Image.DecompressionBombError) as error:
@@ -174,6 +182,7 @@ def load_image(source: ImageSource) -> Image.Image:
 
 def normalise(vectors: np.ndarray) -> np.ndarray:
     """Returns the rows as float32 with Euclidean norm 1; a zero row stays zero."""
+    vectors = np.asarray(vectors, np.float32)
     normalised: np.ndarray = vectors / np.maximum(np.linalg.norm(vectors, axis=-1, keepdims=True), 1e-12)
     return normalised
 
