@@ -8,6 +8,7 @@ from __future__ import annotations
 
 import io
 import json
+import math
 import os
 from collections.abc import Callable, Hashable, Sequence
 from dataclasses import dataclass
@@ -22,6 +23,7 @@ from tokenizers import Tokenizer
 DESCRIPTION, TOKENIZER, TEXT, IMAGE = "whole_dual_encoder.json", "tokenizer.json", "text.onnx", "image.onnx"
 KINDS_OF_TOKENS = {"input_ids": "ids", "attention_mask": "attention_mask", "token_type_ids": "type_ids"}
 """What a text graph may take, and where an encoding of the tokenizer has it."""
+SCALE_STEP = 1e-5
 MAX_IMAGE_BYTES = 20_000_000
 MAX_IMAGE_PIXELS = 40_000_000
 
@@ -40,8 +42,10 @@ class Description:
 
     An image is resized with Pillow's filter `resample` to `size`, which is height and width, or to a shortest edge of
     `size[0]` pixels where it has one number; then its centre of height and width `crop` is cut out, unless that is
-    None. Brightness times `rescale`, less `mean`, divided by `std`, is what the graph takes. `prompt` stands before a
-    text that has no instruction; `text_inputs` are the inputs of the text graph, of `KINDS_OF_TOKENS`.
+    None. Of a model that takes images of any shape, `patches` are the side of a patch in pixels, the most patches, and
+    the side of the learnt table of positions. Brightness times `rescale`, less `mean`, divided by `std`, is what the
+    graph takes. `prompt` stands before a text that has no instruction; `text_inputs` are the inputs of the text graph,
+    of `KINDS_OF_TOKENS`.
     """
 
     dimension: int
@@ -50,6 +54,7 @@ class Description:
     text_inputs: tuple[str, ...]
     size: tuple[int, ...]
     crop: tuple[int, int] | None
+    patches: tuple[int, int, int] | None
     resample: int
     rescale: float
     mean: Colours
@@ -104,8 +109,8 @@ class Runtime:
 
     def encode_images(self, images: list[Any]) -> np.ndarray:
         """Returns `(n, dimension)`, L2-normalised. Raises `UnreadableImage`."""
-        pixels = pixel_values([load_image(image) for image in images], self.description)
-        vectors: np.ndarray = self.image_session.run(["image_embedding"], {"pixel_values": pixels})[0]
+        inputs = image_inputs([load_image(image) for image in images], self.description)
+        vectors: np.ndarray = self.image_session.run(["image_embedding"], inputs)[0]
         return vectors
 
     def tokens(self, texts: list[str]) -> dict[str, np.ndarray]:
@@ -117,12 +122,67 @@ class Runtime:
         }
 
 
-def pixel_values(images: Sequence[Image.Image], description: Description) -> np.ndarray:
-    """Returns `(n, 3, height, width)` float32 of RGB images. Raises `UnreadableImage` if one is far too narrow."""
+def image_inputs(images: Sequence[Image.Image], description: Description) -> dict[str, np.ndarray]:
+    """Returns what the image graph takes of RGB images. Raises `UnreadableImage` if one is far too narrow.
+
+    `pixel_values (n, 3, height, width)` float32; or `pixel_values (n, patches, numbers of a patch)` and `positions (n,
+    patches, places)`, the weights of the places in the table of positions: zeros where an image has fewer patches.
+    """
+    if description.patches:
+        parts = zip(*(patched(image, description) for image in images), strict=True)
+        return {name: np.stack(part) for name, part in zip(("pixel_values", "positions"), parts, strict=True)}
+    pixels = [standardised(framed(image, description), description) for image in images]
+    return {"pixel_values": np.stack(pixels).transpose(0, 3, 1, 2)}
+
+
+def standardised(image: Image.Image, description: Description) -> np.ndarray:
+    """Returns `(height, width, 3)` float32."""
     mean, std = (np.asarray(colours, np.float32) for colours in (description.mean, description.std))
     levels = ((np.arange(256) * description.rescale).astype(np.float32)[:, None] - mean) / std
-    brightness = np.stack([np.asarray(framed(image, description)) for image in images])
-    return np.stack([levels[brightness[..., colour], colour] for colour in range(3)], axis=1)
+    brightness = np.asarray(image)
+    return np.stack([levels[brightness[..., colour], colour] for colour in range(3)], axis=-1)
+
+
+def patched(image: Image.Image, description: Description) -> tuple[np.ndarray, np.ndarray]:
+    """Returns the pixels of the image's patches, and where each lies in the table of positions; see `image_inputs`."""
+    assert description.patches is not None
+    side, most, table = description.patches
+    rows, columns = grid(image.height, image.width, side, most)
+    resized = image.resize((columns * side, rows * side), Image.Resampling(description.resample))
+    patches = standardised(resized, description).reshape(rows, side, columns, side, 3).transpose(0, 2, 1, 3, 4)
+    places = np.einsum("ri,cj->rcij", interpolation(table, rows), interpolation(table, columns))
+    pixels, positions = np.zeros((most, 3 * side**2), np.float32), np.zeros((most, table**2), np.float32)
+    pixels[: rows * columns] = patches.reshape(rows * columns, -1)
+    positions[: rows * columns] = places.reshape(rows * columns, -1)
+    return pixels, positions
+
+
+def grid(height: int, width: int, side: int, most: int) -> tuple[int, int]:
+    """Returns how many rows and columns of patches an image is resized to, as transformers' `Siglip2ImageProcessor`
+    finds the largest scale that leaves at most `most` patches: by halving."""
+
+    def patches(scale: float) -> tuple[int, int]:
+        return max(1, math.ceil(height * scale / side)), max(1, math.ceil(width * scale / side))
+
+    low, high = SCALE_STEP / 10, 100.0
+    while high - low >= SCALE_STEP:
+        scale = (low + high) / 2
+        if math.prod(patches(scale)) <= most:
+            low = scale
+        else:
+            high = scale
+    return patches(low)
+
+
+def interpolation(places: int, wanted: int) -> np.ndarray:
+    """Returns `(wanted, places)`: the weights by which torch resizes a row of `places` numbers to `wanted`, bilinear
+    with antialias."""
+    scale = places / wanted
+    spread = max(scale, 1.0)
+    centres = scale * (np.arange(wanted) + 0.5)
+    distances = np.abs(np.arange(places) + 0.5 - centres[:, None]) / spread
+    weights = np.maximum(1 - distances, 0)
+    return weights / weights.sum(axis=1, keepdims=True)
 
 
 def framed(image: Image.Image, description: Description) -> Image.Image:
