@@ -94,8 +94,8 @@ class PatchGraph(nn.Module):
         return embedded(self.model, "image", inputs)
 
 
-def resized_positions(table: Tensor, weights: Tensor, max_length: int) -> Tensor:
-    """Returns `(n, max_length, width)` of the `table (side, side, width)` and `weights (n, max_length, places)`."""
+def resized_positions(table: Tensor, weights: Tensor, **_: int) -> Tensor:
+    """Returns `(n, patches, width)` of the `table (side, side, width)` and `weights (n, patches, places)`."""
     return weights @ table.flatten(0, 1)
 
 
