@@ -294,7 +294,8 @@ def with_tokenizer(exported: Exported, copy: Path, change: Callable[[dict[str, A
 
 def other_vocabulary(tokenizer: dict[str, Any]) -> None:
     known = tokenizer["model"]["vocab"]
-    known["a"], known["x"] = known["x"], known["a"]
+    one, other = ("a", "x") if "a" in known else ("<0x61>", "<0x78>")
+    known[one], known[other] = known[other], known[one]
 
 
 def shorter(tokenizer: dict[str, Any]) -> None:

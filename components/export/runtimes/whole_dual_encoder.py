@@ -182,7 +182,8 @@ def interpolation(places: int, wanted: int) -> np.ndarray:
     centres = scale * (np.arange(wanted) + 0.5)
     distances = np.abs(np.arange(places) + 0.5 - centres[:, None]) / spread
     weights = np.maximum(1 - distances, 0)
-    return weights / weights.sum(axis=1, keepdims=True)
+    normalised: np.ndarray = weights / weights.sum(axis=1, keepdims=True)
+    return normalised
 
 
 def framed(image: Image.Image, description: Description) -> Image.Image:
