@@ -36,9 +36,9 @@ class Config(Section):
     promotion: Promotion
 
     @model_validator(mode="after")
-    def _student_is_a_dual_encoder(self) -> Self:
-        fits = isinstance(self.distillation.backbone, Towers)
-        return demand(self, fits, "distillation.backbone: what is exported is a dual encoder: kind must be towers")
+    def _student_sees_what_teachers_saw(self) -> Self:
+        fits = isinstance(self.distillation.backbone, Towers) or not self.teacher_embeddings.views
+        return demand(self, fits, "teacher_embeddings.views: a whole student sees images as they are: must be 0")
 
     @model_validator(mode="after")
     def _served_is_exported(self) -> Self:

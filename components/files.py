@@ -92,6 +92,11 @@ def file_sha256(file: Path) -> str:
         return hashlib.file_digest(stream, "sha256").hexdigest()
 
 
+def folder_bytes(folder: Path) -> int:
+    """Returns how many bytes all files under `folder` have."""
+    return sum(file.stat().st_size for file in folder.rglob("*") if file.is_file())
+
+
 def folder_sha256(
     folder: Path, leave_out: frozenset[str] = frozenset(), sha256: Callable[[Path], str] = file_sha256
 ) -> str:

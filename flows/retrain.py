@@ -26,6 +26,7 @@ from components.registry.tracking import Run, Tracking
 from components.scores import Model, Scores
 from components.stages import STAGES
 from components.stages.inputs import declare
+from components.training.config import Whole
 from components.workspace import ARTIFACTS, BUNDLE, DATA, ONNX, SCORES, STATE, VECTORS
 from flows.ingest import ingest_data
 from serving.evidence import measure
@@ -55,6 +56,7 @@ def retrain(parameters: Path = Path(configuration.PARAMETERS)) -> Outcome:
     Raises `DataInvalid`, `Refused` or another `EmbedlineError` with what to do; whatever was finished stays.
     """
     config = configuration.read(parameters)
+    require_exportable_student(config)
     root = Path()
     with lineage.lock(root):
         for line in lineage.prepare(root):
@@ -78,6 +80,14 @@ def retrain(parameters: Path = Path(configuration.PARAMETERS)) -> Outcome:
         finally:
             tracking.end_round(round_, succeeded=succeeded)
         return Outcome(version, roles, repeated)
+
+
+def require_exportable_student(config: Config) -> None:
+    """Raises `UsageError`, before anything is trained, if the student cannot be exported."""
+    if isinstance(config.distillation.backbone, Whole):
+        from components.export.student import require_exportable  # torch takes seconds
+
+        require_exportable(config.distillation.backbone.model)
 
 
 def run_stages(config: Config, round_: Run) -> tuple[str, ...]:

@@ -175,7 +175,6 @@ def test_every_loss_can_be_named_in_a_recipe(changed: Change) -> None:
         ("teacher.backbone.image.depths", [1], "teacher.backbone.image: widths and depths must be of the same length"),
         ("distillation.matryoshka_dimensions", [768], "distillation: matryoshka_dimensions and word vectors must not"),
         ("distillation.backbone.text.width", 768, "distillation: matryoshka_dimensions and word vectors must not"),
-        ("distillation.backbone", {"kind": "whole", "model": "random:clip"}, "distillation.backbone: what is exported"),
         ("teacher.backbone.image", PRETRAINED_IMAGE, "teacher: phases.image_size is for an image tower of the kind"),
         ("teacher.negatives_per_query", 3, "negatives_per_query asks for 3, and negatives mines 0"),
         ("distillation.negatives_per_query", 5, "negatives_per_query asks for 5, and negatives mines 0"),

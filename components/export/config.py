@@ -2,10 +2,12 @@
 
 from __future__ import annotations
 
+from collections.abc import Sequence
 from typing import Annotated, Any, Literal, Self
 
 from pydantic import Field, model_validator
 
+from components.errors import UsageError
 from components.found_by_name import FoundByName
 from components.sections import Port, Positive, Section, demand
 
@@ -27,6 +29,15 @@ class Export(Section):
 
     def modules(self) -> list[str]:
         return [f"{VARIANTS.package}.{name}" for name in self.names]
+
+    def only(self, names: Sequence[str]) -> Export:
+        """Returns the settings for these variants alone. Raises `UsageError` if one of them is not in `variants`."""
+        if unknown := [name for name in names if name not in self.names]:
+            raise UsageError(
+                f"{unknown[0]!r} is not in export.variants, which has {', '.join(self.names)}",
+                "Name some of these, or add its settings to params.yaml.",
+            )
+        return self.model_copy(update={"variants": [one for one in self.variants if one.name in names]})
 
     @model_validator(mode="after")
     def _names_a_variant_once(self) -> Self:

@@ -10,6 +10,7 @@ from tempfile import TemporaryDirectory
 
 from components.backends.directory import open_directory
 from components.embedder import Embedder, OnnxEmbedder
+from components.errors import UsageError
 from components.export.config import VARIANTS, Export
 from components.export.exporters import exporter_of
 from components.export.parity import Parity, demand, parity
@@ -24,10 +25,15 @@ BATCH_SIZE = 64
 def export(config: Export, model: Path, data: Path, output: Path) -> dict[str, Parity]:
     """Writes `output/VARIANT` of each variant of a model directory, and `output/parity.json`, which it returns.
 
-    Raises `UsageError` if no exporter reads the directory, and `Refused`, and writes nothing, if a variant answers
-    otherwise than the model.
+    Raises `UsageError` if no exporter reads the directory, or if there are no data to compare on, and `Refused`, and
+    writes nothing, if a variant answers otherwise than the model.
     """
     exporter, items = exporter_of(model), training_items(data)
+    if not items:
+        raise UsageError(
+            f"{data}: has no training items to compare an exported model on",
+            "Build a data set with `embedline ingest`.",
+        )
     sample = of_each_modality(items, config.parity_items)
     with atomic_directory(output) as partial, TemporaryDirectory() as folder:
         if config.rotation == "pca":
@@ -45,3 +51,9 @@ def export(config: Export, model: Path, data: Path, output: Path) -> dict[str, P
         content = {variant: asdict(found) for variant, found in report.items()}
         (partial / PARITY).write_text(json.dumps(content, indent=2, ensure_ascii=False) + "\n", encoding="utf-8")
     return report
+
+
+def require_former_export(output: Path) -> None:
+    """Raises `UsageError` if there is something at `output` that an export would delete and has not written."""
+    if output.exists() and not (output / PARITY).is_file():
+        raise UsageError(f"{output}: is there, and holds no export", "Name a new folder, or one of an earlier export.")

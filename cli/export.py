@@ -1,0 +1,49 @@
+"""`embedline export`: any model of a class that is exported, in the variants that params.yaml describes."""
+
+from __future__ import annotations
+
+from pathlib import Path
+from typing import Annotated
+
+import typer
+from rich.table import Table
+
+from cli.options import Machine
+from cli.screen import say, screen
+
+
+def export(
+    model: Annotated[str, typer.Argument(help="A model directory, or the name of a model on the hub.")],
+    output: Annotated[Path, typer.Option(help="The folder to write, with a folder for each variant.")],
+    variants: Annotated[
+        str | None, typer.Option(help="Some of export.variants of params.yaml, as in fp32,int8; else all of them.")
+    ] = None,
+    machine: Machine = False,
+) -> None:
+    """Export a model that this line did not train, each variant proved on items of data/ to answer as the model does.
+
+    Example: `embedline export some/model --output artifacts/exported --variants fp32,int8`
+    """
+    from components import config as configuration
+    from components.backends.directory import find_directory
+    from components.export.config import Export
+    from components.export.export import export as write_variants
+    from components.export.export import require_former_export
+    from components.files import folder_bytes
+    from components.workspace import DATA
+
+    settings = configuration.read_section(Path(configuration.PARAMETERS), Export)
+    if variants is not None:
+        settings = settings.only(variants.split(","))
+    require_former_export(output)
+    report = write_variants(settings, find_directory(model), DATA, output)
+    sizes = {name: folder_bytes(output / name) for name in report}
+    if machine:
+        say({"output": output, "variants": {name: {"bytes": sizes[name], **report[name].numbers} for name in report}})
+        return
+    table = Table("variant", "megabytes", "least cosine", "mean cosine", "same nearest", title=model)
+    for name, parity in report.items():
+        cosines = (f"{parity.minimum:.5f}", f"{parity.mean:.5f}", f"{parity.rank_agreement_1:.1%}")
+        table.add_row(name, f"{sizes[name] / 1e6:.1f}", *cosines)
+    screen.print(table)
+    screen.print(f"The variants are in {output}.", markup=False)

@@ -1,0 +1,273 @@
+"""A whole CLIP or SigLIP as it is served: numpy, ONNX Runtime, tokenizers and Pillow, nothing else.
+
+This one file is copied as `runtime.py` beside the graphs that `exporters/whole_dual_encoder.py` writes. Texts and
+images become tensors as transformers' own processors make them. It imports nothing of this project.
+"""
+
+from __future__ import annotations
+
+import io
+import json
+import math
+import os
+from collections.abc import Callable, Hashable, Sequence
+from dataclasses import dataclass
+from pathlib import Path
+from typing import Any
+
+import numpy as np
+import onnxruntime
+from PIL import ExifTags, Image, ImageOps
+from tokenizers import Tokenizer
+
+DESCRIPTION, TOKENIZER, TEXT, IMAGE = "whole_dual_encoder.json", "tokenizer.json", "text.onnx", "image.onnx"
+KINDS_OF_TOKENS = {"input_ids": "ids", "attention_mask": "attention_mask", "token_type_ids": "type_ids"}
+"""What a text graph may take, and where an encoding of the tokenizer has it."""
+SCALE_STEP = 1e-5
+MAX_IMAGE_BYTES = 20_000_000
+MAX_IMAGE_PIXELS = 40_000_000
+
+ImageSource = bytes | str | Path | Image.Image
+Encode = Callable[[list[Any]], np.ndarray]
+Colours = tuple[float, float, float]
+
+
+class UnreadableImage(ValueError):
+    """An image that is too large, broken, of an unknown format, or far too narrow."""
+
+
+@dataclass(frozen=True)
+class Description:
+    """What `whole_dual_encoder.json` says about the graphs beside it.
+
+    An image is resized with Pillow's filter `resample` to `size`, which is height and width, or to a shortest edge of
+    `size[0]` pixels where it has one number; then its centre of height and width `crop` is cut out, unless that is
+    None. Of a model that takes images of any shape, `patches` are the side of a patch in pixels, the most patches, and
+    the side of the learnt table of positions. Brightness times `rescale`, less `mean`, divided by `std`, is what the
+    graph takes. `prompt` stands before a text that has no instruction; `text_inputs` are the inputs of the text graph,
+    of `KINDS_OF_TOKENS`.
+    """
+
+    dimension: int
+    matryoshka_dimensions: tuple[int, ...]
+    prompt: str
+    text_inputs: tuple[str, ...]
+    size: tuple[int, ...]
+    crop: tuple[int, int] | None
+    patches: tuple[int, int, int] | None
+    resample: int
+    rescale: float
+    mean: Colours
+    std: Colours
+
+    @classmethod
+    def read(cls, directory: Path) -> Description:
+        fields = json.loads((directory / DESCRIPTION).read_text(encoding="utf-8"))
+        frozen: dict[str, Any] = {
+            name: tuple(value) if isinstance(value, list) else value for name, value in fields.items()
+        }
+        return cls(**frozen)
+
+
+class Runtime:
+    """Encodes text, images, and both together, with the two graphs of one directory."""
+
+    def __init__(self, directory: Path, threads: int | None = None, batch_size: int = 64) -> None:
+        self.description = Description.read(directory)
+        self.batch_size = batch_size
+        self.tokenizer = Tokenizer.from_file(str(directory / TOKENIZER))  # which says how it cuts and pads
+        self.text_session = session(directory / TEXT, threads)
+        self.image_session = session(directory / IMAGE, threads)
+
+    def encode(
+        self,
+        texts: Sequence[str | None],
+        images: Sequence[ImageSource | None],
+        instructions: Sequence[str | None],
+    ) -> np.ndarray:
+        """Returns `(n, dimension)` float32, L2-normalised: each row's sum over the vectors of its text and its image.
+
+        An instruction stands before the text; a row without text goes without. Every different text and image is
+        encoded once, `batch_size` at a time. Raises `ValueError` if a row has neither text nor image.
+        """
+        empty = [row for row in range(len(texts)) if not (texts[row] or images[row])]
+        if empty:
+            raise ValueError(f"item {empty[0]} has neither text nor image")
+        prompts = [f"{instruction} " if instruction else self.description.prompt for instruction in instructions]
+        prompted = [prompt + text if text else None for prompt, text in zip(prompts, texts, strict=True)]
+        sources = {_identity(image): image for image in images if image}
+        keys = [_identity(image) if image else None for image in images]
+        total = np.zeros((len(texts), self.description.dimension), np.float32)
+        _add(total, prompted, self.encode_texts, self.batch_size)
+        _add(total, keys, lambda batch: self.encode_images([sources[key] for key in batch]), self.batch_size)
+        return normalise(total)
+
+    def encode_texts(self, texts: list[str]) -> np.ndarray:
+        """Returns `(n, dimension)`, L2-normalised."""
+        vectors: np.ndarray = self.text_session.run(["sentence_embedding"], self.tokens(texts))[0]
+        return vectors
+
+    def encode_images(self, images: list[Any]) -> np.ndarray:
+        """Returns `(n, dimension)`, L2-normalised. Raises `UnreadableImage`."""
+        inputs = image_inputs([load_image(image) for image in images], self.description)
+        vectors: np.ndarray = self.image_session.run(["image_embedding"], inputs)[0]
+        return vectors
+
+    def tokens(self, texts: list[str]) -> dict[str, np.ndarray]:
+        """Returns `(n, tokens)` int64 of each of the text graph's inputs."""
+        encodings = self.tokenizer.encode_batch(texts)
+        return {
+            name: np.array([getattr(encoding, KINDS_OF_TOKENS[name]) for encoding in encodings], np.int64)
+            for name in self.description.text_inputs
+        }
+
+
+def image_inputs(images: Sequence[Image.Image], description: Description) -> dict[str, np.ndarray]:
+    """Returns what the image graph takes of RGB images. Raises `UnreadableImage` if one is far too narrow.
+
+    `pixel_values (n, 3, height, width)` float32; or `pixel_values (n, patches, numbers of a patch)` and `positions (n,
+    patches, places)`, the weights of the places in the table of positions: zeros where an image has fewer patches.
+    """
+    if description.patches:
+        parts = zip(*(patched(image, description) for image in images), strict=True)
+        return {name: np.stack(part) for name, part in zip(("pixel_values", "positions"), parts, strict=True)}
+    pixels = [standardised(framed(image, description), description) for image in images]
+    return {"pixel_values": np.stack(pixels).transpose(0, 3, 1, 2)}
+
+
+def standardised(image: Image.Image, description: Description) -> np.ndarray:
+    """Returns `(height, width, 3)` float32."""
+    mean, std = (np.asarray(colours, np.float32) for colours in (description.mean, description.std))
+    levels = ((np.arange(256) * description.rescale).astype(np.float32)[:, None] - mean) / std
+    brightness = np.asarray(image)
+    return np.stack([levels[brightness[..., colour], colour] for colour in range(3)], axis=-1)
+
+
+def patched(image: Image.Image, description: Description) -> tuple[np.ndarray, np.ndarray]:
+    """Returns the pixels of the image's patches, and where each lies in the table of positions; see `image_inputs`."""
+    assert description.patches is not None
+    side, most, table = description.patches
+    rows, columns = grid(image.height, image.width, side, most)
+    resized = image.resize((columns * side, rows * side), Image.Resampling(description.resample))
+    patches = standardised(resized, description).reshape(rows, side, columns, side, 3).transpose(0, 2, 1, 3, 4)
+    places = np.einsum("ri,cj->rcij", interpolation(table, rows), interpolation(table, columns))
+    pixels, positions = np.zeros((most, 3 * side**2), np.float32), np.zeros((most, table**2), np.float32)
+    pixels[: rows * columns] = patches.reshape(rows * columns, -1)
+    positions[: rows * columns] = places.reshape(rows * columns, -1)
+    return pixels, positions
+
+
+def grid(height: int, width: int, side: int, most: int) -> tuple[int, int]:
+    """Returns how many rows and columns of patches an image is resized to, as transformers' `Siglip2ImageProcessor`
+    finds the largest scale that leaves at most `most` patches: by halving."""
+
+    def patches(scale: float) -> tuple[int, int]:
+        return max(1, math.ceil(height * scale / side)), max(1, math.ceil(width * scale / side))
+
+    low, high = SCALE_STEP / 10, 100.0
+    while high - low >= SCALE_STEP:
+        scale = (low + high) / 2
+        if math.prod(patches(scale)) <= most:
+            low = scale
+        else:
+            high = scale
+    return patches(low)
+
+
+def interpolation(places: int, wanted: int) -> np.ndarray:
+    """Returns `(wanted, places)`: the weights by which torch resizes a row of `places` numbers to `wanted`, bilinear
+    with antialias."""
+    scale = places / wanted
+    spread = max(scale, 1.0)
+    centres = scale * (np.arange(wanted) + 0.5)
+    distances = np.abs(np.arange(places) + 0.5 - centres[:, None]) / spread
+    weights = np.maximum(1 - distances, 0)
+    normalised: np.ndarray = weights / weights.sum(axis=1, keepdims=True)
+    return normalised
+
+
+def framed(image: Image.Image, description: Description) -> Image.Image:
+    """Returns the RGB image resized, and cut where the description says so; what lies outside of it is black.
+
+    Raises `UnreadableImage` before one is resized that would become too large.
+    """
+    height, width = _resized(image, description.size)
+    if height * width > MAX_IMAGE_PIXELS:
+        raise UnreadableImage(f"the image is {image.width}x{image.height}: it is far too narrow")
+    resized = image.resize((width, height), Image.Resampling(description.resample))
+    if description.crop is None:
+        return resized
+    tall, wide = description.crop
+    top, left = (height - tall) // 2, (width - wide) // 2
+    return resized.crop((left, top, left + wide, top + tall))
+
+
+def _resized(image: Image.Image, size: tuple[int, ...]) -> tuple[int, int]:
+    """Returns the height and the width that the image is resized to."""
+    if len(size) == 2:
+        return size[0], size[1]
+    longest = int(size[0] * max(image.size) / min(image.size))
+    return (longest, size[0]) if image.width <= image.height else (size[0], longest)
+
+
+def load_image(source: bytes | str | Path | Image.Image) -> Image.Image:
+    """Returns the image as RGB on white, turned as its EXIF data say; 16 bits of grey become 8.
+
+    Of several frames it is the first. Raises `UnreadableImage` before a large one is decoded.
+    """
+    if isinstance(source, bytes) and len(source) > MAX_IMAGE_BYTES:
+        raise UnreadableImage(f"the image has {len(source):,} bytes; at most {MAX_IMAGE_BYTES:,} are read")
+    try:
+        image = (
+            source
+            if isinstance(source, Image.Image)
+            else Image.open(io.BytesIO(source) if isinstance(source, bytes) else source)
+        )
+        if image.width * image.height > MAX_IMAGE_PIXELS:
+            size = f"{image.width}x{image.height}"
+            raise UnreadableImage(f"the image is {size}; at most {MAX_IMAGE_PIXELS:,} pixels are read")
+        if image.getexif().get(ExifTags.Base.Orientation, 1) != 1:
+            image = ImageOps.exif_transpose(image)
+        if image.mode == "RGB":
+            image.load()
+            return image
+        if image.mode.startswith("I;16"):  # Pillow would cut off what is brighter than 255
+            image = Image.fromarray((np.asarray(image) >> 8).astype(np.uint8))
+        layered = image.convert("RGBA")
+        return Image.alpha_composite(Image.new("RGBA", layered.size, "white"), layered).convert("RGB")
+    except (OSError, SyntaxError, ValueError, Image.DecompressionBombError) as error:
+        if isinstance(error, UnreadableImage):
+            raise
+        raise UnreadableImage("the image cannot be decoded; send PNG, JPEG, WebP or GIF") from error
+
+
+def normalise(vectors: np.ndarray) -> np.ndarray:
+    """Returns the rows as float32 with Euclidean norm 1; a zero row stays zero."""
+    vectors = np.asarray(vectors, np.float32)
+    normalised: np.ndarray = vectors / np.maximum(np.linalg.norm(vectors, axis=-1, keepdims=True), 1e-12)
+    return normalised
+
+
+def session(path: Path, threads: int | None = None) -> onnxruntime.InferenceSession:
+    options = onnxruntime.SessionOptions()
+    options.intra_op_num_threads = threads or os.cpu_count() or 1
+    options.add_session_config_entry("session.intra_op.allow_spinning", "0")
+    return onnxruntime.InferenceSession(str(path), options, providers=["CPUExecutionProvider"])
+
+
+def _identity(image: Any) -> Any:
+    """Returns what tells images apart: paths and bytes by their value, decoded ones by which object they are."""
+    return image if isinstance(image, Hashable) else id(image)
+
+
+def _add(total: np.ndarray, parts: Sequence[Any], encode: Encode, batch_size: int) -> None:
+    """Adds to `total` the vectors of the parts that are there, each different part computed once."""
+    rows: dict[Any, list[int]] = {}
+    for row, part in enumerate(parts):
+        if part:
+            rows.setdefault(part, []).append(row)
+    different = sorted(rows, key=lambda part: len(part) if isinstance(part, str) else 0)
+    for start in range(0, len(different), batch_size):
+        batch = different[start : start + batch_size]
+        for part, vector in zip(batch, encode(batch), strict=True):
+            total[rows[part]] += vector
