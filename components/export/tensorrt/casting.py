@@ -45,9 +45,6 @@ def members(graph: onnx.GraphProto, families: Iterable[str]) -> set[str]:
     found = {"normalisation": NORMALISATION, "softmax": SOFTMAX}
     kept = set().union(*(found.get(family, ()) for family in families))
     nodes = {node.output[0] for node in graph.node if node.op_type in kept}
-    if "products of activations" in families:
-        weights = {weight.name for weight in graph.initializer}
-        nodes |= {node.output[0] for node in graph.node if node.op_type in PRODUCTS and not weights & {*node.input}}
     return nodes | (last_projections(graph) if "last projection" in families else set())
 
 

@@ -34,11 +34,7 @@ from components.files import atomic_directory
 
 REPORT = "tensorrt.json"
 TIMED_RUNS = 20
-QUANTISED_STEPS: tuple[tuple[str, ...], ...] = (
-    (),
-    ("last projection",),
-    ("last projection", "products of activations"),
-)
+QUANTISED_STEPS: tuple[tuple[str, ...], ...] = ((), ("last projection",))
 MEASURED_ON = {
     "fp16": "ONNX Runtime on the processor: float32, every number rounded to float16 between nodes",
     "bf16": "ONNX Runtime on the processor: float32, every number rounded to bfloat16 between nodes",
