@@ -98,7 +98,8 @@ def parse(api: Any, definition: Any, network: Path, log: Any) -> None:
         return
     reasons = [parser.get_error(number) for number in range(parser.num_errors)]
     found = "; ".join(
-        f"the node {reason.node_name() or reason.node()} ({reason.node_operator()}): {reason.desc()}"
+        f"the node {reason.node_name() or reason.node()} ({reason.node_operator()}): "
+        f"{'it has no such operator' if reason.desc() == 'false' else reason.desc()}"
         for reason in reasons
     )
     raise Refused(f"{network.name}: TensorRT does not take {found}", "Export the model without that operator.")

@@ -9,6 +9,7 @@ half precision would hold rounded to it and back, which ONNX Runtime does keep.
 from __future__ import annotations
 
 from collections.abc import Iterable
+from typing import Any
 
 import ml_dtypes
 import numpy as np
@@ -144,7 +145,7 @@ def replace_nodes(graph: onnx.GraphProto, nodes: list[onnx.NodeProto]) -> None:
 
 def in_range(value: NDArray[np.float32], dtype: np.dtype) -> NDArray:
     """Returns the numbers rounded; a mask's lowest one stays finite, and a constant that guards a division above 0."""
-    limits = ml_dtypes.finfo(dtype)
+    limits: Any = ml_dtypes.finfo(dtype)  # type: ignore[no-untyped-call]
     clipped = np.clip(value, float(limits.min), float(limits.max))
     if value.size == 1 and value != 0:
         clipped = np.copysign(np.maximum(np.abs(clipped), float(limits.smallest_subnormal)), value)

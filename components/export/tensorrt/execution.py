@@ -21,6 +21,7 @@ class EngineSession:
         if missing is not None:
             raise UsageError(f"{path} cannot run here: {missing}", "Run it where an NVIDIA GPU and its driver are.")
         self.engine = load(path, Engine.read(path).builder)
+        assert self.engine is not None, "where there is a GPU, what is not loaded is refused"
         self.context = self.engine.create_execution_context()
 
     def run(self, outputs: list[str], inputs: dict[str, np.ndarray]) -> list[np.ndarray]:

@@ -24,7 +24,7 @@ def read_engine(path: Path, graph: Path, settings: TensorRT) -> Engine:
     """Returns the description of an engine, once the engine itself has proved to be what it says.
 
     Where there is a GPU, the engine is loaded, and says what it takes. Where there is none, TensorRT reads no more than
-    its header (magic number, size, version); what it takes is then known by its name, which the builder has written
+    its header (magic number and size); what it takes is then known by its name, which the builder has written
     into it. Raises `Refused` if the engine is damaged, of another version or graph, or takes other shapes than
     `settings` ask for.
     """
@@ -34,9 +34,12 @@ def read_engine(path: Path, graph: Path, settings: TensorRT) -> Engine:
     for file, digest in digests:
         if not file.is_file() or file_sha256(file) != digest:
             raise Refused(f"{description(path)} describes another {file.name} than {file}", "Build the engine again.")
+    version = builder_of(engine.builder).api().__version__
+    if engine.version != version:
+        raise Refused(f"{path} is of {engine.builder} {engine.version}, and here is {version}", "Build it again.")
     wanted = profiles(signature(graph), settings)
     demand_shapes(engine, graph, wanted)
-    loaded = load(path, settings.builder)
+    loaded = load(path, engine.builder)
     if loaded is not None:
         demand_shapes(as_loaded(engine, loaded), graph, wanted)
     if engine.name.encode() not in path.read_bytes():

@@ -29,7 +29,7 @@ def target(targets: Sequence[str]) -> str:
     return "-".join(targets) or DEFAULT_TARGET
 
 
-def configure(api: Any, config: Any, targets: Sequence[str], cache: Path) -> None:
+def configure(api: Any, config: Any, targets: Sequence[str], _cache: Path) -> None:
     """Raises `UsageError` for an architecture that this version has no name for. There is no timing cache."""
     known = {name.lower(): value for name, value in api.ComputeCapability.__members__.items() if name[:2] == "SM"}
     config.num_compute_capabilities = len(targets)

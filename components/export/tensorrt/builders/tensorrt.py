@@ -25,11 +25,11 @@ def api() -> Any:
     return importlib.import_module(PACKAGE)
 
 
-def target(targets: Sequence[str]) -> str:
+def target(_targets: Sequence[str]) -> str:
     return architecture()
 
 
-def configure(api: Any, config: Any, targets: Sequence[str], cache: Path) -> None:
+def configure(_api: Any, config: Any, targets: Sequence[str], cache: Path) -> None:
     """Takes the timings of earlier builds from `cache`. Raises `UsageError` for another GPU than the one here."""
     if set(targets) - {architecture()}:
         raise UsageError(
