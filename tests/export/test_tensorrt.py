@@ -291,10 +291,42 @@ def test_the_rounded_graph_shows_an_overflow_that_the_cast_one_hides_on_a_proces
 
 @pytest.mark.parametrize(("precision", "step"), [("fp16", 2**-10), ("bf16", 2**-7)])
 def test_numbers_are_rounded_as_the_type_rounds(precision: str, step: float) -> None:
-    graph = model([helper.make_node("Identity", ["x"], ["y"])], [], 4, 4)
+    graph = model(
+        [helper.make_node("Add", ["x", "x"], ["twice"]), helper.make_node("Add", ["twice", "x"], ["y"])], [], 4, 4
+    )
     x = np.array([[1 + step, 1 + step / 4, 1 + step * 3 / 4, 3]], np.float32)
     (found,) = literal_session(cast(graph, precision, (), rounded=True)).run(None, {"x": x})
-    np.testing.assert_array_equal(found, [[1 + step, 1, 1 + step, 3]])
+    np.testing.assert_array_equal(found, [[3 + 4 * step, 3, 3 + 4 * step, 9]])  # 3 + 3 steps is half-way to even
+
+
+WRAPPED = """
+
+class Wrapped:
+    def __init__(self, session):
+        self.run = session.run
+
+class Runtime(Runtime):
+    def __init__(self, *arguments):
+        super().__init__(*arguments)
+        self.text_session = Wrapped(self.text_session)
+
+"""
+
+
+def test_a_graph_whose_session_is_hidden_is_refused_rather_than_compared_with_itself(
+    graphs: Path, tmp_path: Path
+) -> None:
+    hidden = shutil.copytree(graphs, tmp_path / "hidden")
+    with (hidden / "runtime.py").open("a", encoding="utf-8") as file:
+        file.write(WRAPPED)
+    with pytest.raises(Refused, match=r"no session in .*runtime\.py computes text\.onnx"):
+        export_tensorrt(hidden, tmp_path / "tensorrt", SETTINGS, items())
+
+
+def test_int8_needs_items_that_reach_every_graph(graphs: Path, tmp_path: Path) -> None:
+    texts = [item for item in items() if item.image is None]
+    with pytest.raises(Refused, match=r"no item shows the ranges of image\.onnx"):
+        export_tensorrt(graphs, tmp_path / "tensorrt", changed(precision="int8"), texts)
 
 
 def test_masks_stay_finite_and_guards_above_zero() -> None:

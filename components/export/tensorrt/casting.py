@@ -75,7 +75,7 @@ def cast(model: onnx.ModelProto, precision: str, families: Iterable[str], rounde
     weights = {weight.name: numpy_helper.to_array(weight) for weight in graph.initializer if weight.data_type == FLOAT}
     values = (*graph.input, *graph.value_info, *graph.output)
     floats = {value.name for value in values if value.type.tensor_type.elem_type == FLOAT} | set(weights)
-    nodes, lowered, made = [], dict[str, str](), set(weights)
+    nodes, lowered = [], dict[str, str]()
     outputs = {output.name for output in graph.output}
 
     def convert(name: str, to: int) -> str:
@@ -86,7 +86,7 @@ def cast(model: onnx.ModelProto, precision: str, families: Iterable[str], rounde
     def half(name: str) -> str:
         """Returns the name of a float32 tensor in half precision, or rounded to it."""
         if name not in lowered:
-            if name in made:
+            if name in weights:
                 value, lowered[name] = in_range(weights[name], dtype), f"{name}_{precision}"
                 value = value.astype(np.float32) if rounded else value
                 graph.initializer.append(numpy_helper.from_array(value, lowered[name]))
@@ -103,6 +103,11 @@ def cast(model: onnx.ModelProto, precision: str, families: Iterable[str], rounde
         node.input[:] = [half(name) if name in floats else name for name in node.input]
         nodes.append(node)
         if rounded:
+            for position, name in enumerate(node.output):
+                if name in outputs & floats:
+                    node.output[position] = f"{name}_exact"
+                    back = convert(node.output[position], kind)
+                    nodes.append(helper.make_node("Cast", [back], [name], name=f"{name}_back", to=FLOAT))
             continue
         for attribute in node.attribute:
             if node.op_type == "Cast" and attribute.name == "to" and attribute.i == FLOAT:

@@ -15,6 +15,7 @@ import onnxruntime
 
 from components.corpus import Item
 from components.embedder import OnnxEmbedder
+from components.embedder.embedders import RUNTIME
 from components.errors import Refused, UsageError
 from components.export.parity import Parity, demand, parity
 from components.export.sample import choose, of_each_modality
@@ -94,10 +95,12 @@ def network_of(graph: Path, output: Path, settings: TensorRT) -> Path:
 
 
 def demand_fit(graphs: Path, recorded: Mapping[frozenset[str], Sequence[Inputs]], settings: TensorRT) -> None:
-    """Raises `Refused` if an item makes an input that the profiles do not hold."""
+    """Raises `Refused` if an item makes an input that the profiles do not hold, or no session computes a graph."""
     for graph in graphs_in(graphs):
         found = signature(graph)
-        wrong = outside(recorded.get(found.names, []), profiles(found, settings))
+        if found.names not in recorded:
+            raise Refused(f"no session in {graphs / RUNTIME} computes {graph.name}", "Make each one an attribute.")
+        wrong = outside(recorded[found.names], profiles(found, settings))
         if wrong is not None:
             raise Refused(f"{graph.name}: of an item, {wrong}", "Widen the ranges in export.tensorrt.")
 
@@ -127,6 +130,8 @@ def write_networks(
         for graph in graphs_in(graphs):
             network, names = network_of(graph, output, settings), signature(graph).names
             if settings.precision == "int8":
+                if not calibration[names]:
+                    raise Refused(f"no item shows the ranges of {graph.name}", "Raise calibration_items.")
                 quantise(graph, network, calibration[names], kept)
                 computed = onnx.load(network)
             else:
