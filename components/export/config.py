@@ -8,6 +8,7 @@ from typing import Annotated, Any, Literal, Self
 from pydantic import Field, model_validator
 
 from components.errors import UsageError
+from components.export.tensorrt.settings import TensorRT
 from components.found_by_name import FoundByName
 from components.sections import Port, Positive, Section, demand
 
@@ -21,6 +22,7 @@ class Export(Section):
     variants: Annotated[list[Annotated[Any, VARIANTS]], Field(min_length=1)]
     parity_items: Positive
     rotation: Literal["none", "pca"] = "none"
+    tensorrt: TensorRT | None = None
 
     @property
     def names(self) -> list[str]:
@@ -28,7 +30,8 @@ class Export(Section):
         return [variant.name for variant in self.variants]
 
     def modules(self) -> list[str]:
-        return [f"{VARIANTS.package}.{name}" for name in self.names]
+        variants = [f"{VARIANTS.package}.{name}" for name in self.names]
+        return variants + (self.tensorrt.modules() if self.tensorrt else [])
 
     def only(self, names: Sequence[str]) -> Export:
         """Returns the settings for these variants alone. Raises `UsageError` if one of them is not in `variants`."""

@@ -16,17 +16,19 @@ from components.export.exporters import exporter_of
 from components.export.parity import Parity, demand, parity
 from components.export.rotation import write_rotated
 from components.export.sample import of_each_modality, training_items
+from components.export.tensorrt.export import export_tensorrt
 from components.files import atomic_directory
 
-PARITY, GRAPHS = "parity.json", ".graphs"
+PARITY, GRAPHS, TENSORRT = "parity.json", ".graphs", "tensorrt"
 BATCH_SIZE = 64
 
 
 def export(config: Export, model: Path, data: Path, output: Path) -> dict[str, Parity]:
     """Writes `output/VARIANT` of each variant of a model directory, and `output/parity.json`, which it returns.
 
-    Raises `UsageError` if no exporter reads the directory, or if there are no data to compare on, and `Refused`, and
-    writes nothing, if a variant answers otherwise than the model.
+    Where `config.tensorrt` asks for them, `output/tensorrt` holds the engines. Raises `UsageError` if no exporter reads
+    the directory, if there are no data to compare on, or if no engine can be built here, and `Refused`, and writes
+    nothing, if a variant or an engine answers otherwise than the model.
     """
     exporter, items = exporter_of(model), training_items(data)
     if not items:
@@ -47,6 +49,8 @@ def export(config: Export, model: Path, data: Path, output: Path) -> dict[str, P
             VARIANTS.of(variant).write(variant, partial / GRAPHS, partial / variant.name, items)
             report[variant.name] = parity(reference, OnnxEmbedder(partial / variant.name), sample)
             demand(report[variant.name], variant.name, variant.parity_cosine)
+        if config.tensorrt is not None:
+            export_tensorrt(partial / GRAPHS, partial / TENSORRT, config.tensorrt, items)
         shutil.rmtree(partial / GRAPHS)
         content = {variant: asdict(found) for variant, found in report.items()}
         (partial / PARITY).write_text(json.dumps(content, indent=2, ensure_ascii=False) + "\n", encoding="utf-8")
