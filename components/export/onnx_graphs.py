@@ -1,9 +1,10 @@
-"""Writes a torch module as an ONNX graph that the checker and ONNX Runtime accept."""
+"""ONNX graphs in files, which the checker and ONNX Runtime accept: written from torch modules or from one another."""
 
 from __future__ import annotations
 
 import logging
-from collections.abc import Mapping
+import shutil
+from collections.abc import Callable, Mapping
 from pathlib import Path
 
 import onnx
@@ -12,9 +13,14 @@ from torch import Tensor, nn
 
 from components.embedder.runtime import session
 
+LARGEST_FILE = 2**31 - 2**24
+"""Bytes of weights up to which they lie in the graph's own file: protobuf reads none of 2 GiB."""
+DATA = ".data"
+"""What the name of a graph's file is followed by in that of its weights, where they lie beside it."""
+
 
 def write(module: nn.Module, inputs: Mapping[str, Tensor], output: str, path: Path, opset: int) -> None:
-    """Writes one graph. The batch, and the length of texts, are free.
+    """Writes one graph; see `save`. The batch, and the length of texts, are free.
 
     Raises what the ONNX checker or ONNX Runtime raises if the graph is not valid.
     """
@@ -36,8 +42,24 @@ def write(module: nn.Module, inputs: Mapping[str, Tensor], output: str, path: Pa
     assert program is not None
     model = program.model_proto
     forget_origin(model)
-    onnx.save(model, path)
+    save(model, path)
     check(path)
+
+
+def save(model: onnx.ModelProto, path: Path) -> None:
+    """Writes a graph to one file, or to two where one would be too large: its weights are then beside it."""
+    beside = path.with_name(path.name + DATA)
+    beside.unlink(missing_ok=True)  # onnx would append to it
+    is_large = sum(len(weight.raw_data) for weight in model.graph.initializer) > LARGEST_FILE
+    onnx.save(model, path, save_as_external_data=is_large, location=beside.name)
+
+
+def rewrite(source: Path, directory: Path, change: Callable[[onnx.ModelProto], onnx.ModelProto]) -> None:
+    """Writes to `directory` all that lies in `source`, every graph as `change` makes it. Raises as `write` does."""
+    shutil.copytree(source, directory)
+    for path in sorted(directory.glob("*.onnx")):
+        save(change(onnx.load(path)), path)
+        check(path)
 
 
 def forget_origin(model: onnx.ModelProto) -> None:
