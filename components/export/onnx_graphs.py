@@ -50,8 +50,12 @@ def save(model: onnx.ModelProto, path: Path) -> None:
     """Writes a graph to one file, or to two where one would be too large: its weights are then beside it."""
     beside = path.with_name(path.name + DATA)
     beside.unlink(missing_ok=True)  # onnx would append to it
-    is_large = sum(len(weight.raw_data) for weight in model.graph.initializer) > LARGEST_FILE
-    onnx.save(model, path, save_as_external_data=is_large, location=beside.name)
+    onnx.save(model, path, save_as_external_data=is_large(model), location=beside.name)
+
+
+def is_large(model: onnx.ModelProto) -> bool:
+    """Returns whether the weights are too many for the graph's own file."""
+    return sum(len(weight.raw_data) for weight in model.graph.initializer) > LARGEST_FILE
 
 
 def rewrite(source: Path, directory: Path, change: Callable[[onnx.ModelProto], onnx.ModelProto]) -> None:

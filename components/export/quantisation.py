@@ -27,7 +27,7 @@ from onnxruntime.quantization import CalibrationDataReader, QuantFormat, QuantTy
 from onnxruntime.quantization.matmul_nbits_quantizer import DefaultWeightOnlyQuantConfig, MatMulNBitsQuantizer
 from onnxruntime.quantization.shape_inference import quant_pre_process
 
-from components.export.onnx_graphs import check, rewrite, save
+from components.export.onnx_graphs import check, is_large, rewrite, save
 
 BLOCK = 32
 FP32_PRODUCTS, INT8_PRODUCTS = 1, 4
@@ -38,13 +38,14 @@ Feeds = Mapping[str, NDArray[np.float32]]
 def quantise(source: Path, directory: Path, calibration: Mapping[str, Iterable[Feeds]]) -> None:
     """Writes the exported model in `source` with weights and activations of 8 bits.
 
-    `calibration` holds inputs like those to come for graphs by their file's name; the convolutions of any other graph
-    stay fp32. Raises what the ONNX checker or ONNX Runtime raises if a graph is not valid.
+    `calibration` holds inputs like those to come for graphs by their file's name. The convolutions of any other graph
+    stay fp32, and those of one too large for a file, which their quantiser cannot read. Raises what the ONNX checker
+    or ONNX Runtime raises if a graph is not valid.
     """
     be_calm()
     shutil.copytree(source, directory)
     for path in sorted(directory.glob("*.onnx")):
-        if path.name in calibration:
+        if path.name in calibration and not is_large(onnx.load(path)):
             quantise_convolutions(source / path.name, path, calibration[path.name])
         model = quantise_products(onnx.load(path), 8, INT8_PRODUCTS)
         quantise_tables(model.graph)

@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 import json
+import re
 import shutil
 import sys
 from dataclasses import replace
@@ -13,6 +14,7 @@ from typing import Any
 import numpy as np
 import onnx as onnx_format
 import onnxruntime
+import openvino
 import pytest
 import torch
 from onnx import numpy_helper
@@ -107,8 +109,8 @@ def test_products_have_weights_of_so_many_bits(exported: Path, variant: str, bit
 def test_fp16_keeps_inputs_and_outputs_and_sums_in_fp32(exported: Path) -> None:
     graph = onnx_format.load(exported / "fp16" / "text.onnx").graph
     assert graph.output[0].type.tensor_type.elem_type == onnx_format.TensorProto.FLOAT
-    kinds = {weight.data_type for weight in graph.initializer if len(weight.dims) == 2}
-    assert kinds == {onnx_format.TensorProto.FLOAT16}
+    tables = {weight.data_type for weight in graph.initializer if len(weight.dims) == 2}
+    assert onnx_format.TensorProto.FLOAT16 in tables and onnx_format.TensorProto.FLOAT not in tables
 
 
 def zero_a_weight(path: Path) -> None:
@@ -133,8 +135,11 @@ def test_an_openvino_graph_with_a_weight_of_zeros_is_refused(
     transformer: Path, exported: Path, data: Path, tmp_path: Path
 ) -> None:
     shutil.copytree(exported / "openvino_fp32", tmp_path / "openvino_fp32")
-    file = tmp_path / "openvino_fp32" / "text.bin"
-    file.write_bytes(bytes(file.stat().st_size // 2) + file.read_bytes()[file.stat().st_size // 2 :])
+    places = re.findall(r'offset="(\d+)" size="(\d+)"', (tmp_path / "openvino_fp32" / "text.xml").read_text())
+    size, offset = max((int(size), int(offset)) for offset, size in places)
+    with (tmp_path / "openvino_fp32" / "text.bin").open("r+b") as file:
+        file.seek(offset)
+        file.write(bytes(size))
     found = parity(TorchEmbedder(transformer), OnnxEmbedder(tmp_path / "openvino_fp32"), training_items(data)[:30])
     with pytest.raises(Refused, match="the openvino_fp32 graphs answer otherwise than the model"):
         demand(found, "openvino_fp32", LEAST["openvino_fp32"])
@@ -172,8 +177,6 @@ class Core:
     capabilities: tuple[str, ...] = ()
 
     def __init__(self) -> None:
-        import openvino
-
         self.real = openvino.Core()
 
     def get_property(self, device: str, name: str) -> list[str]:
@@ -188,11 +191,8 @@ class Core:
 
 
 def openvino_with(monkeypatch: pytest.MonkeyPatch, *capabilities: str) -> None:
-    import openvino
-
-    fake = ModuleType("openvino")
-    fake.Core = type("Core", (Core,), {"capabilities": capabilities})  # type: ignore[attr-defined]
-    fake.save_model = openvino.save_model  # type: ignore[attr-defined]
+    fake: Any = ModuleType("openvino")
+    fake.__dict__.update(vars(openvino) | {"Core": type("Core", (Core,), {"capabilities": capabilities})})
     monkeypatch.setitem(sys.modules, "openvino", fake)
 
 
@@ -249,7 +249,8 @@ def test_a_graph_above_the_limit_has_its_weights_beside_it_in_every_variant(
     items = training_items(data)[:20]
     for name in names:
         expected = OnnxEmbedder(exported / name, threads=1).encode(items)
-        np.testing.assert_allclose(OnnxEmbedder(tmp_path / "onnx" / name, threads=1).encode(items), expected, atol=2e-3)
+        found = OnnxEmbedder(tmp_path / "onnx" / name, threads=1).encode(items)
+        np.testing.assert_allclose(found, expected, atol=0.02 if name == "int8" else 1e-5)
     assert not list((exported / "fp32").glob("*.data"))
     assert not list((tmp_path / "onnx" / "openvino_fp32").glob("*.data"))
 
