@@ -13,7 +13,7 @@ from pydantic import BaseModel, ValidationError, create_model, model_validator
 from components.corpus.config import Corpus
 from components.errors import UsageError
 from components.evaluation.config import Evaluation
-from components.export.config import Export, Serving
+from components.export.config import AUTO, Export, Serving
 from components.found_by_name import FoundByName
 from components.registry.config import Promotion
 from components.sections import Model, Section, demand
@@ -43,6 +43,9 @@ class Config(Section):
     @model_validator(mode="after")
     def _served_is_exported(self) -> Self:
         served, exported = self.serving.variant, self.export.names
+        if served == AUTO:
+            otherwise = "serving.variant: auto needs export.max_score_loss, how much of the dev score it may cost"
+            return demand(self, self.export.max_score_loss is not None, otherwise)
         otherwise = f"serving.variant: {served!r} is not exported; export.variants has {', '.join(exported)}"
         return demand(self, served in exported, otherwise)
 

@@ -21,6 +21,7 @@ from components.corpus import Manifest
 from components.embedder import OnnxEmbedder, fingerprint
 from components.errors import Refused, UsageError
 from components.evaluation import evaluate, read_suite
+from components.export import served_variant
 from components.registry import Verdict, compare, infrastructure, models, promotion, tracking
 from components.registry.tracking import Run, Tracking
 from components.scores import Model, Scores
@@ -131,7 +132,7 @@ def reuse_stage(round_: Run, name: str) -> None:
 )
 def register(round_: Run, config: Config, tags: Mapping[str, str]) -> str:
     """Registers the bundle and nominates it as challenger unless it is champion; returns its version."""
-    version = models.register(round_, BUNDLE, read_scores(f"onnx-{config.serving.variant}"), tags)
+    version = models.register(round_, BUNDLE, served_scores(config), tags)
     promotion.nominate(round_.tracking, version)
     return version
 
@@ -159,7 +160,7 @@ def compare_with_champion(config: Config, tracked: Tracking, champion: str | Non
     It answers by the code in its own bundle, which is what is served, so its vectors are kept under all of that; its
     scores have the fingerprint that the registry knows it by.
     """
-    challenger = read_scores(f"onnx-{config.serving.variant}")
+    challenger = served_scores(config)
     sets = Manifest.read(DATA).tasks.eval
     if champion is None:
         return compare(challenger, None, config.promotion, sets)
@@ -184,7 +185,8 @@ def compare_with_champion(config: Config, tracked: Tracking, champion: str | Non
 def try_on_triton(config: Config) -> dict[str, float]:
     """Returns what was measured of the bundle on a server of its own, so that no user is answered by it yet."""
     measured = measure(TRIAL, BUNDLE, config.serving.startup_seconds)
-    return {**measured, "parity_cosine": float(read_json(ONNX / "parity.json")[config.serving.variant]["minimum"])}
+    parity = read_json(ONNX / "parity.json")[served_variant(config.serving, ONNX)]
+    return {**measured, "parity_cosine": float(parity["minimum"])}
 
 
 @task(name="promote", cache_policy=NO_CACHE, persist_result=False)
@@ -208,7 +210,7 @@ def publish(quality: Verdict) -> None:
 def write_lineage(config: Config, round_: Run, version: str) -> None:
     """Writes `artifacts/lineage.json` and keeps it with the round in MLflow."""
     found = lineage.collect(Path(), config.model_dump(), round_.run_id, str(flow_run.get_id()))
-    fingerprint = read_scores(f"onnx-{config.serving.variant}").model.fingerprint
+    fingerprint = served_scores(config).model.fingerprint
     path = ARTIFACTS / lineage.LINEAGE
     dataclasses.replace(
         found, score_fingerprint=fingerprint, model_name=models.MODEL, model_version=version, triton_version=version
@@ -216,8 +218,9 @@ def write_lineage(config: Config, round_: Run, version: str) -> None:
     round_.log_file(path)
 
 
-def read_scores(name: str) -> Scores:
-    return Scores.read(SCORES / f"{name}.json")
+def served_scores(config: Config) -> Scores:
+    """Returns the scores of the exported variant that is served."""
+    return Scores.read(SCORES / f"onnx-{served_variant(config.serving, ONNX)}.json")
 
 
 def read_json(path: Path) -> dict[str, Any]:

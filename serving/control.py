@@ -13,6 +13,7 @@ from components.errors import EmbedlineError, UsageError
 from components.export import read_examples
 from serving import repository
 from serving.client import TritonEmbedder, connect
+from serving.environment import add_openvino, needs_openvino, prepare
 from serving.triton import TritonServer
 
 LOAD_SECONDS = 300
@@ -64,9 +65,15 @@ def deploy(server: TritonServer, bundle: Path, version: int) -> list[int]:
 
 
 def load(server: TritonServer) -> None:
-    """Makes the server follow the repository's configuration; nothing is served if there is none."""
-    for version in repository.served(server.repository):  # Triton starts anew what has changed, not what has died
-        (server.repository / repository.MODEL / str(version) / "model.py").touch()
+    """Makes the server follow the repository's configuration; nothing is served if there is none.
+
+    OpenVINO is installed before a version is loaded that needs it.
+    """
+    for version in repository.served(server.repository):
+        folder = server.repository / repository.MODEL / str(version)
+        if needs_openvino(folder):
+            add_openvino(prepare(server.repository))
+        (folder / "model.py").touch()  # Triton starts anew what has changed, not what has died
     with connect(server.url, LOAD_SECONDS) as client:
         try:
             if repository.read_config(server.repository) is None:

@@ -20,6 +20,7 @@ from components.errors import EmbedlineError
 from components.workspace import STATE
 
 REQUIREMENTS = Path(__file__).with_name("triton-requirements.txt")
+OPENVINO_REQUIREMENTS = Path(__file__).with_name("triton-openvino-requirements.txt")
 CONTAINER = "nvcr.io/nvidia/tritonserver:26.07-py3"
 MINIMUM_GLIBC = (2, 35)
 PYTHON_VERSIONS = ((3, 11), (3, 12))  # NumPy 1.26, which the server needs, has wheels up to 3.12
@@ -47,6 +48,11 @@ class Environment:
     def backends(self) -> Path:
         return self.packages / "pytriton" / "tritonserver" / "backends"
 
+    @property
+    def openvino(self) -> Path:
+        """What `add_openvino` installs, where it was needed; models find it when they are loaded."""
+        return self.home / "openvino"
+
     def variables(self) -> dict[str, str]:
         """Returns the server's whole process environment: nothing of the caller's, so that neither its Python path
         nor its secrets reach the models."""
@@ -56,6 +62,7 @@ class Environment:
             "LD_LIBRARY_PATH": ":".join(str(folder) for folder in libraries if folder),
             "LANG": "C.UTF-8",
             "HOME": str(Path.home()),
+            "PYTHONPATH": str(self.openvino),
             "PYTHONNOUSERSITE": "1",
             "PYTHONDONTWRITEBYTECODE": "1",  # a new file in a version folder would make Triton load that version again
         }
@@ -87,9 +94,24 @@ def prepare(repository: Path = STATE / "model_repository") -> Environment:
     return environment
 
 
+def needs_openvino(folder: Path) -> bool:
+    """Returns whether a graph in or below the folder is one of OpenVINO."""
+    return any(folder.rglob("*.xml"))
+
+
+def add_openvino(environment: Environment) -> None:
+    """Installs OpenVINO, which only its own graphs need, at the first call. Raises `EmbedlineError` if it cannot be."""
+    with FileLock(f"{environment.home}.lock", timeout=600):
+        if not environment.openvino.exists():
+            partial = environment.openvino.with_suffix(".partial")
+            pip_install(OPENVINO_REQUIREMENTS, partial, "--target", str(partial))
+            partial.rename(environment.openvino)
+
+
 def container_command(repository: Path) -> str:
     """Returns the docker command that serves `repository` on the default ports of this machine's loopback."""
-    packages = " ".join(pin for pin in pins() if not pin.startswith("nvidia-pytriton"))
+    needed = [*pins(), *(pins(OPENVINO_REQUIREMENTS) if needs_openvino(repository) else [])]
+    packages = " ".join(pin for pin in needed if not pin.startswith("nvidia-pytriton"))
     ports = " ".join(f"-p 127.0.0.1:{port}:{port}" for port in (8000, 8001, 8002))
     serve = "tritonserver --model-repository=/models --model-control-mode=explicit --load-model=embedder"
     return (
@@ -127,18 +149,23 @@ def install(home: Path) -> None:
     shutil.rmtree(partial, ignore_errors=True)
     venv.create(partial)
     made = Environment(partial)
-    pip = [sys.executable, "-m", "pip", "--python", str(made.python), "install", "--quiet"]
-    options = ["--no-deps", "--only-binary=:all:", "-r", str(REQUIREMENTS)]
-    done = subprocess.run([*pip, *options], capture_output=True, text=True)
+    pip_install(REQUIREMENTS, partial, python=made.python)
+    stub = "triton_python_backend_stub"
+    (made.backends / "python" / stub).symlink_to(f"../../python_backend_stubs/{python_version()}/{stub}")
+    partial.rename(home)
+
+
+def pip_install(requirements: Path, partial: Path, *options: str, python: Path | None = None) -> None:
+    """Installs what a file pins; if that fails, removes `partial` and raises `EmbedlineError` with pip's reason."""
+    pip = [sys.executable, "-m", "pip", *(("--python", str(python)) if python else ()), "install", "--quiet"]
+    pinned = ["--no-deps", "--only-binary=:all:", "-r", str(requirements)]
+    done = subprocess.run([*pip, *options, *pinned], capture_output=True, text=True)
     if done.returncode:
         shutil.rmtree(partial, ignore_errors=True)
         raise EmbedlineError(
             f"pip cannot install the Triton server: {last_line(done.stderr)}",
-            f"check the network and pip's settings, then try: pip download --no-deps -r {REQUIREMENTS}",
+            f"check the network and pip's settings, then try: pip download --no-deps -r {requirements}",
         )
-    stub = "triton_python_backend_stub"
-    (made.backends / "python" / stub).symlink_to(f"../../python_backend_stubs/{python_version()}/{stub}")
-    partial.rename(home)
 
 
 def last_line(text: str) -> str:
@@ -146,8 +173,8 @@ def last_line(text: str) -> str:
     return lines[-1] if lines else "no reason given"
 
 
-def pins() -> list[str]:
-    lines = REQUIREMENTS.read_text(encoding="utf-8").splitlines()
+def pins(requirements: Path | None = None) -> list[str]:
+    lines = (requirements or REQUIREMENTS).read_text(encoding="utf-8").splitlines()
     return [line for line in lines if line and not line.startswith("#")]
 
 

@@ -202,7 +202,7 @@ def test_every_variant_that_is_exported_can_be_served_and_has_its_parity_limit(
         ([FP32], "serving.variant: 'int8' is not exported; export.variants has fp32"),
         ([FP32, FP32], "export: variants names one of them twice"),
         ([{"parity_cosine": 0.5}], "export.variants.0.name: is missing"),
-        ([FP32 | {"name": "int4"}], "export.variants.0.name: should be one of 'fp32', 'int8'; did you mean 'int8'?"),
+        ([FP32 | {"name": "fp31"}], "export.variants.0.name: should be one of 'fp16', 'fp32', 'int4', 'int8', "),
         ([FP32 | {"calibration_images": 1}], "export.variants.0.calibration_images: unknown key"),
         ([FP32 | {"parity_cosine": 2.0}], "export.variants.0.parity_cosine: should be less than or equal to 1"),
     ],
@@ -324,3 +324,18 @@ def test_the_recipes_can_be_left_unchecked_and_nothing_else(changed: Change, tmp
     path.write_text(yaml.safe_dump(changed("negatives.depth", -1)), encoding="utf-8")
     with pytest.raises(UsageError, match=r"negatives\.depth: should be greater than 0"):
         configuration.check_without_torch(path)
+
+
+def test_a_variant_is_chosen_only_where_it_is_said_how_much_it_may_lose(changed: Change) -> None:
+    content = changed("serving.variant", "auto")
+    assert "auto needs export.max_score_loss" in refusal(content)
+    content["export"]["max_score_loss"] = 0.01
+    assert parse(content).serving.variant == "auto"
+    content["export"]["variants"] = [variant for variant in content["export"]["variants"] if variant["name"] != "fp32"]
+    assert "measured against fp32, which variants does not name" in refusal(content)
+
+
+def test_a_provider_is_one_that_onnx_runtime_may_have(changed: Change) -> None:
+    assert parse(changed("serving.variant", "int8")).serving.provider == "auto"
+    assert parse(changed("serving.provider", "cuda")).serving.provider == "cuda"
+    assert "serving.provider" in refusal(changed("serving.provider", "rocm"))

@@ -22,7 +22,10 @@ MODULES = sorted(
 PROJECT = tomllib.loads((ROOT / "pyproject.toml").read_text(encoding="utf-8"))["project"]
 DECLARED = {
     canonicalize_name(Requirement(line).name)
-    for line in [*PROJECT["dependencies"], *PROJECT["optional-dependencies"]["mteb"]]
+    for line in [
+        *PROJECT["dependencies"],
+        *(line for name in ("mteb", "openvino") for line in PROJECT["optional-dependencies"][name]),
+    ]
 }
 
 

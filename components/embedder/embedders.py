@@ -121,15 +121,27 @@ class OnnxEmbedder:
     """An exported directory, or the version folder of a bundle, computed by its own `runtime.py`, as the server does.
 
     That file runs here as any program does: open what you or your registry packaged, and nothing of a stranger's. With
-    `remember_images`, one that encodes images by themselves encodes each file once, see `RememberedImages`. Raises
-    `EmbedlineError` if there is no such file, or if it does not run.
+    `remember_images`, one that encodes images by themselves encodes each file once, see `RememberedImages`. Without a
+    named `provider` it takes the fastest that works here; `provider` says which. Raises `EmbedlineError` if there is no
+    such file, if it does not run, or if the machine lacks what it needs.
     """
 
     def __init__(
-        self, directory: Path, batch_size: int = 64, threads: int | None = None, remember_images: bool = False
+        self,
+        directory: Path,
+        batch_size: int = 64,
+        threads: int | None = None,
+        remember_images: bool = False,
+        provider: str = "auto",
     ) -> None:
         self.name = directory.name
-        self.runtime = own_runtime(directory / RUNTIME)(directory, threads, batch_size)
+        named = {} if provider == "auto" else {"provider": provider}
+        try:
+            self.runtime = own_runtime(directory / RUNTIME)(directory, threads, batch_size, **named)
+        except RuntimeError as error:
+            remedy = "Install what it lacks, or choose another serving.variant or serving.provider."
+            raise EmbedlineError(f"{directory}: cannot be computed here: {error}", remedy) from error
+        self.provider: str = getattr(self.runtime, "provider", "cpu")  # bundles of before had no other
         self.dimension: int = self.runtime.description.dimension
         if remember_images and hasattr(self.runtime, "encode_images"):
             self.runtime.encode_images = RememberedImages(self.runtime.encode_images)

@@ -1,4 +1,4 @@
-"""The embedder as it is served: numpy, ONNX Runtime, tokenizers and Pillow, nothing else.
+"""The embedder as it is served: numpy, ONNX Runtime, tokenizers and Pillow, and OpenVINO for its own graphs alone.
 
 This one file is copied into every bundle and is also what the evaluation loads, so that the model that
 is scored is the model that answers. It therefore imports nothing of this project.
@@ -9,10 +9,10 @@ from __future__ import annotations
 import io
 import json
 import os
-from collections.abc import Callable, Hashable, Sequence
+from collections.abc import Callable, Hashable, Mapping, Sequence
 from dataclasses import dataclass
 from pathlib import Path
-from typing import Any
+from typing import Any, TypeAlias
 
 import numpy as np
 import onnxruntime
@@ -121,13 +121,85 @@ def normalise(vectors: np.ndarray) -> np.ndarray:
     return normalised
 
 
-def session(path: Path, threads: int | None = None) -> onnxruntime.InferenceSession:
+PROVIDERS = {
+    "tensorrt": "TensorrtExecutionProvider",
+    "cuda": "CUDAExecutionProvider",
+    "cpu": "CPUExecutionProvider",
+}
+"""What ONNX Runtime computes graphs with, the fastest first, as ONNX Runtime calls it."""
+
+
+def graph(directory: Path, name: str) -> Path:
+    """Returns the file of a graph: OpenVINO's where there is one, else the ONNX one."""
+    found = directory / f"{name}.xml"
+    return found if found.is_file() else directory / f"{name}.onnx"
+
+
+def session(path: Path, threads: int | None = None, provider: str = "auto") -> Session:
+    """Returns what runs the graph in a file, by its type: ONNX Runtime, or OpenVINO.
+
+    `auto` takes the fastest provider that works on this machine. Raises `RuntimeError` if the one that is named does
+    not, and if the machine lacks what an OpenVINO graph needs.
+    """
+    if path.suffix == ".xml":
+        if provider not in ("auto", "cpu"):
+            raise RuntimeError(
+                f"{path.name} is a graph of OpenVINO, which computes on the processor, not on {provider}"
+            )
+        return OpenVinoSession(path, threads)
     options = onnxruntime.SessionOptions()
     options.intra_op_num_threads = threads or os.cpu_count() or 1
     options.add_session_config_entry("session.intra_op.allow_spinning", "0")
-    return onnxruntime.InferenceSession(str(path), options, providers=["CPUExecutionProvider"])
+    there = onnxruntime.get_available_providers()
+    wanted = [name for kind, name in PROVIDERS.items() if provider in ("auto", kind) and name in there]
+    if not wanted:
+        here = ", ".join(kind for kind, name in PROVIDERS.items() if name in there)
+        raise RuntimeError(f"ONNX Runtime has no provider {provider} here; it has {here}")
+    opened = onnxruntime.InferenceSession(str(path), options, providers=wanted)
+    if provider not in ("auto", taken := provider_of(opened)):
+        raise RuntimeError(f"ONNX Runtime has fallen back from the provider {provider} to {taken}; its log says why")
+    return opened
 
 
+def provider_of(opened: Session) -> str:
+    """Returns what computes a graph: `tensorrt`, `cuda`, `cpu`, or `openvino`."""
+    if isinstance(opened, OpenVinoSession):
+        return "openvino"
+    return {name: kind for kind, name in PROVIDERS.items()}[opened.get_providers()[0]]
+
+
+class OpenVinoSession:
+    """Runs an OpenVINO graph on the processor, in the precision that the graph itself names (`RT_INFO`).
+
+    Raises `RuntimeError` if OpenVINO is not installed, or if the processor would only emulate that precision.
+    """
+
+    def __init__(self, path: Path, threads: int | None = None) -> None:
+        try:
+            import openvino
+        except ImportError as error:
+            raise RuntimeError(f"{path.name} needs OpenVINO, which is not installed: pip install openvino") from error
+        core = openvino.Core()
+        model = core.read_model(path)
+        precision = str(model.get_rt_info(list(RT_INFO)).value)
+        if precision == "bf16" and "BF16" not in (has := core.get_property("CPU", "OPTIMIZATION_CAPABILITIES")):
+            raise RuntimeError(f"{path.name} is to be computed in bf16, and this processor has {', '.join(has)} only")
+        settings = {
+            "INFERENCE_PRECISION_HINT": precision,
+            "INFERENCE_NUM_THREADS": threads or os.cpu_count() or 1,
+            "PERFORMANCE_HINT": "LATENCY",
+        }
+        self.compiled = core.compile_model(model, "CPU", settings)
+
+    def run(self, outputs: Sequence[str], inputs: Mapping[str, np.ndarray]) -> list[np.ndarray]:
+        """Returns the outputs of these names, as ONNX Runtime's sessions do."""
+        found = self.compiled.infer_new_request(dict(inputs))  # copies: a request's own memory is written again
+        return [found[name] for name in outputs]
+
+
+Session: TypeAlias = onnxruntime.InferenceSession | OpenVinoSession
+RT_INFO = ("embedline", "precision")
+"""Where an OpenVINO graph says in which precision it is to be computed: `f32` or `bf16`."""
 Encode = Callable[[list[Any]], np.ndarray]
 
 
@@ -159,16 +231,22 @@ def sum_of_parts(
 
 
 class Runtime:
-    """Encodes text, images, and both together, with the two graphs of one directory."""
+    """Encodes text, images, and both together, with the two graphs of one directory.
 
-    def __init__(self, directory: Path, threads: int | None = None, batch_size: int = 64) -> None:
+    `provider` is what computed them: see `session`, which raises if that is not possible.
+    """
+
+    def __init__(
+        self, directory: Path, threads: int | None = None, batch_size: int = 64, provider: str = "auto"
+    ) -> None:
         self.description = Description.read(directory)
         self.batch_size = batch_size
         self.tokenizer = Tokenizer.from_file(str(directory / "tokenizer.json"))
         self.tokenizer.enable_truncation(self.description.max_tokens)
         self.tokenizer.enable_padding()
-        self.text_session = session(directory / "text.onnx", threads)
-        self.image_session = session(directory / "image.onnx", threads)
+        self.text_session = session(graph(directory, "text"), threads, provider)
+        self.image_session = session(graph(directory, "image"), threads, provider)
+        self.provider = provider_of(self.image_session)
 
     def encode(
         self,

@@ -11,7 +11,7 @@ from components.evaluation.config import Evaluation
 from components.evaluation.report import evaluate
 from components.evaluation.sets import read_suite
 from components.evaluation.vectors import Done
-from components.scores import Model
+from components.scores import Model, Scores
 
 
 @dataclass(frozen=True)
@@ -23,9 +23,13 @@ class DevScorer:
 
     def __call__(self, embedder: Embedder) -> float:
         """Returns the mean over the dev sets, 0 to 1. Raises as `evaluate` does."""
+        return self.scores(embedder).aggregates["overall"]
+
+    def scores(self, embedder: Embedder) -> Scores:
+        """Returns the scores on the dev sets. Raises as `evaluate` does."""
         model = Model(embedder.name, "in training", embedder.dimension, 0)
         with tempfile.TemporaryDirectory() as cache:
-            scores = evaluate(
+            return evaluate(
                 embedder,
                 model,
                 read_suite(self.data, "dev"),
@@ -33,7 +37,6 @@ class DevScorer:
                 Path(cache),
                 _silent,
             )
-        return scores.aggregates["overall"]
 
 
 def _silent(done: Done) -> None:

@@ -4,5 +4,6 @@
 """
 
 from components.export.bundle import Bundle, package, read_bundle, read_examples, served_fingerprint
+from components.export.choice import served_variant
 
-__all__ = ["Bundle", "package", "read_bundle", "read_examples", "served_fingerprint"]
+__all__ = ["Bundle", "package", "read_bundle", "read_examples", "served_fingerprint", "served_variant"]

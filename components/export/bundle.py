@@ -21,6 +21,7 @@ import numpy as np
 from components.corpus import Item, Manifest
 from components.embedder import OnnxEmbedder, Vectors, fingerprint
 from components.errors import Refused
+from components.export.choice import served_variant
 from components.export.config import Serving
 from components.export.reference_window import reference_window
 from components.export.sample import of_each_modality, training_items
@@ -40,8 +41,9 @@ input [
   {{ name: "INSTRUCTION" data_type: TYPE_STRING dims: [ 1 ] optional: true }}
 ]
 output [ {{ name: "EMBEDDING" data_type: TYPE_FP32 dims: [ -1 ] }} ]
-instance_group [ {{ kind: KIND_CPU count: 1 }} ]
+instance_group [ {{ kind: {kind} count: 1 }} ]
 parameters {{ key: "threads" value {{ string_value: "{threads}" }} }}
+parameters {{ key: "provider" value {{ string_value: "{provider}" }} }}
 """
 
 
@@ -64,21 +66,23 @@ class Bundle:
 
 
 def package(config: Serving, onnx: Path, data: Path, output: Path, card: str) -> Bundle:
-    """Writes the bundle of the variant that `config` names, from what the stage `export` wrote to `onnx`.
+    """Writes the bundle of the variant that `config` names or leaves to choose, from what `export` wrote to `onnx`.
 
     `card` is the text of the model card. The same input gives the same bytes. The vectors of the examples and of the
-    reference window are those of the code that is packed. Raises `Refused` if an example's image is no file.
+    reference window are those of the code that is packed. Raises `Refused` if an example's image is no file, and as
+    `served_variant` does.
     """
-    model = onnx / config.variant
+    variant = served_variant(config, onnx)
+    model = onnx / variant
     with atomic_directory(output) as partial:
         write_version(model, partial / VERSION)
-        embedder = OnnxEmbedder(partial / VERSION, threads=config.threads)
+        embedder = OnnxEmbedder(partial / VERSION, threads=config.threads, provider=config.provider)
         (partial / TRITON_CONFIG).write_text(triton_config(config), encoding="utf-8")
         items = of_each_modality(training_items(data), EXAMPLES_A_MODALITY)
         bundle = Bundle(
             model_name=MODEL,
             dimension=embedder.dimension,
-            variant=config.variant,
+            variant=variant,
             fingerprint=served_fingerprint(partial),
             model_fingerprint=fingerprint(model),
             dataset_digest=Manifest.read(data).digest,
@@ -120,7 +124,13 @@ def served_fingerprint(bundle: Path) -> str:
 
 
 def triton_config(serving: Serving) -> str:
-    return TRITON_TEMPLATE.format(name=MODEL, max_batch_size=serving.max_batch_size, threads=serving.threads)
+    return TRITON_TEMPLATE.format(
+        name=MODEL,
+        max_batch_size=serving.max_batch_size,
+        kind="KIND_GPU" if serving.provider in ("cuda", "tensorrt") else "KIND_CPU",
+        threads=serving.threads,
+        provider=serving.provider,
+    )
 
 
 def write_version(model: Path, folder: Path) -> None:

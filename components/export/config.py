@@ -10,18 +10,24 @@ from pydantic import Field, model_validator
 from components.errors import UsageError
 from components.export.tensorrt.settings import TensorRT
 from components.found_by_name import FoundByName
-from components.sections import Port, Positive, Section, demand
+from components.sections import Fraction, Port, Positive, Section, demand
 
+AUTO = "auto"
 VARIANTS = FoundByName("components.export.variants", "name")
 
 
 class Export(Section):
-    """`rotation: pca` turns a dual encoder to its principal components, so that its vectors may be cut."""
+    """`rotation: pca` turns a dual encoder to its principal components, so that its vectors may be cut.
+
+    With `max_score_loss` all variants are measured, and that one is chosen which `serving.variant: auto` takes: the
+    fastest whose dev score is at most that much below that of fp32, interval included.
+    """
 
     opset: Annotated[int, Field(ge=18, le=20)]
     variants: Annotated[list[Annotated[Any, VARIANTS]], Field(min_length=1)]
     parity_items: Positive
     rotation: Literal["none", "pca"] = "none"
+    max_score_loss: Fraction | None = None
     tensorrt: TensorRT | None = None
 
     @property
@@ -46,9 +52,20 @@ class Export(Section):
     def _names_a_variant_once(self) -> Self:
         return demand(self, len(self.names) == len(set(self.names)), "variants names one of them twice")
 
+    @model_validator(mode="after")
+    def _measures_against_fp32(self) -> Self:
+        otherwise = "max_score_loss: what is lost is measured against fp32, which variants does not name"
+        return demand(self, self.max_score_loss is None or "fp32" in self.names, otherwise)
+
 
 class Serving(Section):
+    """`variant` is one of `export.variants`, or `auto`, which takes the one that the stage `export` has chosen.
+
+    `provider` computes its graphs; `auto` takes the fastest that works where they are served.
+    """
+
     variant: str
+    provider: Literal["auto", "cpu", "cuda", "tensorrt"] = "auto"
     http_port: Port
     grpc_port: Port
     metrics_port: Port

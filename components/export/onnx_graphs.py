@@ -1,9 +1,10 @@
-"""Writes a torch module as an ONNX graph that the checker and ONNX Runtime accept."""
+"""ONNX graphs in files, which the checker and ONNX Runtime accept: written from torch modules or from one another."""
 
 from __future__ import annotations
 
 import logging
-from collections.abc import Collection, Mapping
+import shutil
+from collections.abc import Callable, Collection, Mapping
 from pathlib import Path
 
 import onnx
@@ -12,8 +13,10 @@ from torch import Tensor, nn
 
 from components.embedder.runtime import session
 
-LARGEST_FILE = 2_000_000_000
-"""Bytes of weights that still go into the graph's own file; protocol buffers end at 2 GiB."""
+LARGEST_FILE = 2**31 - 2**24
+"""Bytes of weights up to which they lie in the graph's own file: protobuf reads none of 2 GiB."""
+DATA = ".data"
+"""What the name of a graph's file is followed by in that of its weights, where they lie beside it."""
 
 
 def write(
@@ -24,8 +27,7 @@ def write(
     opset: int,
     fixed: Mapping[str, Collection[int]],
 ) -> None:
-    """Writes one graph, with weights that are too large for one file beside it, in `PATH.data`. All sizes of the inputs
-    are free but those of the axes that `fixed` names.
+    """Writes one graph; see `save`. All sizes of the inputs are free but those of the axes that `fixed` names.
 
     Raises what the ONNX checker or ONNX Runtime raises if the graph is not valid.
     """
@@ -47,11 +49,28 @@ def write(
     assert program is not None
     model = program.model_proto
     forget_origin(model)
-    size = sum(parameter.nbytes for parameter in module.parameters())
-    weights = path.with_name(f"{path.name}.data")
-    weights.unlink(missing_ok=True)  # onnx would write on at its end
-    onnx.save(model, path, save_as_external_data=size > LARGEST_FILE, location=weights.name)
+    save(model, path)
     check(path)
+
+
+def save(model: onnx.ModelProto, path: Path) -> None:
+    """Writes a graph to one file, or to two where one would be too large: its weights are then beside it."""
+    beside = path.with_name(path.name + DATA)
+    beside.unlink(missing_ok=True)  # onnx would append to it
+    onnx.save(model, path, save_as_external_data=is_large(model), location=beside.name)
+
+
+def is_large(model: onnx.ModelProto) -> bool:
+    """Returns whether the weights are too many for the graph's own file."""
+    return sum(len(weight.raw_data) for weight in model.graph.initializer) > LARGEST_FILE
+
+
+def rewrite(source: Path, directory: Path, change: Callable[[onnx.ModelProto], onnx.ModelProto]) -> None:
+    """Writes to `directory` all that lies in `source`, every graph as `change` makes it. Raises as `write` does."""
+    shutil.copytree(source, directory)
+    for path in sorted(directory.glob("*.onnx")):
+        save(change(onnx.load(path)), path)
+        check(path)
 
 
 def forget_origin(model: onnx.ModelProto) -> None:

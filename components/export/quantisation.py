@@ -1,10 +1,10 @@
-"""An exported model with int8 weights: a quarter of the size, and faster where the processor multiplies int8.
+"""Exported graphs with weights of 8 or 4 bits: a fraction of the size, and faster where the processor multiplies int8.
 
 Every part is quantised so that an item's vector does not depend on its neighbours in the batch, which rules out the
 scales that dynamic quantisation takes from a whole batch:
 
-* convolutions, in weights and activations, with the ranges that calibration pictures span;
-* matrix products, in blocks of weights and of each row (`MatMulNBits`);
+* convolutions, in weights and activations, with the ranges that calibration spans;
+* matrix products, in blocks of weights and, where activations are quantised, of each row (`MatMulNBits`);
 * tables of word vectors, each row with its own scale, so that words with short vectors keep their direction.
 
 The last projections stay fp32: they are small, and it is they that decide which neighbour is the nearest.
@@ -14,9 +14,10 @@ from __future__ import annotations
 
 import logging
 import shutil
-from collections.abc import Iterator, Sequence
+from collections.abc import Iterable, Mapping
 from pathlib import Path
 from tempfile import TemporaryDirectory
+from typing import Literal
 
 import numpy as np
 import onnx
@@ -26,59 +27,70 @@ from onnxruntime.quantization import CalibrationDataReader, QuantFormat, QuantTy
 from onnxruntime.quantization.matmul_nbits_quantizer import DefaultWeightOnlyQuantConfig, MatMulNBitsQuantizer
 from onnxruntime.quantization.shape_inference import quant_pre_process
 
-from components.corpus.item import ImageSource
-from components.embedder.embedders import RUNTIME
-from components.embedder.runtime import DESCRIPTION, Description, load_image, pixel_values
-from components.export.exporters.dual_encoder import IMAGE, TEXT, TOKENIZER
-from components.export.onnx_graphs import check
+from components.export.onnx_graphs import check, is_large, rewrite, save
 
 BLOCK = 32
-CALIBRATION_BATCH = 32
+FP32_PRODUCTS, INT8_PRODUCTS = 1, 4
+"""What ONNX Runtime calls the accuracy level of a product: with activations as they are, or in 8 bits."""
+Feeds = Mapping[str, NDArray[np.float32]]
 
 
-def quantise(source: Path, directory: Path, calibration: Sequence[ImageSource]) -> None:
-    """Writes the int8 variant of the exported model in `source`; `calibration` are pictures like those to come.
+def quantise(source: Path, directory: Path, calibration: Mapping[str, Iterable[Feeds]]) -> None:
+    """Writes the exported model in `source` with weights and activations of 8 bits.
 
-    Raises what the ONNX checker or ONNX Runtime raises if a graph is not valid.
+    `calibration` holds inputs like those to come for graphs by their file's name. The convolutions of any other graph
+    stay fp32, and those of one too large for a file, which their quantiser cannot read. Raises what the ONNX checker
+    or ONNX Runtime raises if a graph is not valid.
     """
+    be_calm()
+    shutil.copytree(source, directory)
+    for path in sorted(directory.glob("*.onnx")):
+        if path.name in calibration and not is_large(onnx.load(path)):
+            quantise_convolutions(source / path.name, path, calibration[path.name])
+        model = quantise_products(onnx.load(path), 8, INT8_PRODUCTS)
+        quantise_tables(model.graph)
+        save(model, path)
+        check(path)
+
+
+def quantise_weights(source: Path, directory: Path, bits: Literal[4, 8]) -> None:
+    """Writes the exported model in `source` with matrix products of weights of so many bits, computed in fp32.
+
+    The tables of word vectors get 8 bits. Raises as `quantise` does.
+    """
+
+    def change(model: onnx.ModelProto) -> onnx.ModelProto:
+        quantised = quantise_products(model, bits, FP32_PRODUCTS)
+        quantise_tables(quantised.graph)
+        return quantised
+
+    be_calm()
+    rewrite(source, directory, change)
+
+
+def be_calm() -> None:
     logging.getLogger().setLevel(logging.WARNING)  # importing the quantiser has made everybody talkative
     logging.getLogger("onnxruntime.quantization.matmul_nbits_quantizer").setLevel(logging.WARNING)
-    directory.mkdir(parents=True, exist_ok=True)
-    for name in (TOKENIZER, DESCRIPTION, RUNTIME):
-        shutil.copyfile(source / name, directory / name)
-    quantise_convolutions(source / IMAGE, directory / IMAGE, Pictures(calibration, Description.read(source)))
-    shutil.copyfile(source / TEXT, directory / TEXT)
-    for name in (TEXT, IMAGE):
-        model = quantise_products(onnx.load(directory / name))
-        quantise_tables(model.graph)
-        onnx.save(model, directory / name)
-        check(directory / name)
 
 
-class Pictures(CalibrationDataReader):  # type: ignore[misc]
-    """Hands the pictures to the calibration, batch by batch."""
+class Calibration(CalibrationDataReader):  # type: ignore[misc]
+    """Hands the inputs to the quantiser, batch by batch."""
 
-    def __init__(self, pictures: Sequence[ImageSource], description: Description) -> None:
-        self.batches = self.read(pictures, description)
+    def __init__(self, batches: Iterable[Feeds]) -> None:
+        self.batches = iter(batches)
 
-    @staticmethod
-    def read(pictures: Sequence[ImageSource], description: Description) -> Iterator[dict[str, NDArray[np.float32]]]:
-        for start in range(0, len(pictures), CALIBRATION_BATCH):
-            batch = [load_image(picture) for picture in pictures[start : start + CALIBRATION_BATCH]]
-            yield {"pixel_values": pixel_values(batch, description)}
-
-    def get_next(self) -> dict[str, NDArray[np.float32]] | None:
+    def get_next(self) -> Feeds | None:
         return next(self.batches, None)
 
 
-def quantise_convolutions(source: Path, target: Path, pictures: Pictures) -> None:
+def quantise_convolutions(source: Path, target: Path, batches: Iterable[Feeds]) -> None:
     with TemporaryDirectory() as folder:
-        prepared = Path(folder, IMAGE)
+        prepared = Path(folder, target.name)
         quant_pre_process(source, prepared, skip_symbolic_shape=True)
         quantize_static(
             prepared,
             target,
-            pictures,
+            Calibration(batches),
             quant_format=QuantFormat.QDQ,
             op_types_to_quantize=["Conv"],
             per_channel=True,
@@ -88,10 +100,17 @@ def quantise_convolutions(source: Path, target: Path, pictures: Pictures) -> Non
         )
 
 
-def quantise_products(model: onnx.ModelProto) -> onnx.ModelProto:
-    """Returns the model with int8 weights in its matrix products, each computed with a scale of its own row."""
+def quantise_products(model: onnx.ModelProto, bits: Literal[4, 8], accuracy_level: int) -> onnx.ModelProto:
+    """Returns the model with weights of so many bits in its matrix products.
+
+    With `INT8_PRODUCTS` each row of activations has a scale of its own.
+    """
     settings = DefaultWeightOnlyQuantConfig(
-        block_size=BLOCK, is_symmetric=True, accuracy_level=4, op_types_to_quantize=("MatMul",), bits=8
+        block_size=BLOCK,
+        is_symmetric=True,
+        accuracy_level=accuracy_level,
+        op_types_to_quantize=("MatMul",),
+        bits=bits,
     )
     quantiser = MatMulNBitsQuantizer(model, algo_config=settings)
     quantiser.process()

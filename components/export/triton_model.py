@@ -1,9 +1,10 @@
 """The `model.py` of every served version: text and encoded images in, embeddings out, through `runtime.py` beside it.
 
 Triton's python backend runs this file inside the server's own environment, so it imports nothing of this project. All
-that it needs lies in its version folder; how many threads an encoder uses is the model parameter `threads`. A request
-with the parameter `dimension`, one of those that the model was trained to be cut to, is answered with the first numbers
-of each vector, of length 1 again (Kusupati et al., Matryoshka Representation Learning, 2022).
+that it needs lies in its version folder; how many threads an encoder uses, and what computes its graphs, are the model
+parameters `threads` and `provider`. A request with the parameter `dimension`, one of those that the model was trained
+to be cut to, is answered with the first numbers of each vector, of length 1 again (Kusupati et al., Matryoshka
+Representation Learning, 2022).
 """
 
 from __future__ import annotations
@@ -24,8 +25,14 @@ class TritonPythonModel:
     """One served version of the embedder."""
 
     def initialize(self, args: dict[str, str]) -> None:
-        threads = json.loads(args["model_config"])["parameters"].get("threads", {}).get("string_value")
-        self.runtime = Runtime(Path(__file__).parent, int(threads) if threads else None)
+        parameters = json.loads(args["model_config"])["parameters"]
+        given = {name: value["string_value"] for name, value in parameters.items()}
+        # a runtime that has only one provider takes none
+        named = {name: given[name] for name in ("provider",) if given.get(name, "auto") != "auto"}
+        threads = given.get("threads")
+        self.runtime = Runtime(Path(__file__).parent, int(threads) if threads else None, **named)
+        provider = getattr(self.runtime, "provider", "cpu")
+        pb_utils.Logger.log_info(f"version {args['model_version']} is computed by {provider}")
 
     def execute(self, requests: list[Any]) -> list[Any]:
         """Returns one response a request. All rows are encoded together; a request that cannot be encoded is found

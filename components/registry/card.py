@@ -21,11 +21,13 @@ def model_card(
     manifest: Manifest,
     parameters: Mapping[str, Any],
     lineage: Mapping[str, Any],
+    choice: str = "",
 ) -> str:
     """Returns the card as Markdown.
 
     `scores` are those of each model by its name, of which `onnx-VARIANT` is the shipped one; `lineage` holds the facts
-    that are known when the card is written (commit, DVC hash of the data), each printed as it is called.
+    that are known when the card is written (commit, DVC hash of the data), each printed as it is called. `choice` is
+    the table of the exported variants, where they were measured.
     """
     shipped = scores[EXPORTED + variant]
     return "\n\n".join(
@@ -45,6 +47,7 @@ def model_card(
             f"{shipped.scorer}, prompts `{shipped.prompts}`. IND: training has seen others of its kind; OOD: it has "
             f"not.\n\n{_score_table(scores)}",
             f"### By evaluation set\n\n{_task_table(shipped, scores['teacher'])}",
+            *_choice(choice),
             "## Limits\n\n"
             "* Good on what resembles its data; the OOD column shows how it falls off. Nothing else was measured.\n"
             "* It knows no more facts than its data: no reading of text in images, no people, places or events.\n"
@@ -54,6 +57,14 @@ def model_card(
             f"## Parameters\n\n```yaml\n{yaml.safe_dump(dict(parameters), sort_keys=True).rstrip()}\n```\n",
         )
     )
+
+
+def _choice(table: str) -> list[str]:
+    introduction = (
+        "Measured where the model was exported, on the dev split; *same at k* is the share of the k nearest items that "
+        "are those of fp32."
+    )
+    return [f"## Variants\n\n{introduction}\n\n{table}"] if table else []
 
 
 def _languages(manifest: Manifest) -> str:

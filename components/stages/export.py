@@ -1,10 +1,14 @@
-"""The stage `export`: the student as ONNX graphs, each variant proved to answer as the student does."""
+"""The stage `export`: the student as ONNX graphs, each variant proved to answer as the student does, one chosen."""
 
 from __future__ import annotations
 
 from typing import TYPE_CHECKING
 
+from components.evaluation.dev_score import DevScorer
+from components.export.choice import markdown, write_choice
 from components.export.export import export
+from components.export.sample import training_items
+from components.progress import print_progress
 from components.workspace import DATA, ONNX, STUDENT
 
 if TYPE_CHECKING:
@@ -16,5 +20,9 @@ FINDS = ("components.export.exporters", "components.export.runtimes")
 
 
 def run(config: Config, run: Run) -> None:
-    for variant, found in export(config.export, STUDENT, DATA, ONNX).items():
+    settings = config.export
+    for variant, found in export(settings, STUDENT, DATA, ONNX).items():
         run.log_metrics({f"parity/{variant}/{name}": value for name, value in found.numbers.items()})
+    if settings.max_score_loss is not None:
+        score = DevScorer(DATA).scores
+        print_progress(markdown(write_choice(ONNX, settings.names, training_items(DATA), score, settings.max_score_loss)))

@@ -8,6 +8,7 @@ from components.corpus.manifest import Manifest
 from components.embedder import fingerprint
 from components.errors import Refused
 from components.export.bundle import package
+from components.export.choice import CHOICE, markdown, report, served_variant
 from components.registry.card import model_card
 from components.scores import Scores
 from components.workspace import BUNDLE, DATA, ONNX, SCORES
@@ -21,13 +22,18 @@ SECTIONS = ("negatives", "teacher", "teacher_embeddings", "distillation", "expor
 
 
 def run(config: Config, run: Run) -> None:
-    shipped = f"onnx-{config.serving.variant}"
+    variant = served_variant(config.serving, ONNX)
+    shipped = f"onnx-{variant}"
     scores = {file.stem: Scores.read(file) for file in sorted(SCORES.glob("*.json"))}
-    if scores[shipped].model.fingerprint != fingerprint(ONNX / config.serving.variant):
+    if shipped not in scores:
+        remedy = "Choose another serving.variant, or export on a machine that computes it."
+        raise Refused(f"{SCORES} holds no scores of {shipped}: it was not exported", remedy)
+    if scores[shipped].model.fingerprint != fingerprint(ONNX / variant):
         raise Refused(f"{SCORES} holds the scores of another {shipped}", "Score it again: embedline stage evaluate")
     manifest = Manifest.read(DATA)
     parameters = {section: getattr(config, section).model_dump() for section in SECTIONS}
     facts = {"data set": manifest.digest}
-    card = model_card("embedline-embedder", config.serving.variant, scores, manifest, parameters, facts)
+    choice = markdown(report(ONNX)) if (ONNX / CHOICE).is_file() else ""
+    card = model_card("embedline-embedder", variant, scores, manifest, parameters, facts, choice)
     package(config.serving, ONNX, DATA, BUNDLE, card)
     run.log_file(BUNDLE / "model_card.md")

@@ -292,7 +292,7 @@ def test_a_new_variant_is_one_new_file(
     def exported(settings: dict[str, Any]) -> Export:
         return Export.model_validate({"opset": 20, "parity_items": 12, "variants": [FP32, settings]})
 
-    with pytest.raises(ValidationError, match="should be one of 'fp32', 'int8'"):
+    with pytest.raises(ValidationError, match="should be one of 'fp16', 'fp32', 'int4', 'int8'"):
         exported(half)
     (tmp_path / "variants").mkdir()
     (tmp_path / "variants" / "half.py").write_text(HALF)

@@ -4,23 +4,29 @@ from __future__ import annotations
 
 import json
 import shutil
+from collections.abc import Iterator, Sequence
 from dataclasses import asdict
 from pathlib import Path
 from typing import Any
 
+import numpy as np
 import torch
+from numpy.typing import NDArray
 from tokenizers import Tokenizer
 from torch import Tensor, nn
 
+from components.corpus import Item
 from components.embedder import runtime
 from components.embedder.dual_encoder import DualEncoder, load
 from components.embedder.embedders import RUNTIME as RUNTIME_NAME
-from components.embedder.runtime import DESCRIPTION
+from components.embedder.runtime import DESCRIPTION, Description, load_image, pixel_values
 from components.export.onnx_graphs import write
+from components.export.sample import pictures
 
 RUNTIME = Path(runtime.__file__)
 TEXT, IMAGE = "text.onnx", "image.onnx"
 TOKENIZER = "tokenizer.json"
+CALIBRATION_BATCH = 32
 
 
 def reads(directory: Path) -> bool:
@@ -79,3 +85,11 @@ def write_encoder(encoder: DualEncoder, directory: Path, opset: int) -> None:
     description = json.dumps(asdict(encoder.description), indent=2)
     (directory / DESCRIPTION).write_text(description + "\n", encoding="utf-8")
     shutil.copyfile(RUNTIME, directory / RUNTIME_NAME)
+
+
+def calibration(source: Path, items: Sequence[Item], most: int) -> dict[str, Iterator[dict[str, NDArray[np.float32]]]]:
+    """Returns what the image graph in `source` is fed for at most `most` of the items' images, batch by batch."""
+    images, description = pictures(items, most), Description.read(source)
+    starts = range(0, len(images), CALIBRATION_BATCH)
+    batches = ([load_image(image) for image in images[start : start + CALIBRATION_BATCH]] for start in starts)
+    return {IMAGE: ({"pixel_values": pixel_values(batch, description)} for batch in batches)}

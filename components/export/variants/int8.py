@@ -7,7 +7,6 @@ from pathlib import Path
 from typing import Literal
 
 from components.corpus import Item
-from components.export.sample import pictures
 from components.sections import Fraction, Positive, Section
 
 
@@ -20,6 +19,7 @@ class Settings(Section):
 
 
 def write(settings: Settings, source: Path, directory: Path, items: Sequence[Item]) -> None:
+    from components.export.exporters import calibration_of
     from components.export.quantisation import quantise  # takes a second, and every command reads the settings
 
-    quantise(source, directory, pictures(items, settings.calibration_images))
+    quantise(source, directory, calibration_of(source, items, settings.calibration_images))
