@@ -25,4 +25,5 @@ def run(config: Config, run: Run) -> None:
         run.log_metrics({f"parity/{variant}/{name}": value for name, value in found.numbers.items()})
     if settings.max_score_loss is not None:
         score = DevScorer(DATA).scores
-        print_progress(markdown(write_choice(ONNX, settings.names, training_items(DATA), score, settings.max_score_loss)))
+        chosen = write_choice(ONNX, settings.names, training_items(DATA), score, settings.max_score_loss)
+        print_progress(markdown(chosen))
