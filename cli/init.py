@@ -10,7 +10,6 @@ from pathlib import Path
 from typing import Annotated
 
 import typer
-import yaml
 from rich.table import Table
 
 from cli.options import Machine
@@ -41,6 +40,8 @@ def init(
 
     Example: `embedline init pairs.csv`
     """
+    import yaml
+
     from components.config import parse
     from components.corpus.inspect import name_of, source_at
     from components.expected_time import training_seconds
