@@ -33,11 +33,11 @@ from components.embedder.dual_encoder import DualEncoder, assemble, save
 from components.embedder.runtime import Description
 from components.embedder.towers.image.residual import ResidualImageConfig, ResidualImageModel
 from components.embedder.towers.text.word_vectors import WordVectorsConfig, WordVectorsModel
-from components.export.choice import Measured, choose, rank_agreement, speeds
+from components.export.choice import Measured, choose, speeds
 from components.export.config import VARIANTS, Export
 from components.export.export import obstacle
 from components.export.exporters import exporter_of
-from components.export.parity import likeness
+from components.export.parity import likeness, rank_agreement
 from components.workspace import STUDENT
 from table import Row, show
 

@@ -23,7 +23,6 @@ from components.export.choice import (
     Measured,
     choose,
     markdown,
-    rank_agreement,
     report,
     speeds,
     write_choice,
@@ -88,19 +87,6 @@ def test_text_and_images_count_alike_by_their_time() -> None:
     assert FP32.items_per_second == pytest.approx(2 / (1 / 200 + 1 / 100))
     mixed = replace(FP32, texts_per_second=1e9, images_per_second=60.0)
     assert chosen({"fp32": FP32, "int8": mixed}, 1.0) == "fp32"
-
-
-def test_rank_agreement_is_the_share_of_neighbours_that_stay() -> None:
-    line = np.array([[np.cos(angle), np.sin(angle)] for angle in (0.0, 0.1, 0.3, 0.7)], np.float32)
-    moved = np.array([[np.cos(angle), np.sin(angle)] for angle in (0.0, 0.25, 0.3, 0.7)], np.float32)
-    assert rank_agreement(line, line, 2) == 1
-    # by the first the nearest are 1, 0, 1, 2; by the second 1, 2, 1, 2
-    assert rank_agreement(line, moved, 1) == 0.75
-    # by both the nearest two of 0 are 1 and 2, of 1 0 and 2; of 2 0 and 1; of 3 1 and 2
-    assert rank_agreement(line, moved, 2) == 1
-    assert rank_agreement(line, -line, 1) == 1
-    chance = np.random.default_rng(0).normal(size=(2, 400, 8)).astype(np.float32)
-    assert rank_agreement(chance[0], chance[1], 10) < 0.1
 
 
 def test_speeds_are_taken_by_turns() -> None:
