@@ -5,14 +5,16 @@ from __future__ import annotations
 import json
 import shutil
 from collections.abc import Callable, Sequence
-from dataclasses import replace
+from dataclasses import asdict, replace
 from pathlib import Path
 from types import SimpleNamespace
 from typing import Any
 
 import numpy as np
 import pytest
+from typer.testing import CliRunner
 
+from cli.main import app
 from components.corpus import Item
 from components.embedder import Embedder, OnnxEmbedder
 from components.errors import UsageError
@@ -227,3 +229,14 @@ def test_the_stage_measures_only_where_it_is_said_how_much_may_be_lost(
         assert [row["variant"] for row in rows] == ["fp32", "int8"]
         assert sum(row["chosen"] for row in rows) == 1
         assert markdown(report(Path("artifacts/onnx"))) in capsys.readouterr().out
+
+
+def test_the_command_line_shows_the_table(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> None:
+    monkeypatch.chdir(tmp_path)
+    Path("artifacts/onnx").mkdir(parents=True)
+    rows = choose(["fp32", "int8"], {"fp32": FP32, "int8": faster(2)}, 0.01)
+    (Path("artifacts/onnx") / CHOICE).write_text(json.dumps([asdict(row) for row in rows]))
+    shown = CliRunner().invoke(app, ["export", "--report"])
+    assert shown.exit_code == 0 and markdown(rows) in shown.stdout
+    as_json = CliRunner().invoke(app, ["export", "--report", "--json"])
+    assert [row["chosen"] for row in json.loads(as_json.stdout)] == [False, True]
