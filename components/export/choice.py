@@ -11,15 +11,14 @@ import time
 from collections.abc import Callable, Mapping, Sequence
 from dataclasses import asdict, dataclass
 from pathlib import Path
-from typing import Any
 
-import numpy as np
 from pydantic import TypeAdapter, ValidationError
 
 from components.corpus import Item
-from components.embedder import Embedder, OnnxEmbedder, Vectors
+from components.embedder import Embedder, OnnxEmbedder
 from components.errors import UsageError
 from components.export.config import AUTO, Serving
+from components.export.parity import rank_agreement
 from components.export.sample import choose as sample
 from components.export.sample import modality
 from components.files import write_text
@@ -178,21 +177,6 @@ def speeds(embedders: Mapping[str, Embedder], items: Sequence[Item]) -> dict[str
             embedder.encode(items)
             seconds[name].append(time.perf_counter() - began)
     return {name: len(items) / statistics.median(found[1:]) for name, found in seconds.items()}
-
-
-def rank_agreement(expected: Vectors, found: Vectors, k: int) -> float:
-    """Returns which share of the `k` nearest other items by the one model are so by the other, the mean of all items.
-
-    Both are `(n, dimension)`, of the same items, n above k.
-    """
-    agreed = [len({*one} & {*other}) for one, other in zip(_nearest(expected, k), _nearest(found, k), strict=True)]
-    return float(np.mean(agreed)) / k
-
-
-def _nearest(vectors: Vectors, k: int) -> Any:
-    similarity = vectors @ vectors.T
-    np.fill_diagonal(similarity, -np.inf)
-    return np.argsort(-similarity, axis=1, kind="stable")[:, :k]
 
 
 def _cells(row: Row) -> tuple[str, ...]:

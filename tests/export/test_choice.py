@@ -5,14 +5,16 @@ from __future__ import annotations
 import json
 import shutil
 from collections.abc import Callable, Sequence
-from dataclasses import replace
+from dataclasses import asdict, replace
 from pathlib import Path
 from types import SimpleNamespace
 from typing import Any
 
 import numpy as np
 import pytest
+from typer.testing import CliRunner
 
+from cli.main import app
 from components.corpus import Item
 from components.embedder import Embedder, OnnxEmbedder
 from components.errors import UsageError
@@ -23,7 +25,6 @@ from components.export.choice import (
     Measured,
     choose,
     markdown,
-    rank_agreement,
     report,
     speeds,
     write_choice,
@@ -88,19 +89,6 @@ def test_text_and_images_count_alike_by_their_time() -> None:
     assert FP32.items_per_second == pytest.approx(2 / (1 / 200 + 1 / 100))
     mixed = replace(FP32, texts_per_second=1e9, images_per_second=60.0)
     assert chosen({"fp32": FP32, "int8": mixed}, 1.0) == "fp32"
-
-
-def test_rank_agreement_is_the_share_of_neighbours_that_stay() -> None:
-    line = np.array([[np.cos(angle), np.sin(angle)] for angle in (0.0, 0.1, 0.3, 0.7)], np.float32)
-    moved = np.array([[np.cos(angle), np.sin(angle)] for angle in (0.0, 0.25, 0.3, 0.7)], np.float32)
-    assert rank_agreement(line, line, 2) == 1
-    # by the first the nearest are 1, 0, 1, 2; by the second 1, 2, 1, 2
-    assert rank_agreement(line, moved, 1) == 0.75
-    # by both the nearest two of 0 are 1 and 2, of 1 0 and 2; of 2 0 and 1; of 3 1 and 2
-    assert rank_agreement(line, moved, 2) == 1
-    assert rank_agreement(line, -line, 1) == 1
-    chance = np.random.default_rng(0).normal(size=(2, 400, 8)).astype(np.float32)
-    assert rank_agreement(chance[0], chance[1], 10) < 0.1
 
 
 def test_speeds_are_taken_by_turns() -> None:
@@ -241,3 +229,14 @@ def test_the_stage_measures_only_where_it_is_said_how_much_may_be_lost(
         assert [row["variant"] for row in rows] == ["fp32", "int8"]
         assert sum(row["chosen"] for row in rows) == 1
         assert markdown(report(Path("artifacts/onnx"))) in capsys.readouterr().out
+
+
+def test_the_command_line_shows_the_table(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> None:
+    monkeypatch.chdir(tmp_path)
+    Path("artifacts/onnx").mkdir(parents=True)
+    rows = choose(["fp32", "int8"], {"fp32": FP32, "int8": faster(2)}, 0.01)
+    (Path("artifacts/onnx") / CHOICE).write_text(json.dumps([asdict(row) for row in rows]))
+    shown = CliRunner().invoke(app, ["export", "--report"])
+    assert shown.exit_code == 0 and markdown(rows) in shown.stdout
+    as_json = CliRunner().invoke(app, ["export", "--report", "--json"])
+    assert [row["chosen"] for row in json.loads(as_json.stdout)] == [False, True]

@@ -339,7 +339,7 @@ def test_auto_takes_the_fastest_that_works_and_a_named_one_never_falls_back(
 
 @pytest.mark.parametrize(("provider", "kind"), [("auto", "CPU"), ("cpu", "CPU"), ("cuda", "GPU"), ("tensorrt", "GPU")])
 def test_the_server_is_configured_for_the_provider(provider: Any, kind: str) -> None:
-    config = triton_config(SERVING.model_copy(update={"provider": provider}), 24)
+    config = triton_config(SERVING.model_copy(update={"provider": provider}))
     assert f"kind: KIND_{kind} " in config
     assert f'key: "provider" value {{ string_value: "{provider}" }}' in config
 
