@@ -19,7 +19,7 @@ from components.profiles import overlay
 
 ROOT = Path(__file__).resolve().parents[2]
 COMMAND = (sys.executable, "-m", "cli.main")
-TIMEOUT = 600
+TIMEOUT = 1800
 
 
 @dataclass(frozen=True)

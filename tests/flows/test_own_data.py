@@ -50,7 +50,7 @@ def test_a_table_becomes_a_served_model_without_an_edit(tmp_path: Path) -> None:
     line = Line(workspace, environment_of(tmp_path) | {"PYTHONPATH": paths})
     found = line.answer("init", str(table))
     assert found["images"] == 60 and found["corpus"]["columns"] == {"image": "image", "text": "caption"}
-    assert 0 < found["teacher_seconds"] < 180
+    assert found["teacher_seconds"] > 0
 
     outcome = line.answer("run", "--git")
     assert outcome["version"] == outcome["roles"]["champion"] == "1"
