@@ -57,4 +57,4 @@ def test_a_table_becomes_a_served_model_without_an_edit(tmp_path: Path) -> None:
 
     for colour in ("red", "blue"):
         hits = line.answer("search", f"a big {colour} circle")["hits"]
-        assert len(hits) == 10 and all(colour in hit["text"] for hit in hits[:3]), hits
+        assert len(hits) == 10 and colour in hits[0]["text"], hits
