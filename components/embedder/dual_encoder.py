@@ -240,4 +240,5 @@ def load(directory: Path) -> DualEncoder:
 
 def _module_source(model: VisionTextDualEncoderModel) -> str:
     towers = (type(tower) for tower in (model.text_model, model.vision_model))
-    return module_source(DualEncoder, *(tower for tower in towers if not tower.__module__.startswith("transformers.")))
+    ours = (tower for tower in towers if not tower.__module__.startswith("transformers."))
+    return module_source("The model of this directory as a sentence-transformers module.", DualEncoder, *ours)

@@ -1,7 +1,7 @@
-"""The module file of a model directory: what the model's classes consist of, in one file that imports nothing of ours.
+"""A file that travels with a model: what the model's classes consist of, in one module that imports nothing of ours.
 
-sentence-transformers runs it where this project is not installed. It is no second implementation: it is made of the
-source of the classes that run here, and of the definitions that they refer to.
+sentence-transformers, or a server, runs it where this project is not installed. It is no second implementation: it is
+made of the source of the classes that run here, and of the definitions that they refer to.
 """
 
 from __future__ import annotations
@@ -22,24 +22,25 @@ HEADER = '''# SPDX-License-Identifier: Apache-2.0
 # Unless required by applicable law or agreed to in writing, software distributed under the License is distributed on
 # an "AS IS" BASIS, WITHOUT WARRANTIES OR CONDITIONS OF ANY KIND, either express or implied. See the License for the
 # specific language governing permissions and limitations under the License.
-"""The model of this directory as a sentence-transformers module. Embedline has written it, from its own code."""
+"""{purpose} Embedline has written it, from its own code."""
 
 from __future__ import annotations
 
 '''
 
 
-def module_source(*classes: type) -> str:
-    """Returns the source of one module that defines the classes. The same classes give the same source.
+def module_source(purpose: str, *classes: type) -> str:
+    """Returns the source of one module that defines the classes, and whose docstring begins with its purpose.
 
-    Raises `UsageError` if they need two definitions of one name, or one that is not where it is imported from.
+    The same classes give the same source. Raises `UsageError` if they need two definitions of one name, or one that is
+    not where it is imported from.
     """
     gathered = _Gathered()
     for each in classes:
         gathered.take(each.__module__, each.__name__)
     gathered.take_registrations()
     imports, definitions = "\n".join(sorted(gathered.imports)), "\n\n\n".join(gathered.definitions)
-    return f"{HEADER}{imports}\n\n\n{definitions}\n"
+    return f"{HEADER.format(purpose=purpose)}{imports}\n\n\n{definitions}\n"
 
 
 class _Module:

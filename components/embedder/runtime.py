@@ -223,10 +223,10 @@ def sum_of_parts(
     total = np.zeros((len(texts), description.dimension), np.float32)
     for words, weight in ((texts, 1.0), (instructions, description.instruction_weight)):
         if weight:
-            _add(total, words, weight, encode_texts, batch_size)
-    pictures = {_identity(image): image for image in images if image}
-    keys = [_identity(image) if image else None for image in images]
-    _add(total, keys, 1.0, lambda batch: encode_images([pictures[key] for key in batch]), batch_size)
+            add_parts(total, words, weight, encode_texts, batch_size)
+    pictures = {identity(image): image for image in images if image}
+    keys = [identity(image) if image else None for image in images]
+    add_parts(total, keys, 1.0, lambda batch: encode_images([pictures[key] for key in batch]), batch_size)
     return normalise(total)
 
 
@@ -274,12 +274,12 @@ class Runtime:
         return vectors
 
 
-def _identity(image: Any) -> Any:
+def identity(image: Any) -> Any:
     """Returns what tells pictures apart: paths and bytes by their value, decoded ones by which object they are."""
     return image if isinstance(image, Hashable) else id(image)
 
 
-def _add(total: np.ndarray, parts: Sequence[Any], weight: float, encode: Encode, batch_size: int) -> None:
+def add_parts(total: np.ndarray, parts: Sequence[Any], weight: float, encode: Encode, batch_size: int) -> None:
     """Adds to `total` the weighted vectors of the parts that are there, each different part computed once."""
     rows: dict[Any, list[int]] = {}
     for row, part in enumerate(parts):

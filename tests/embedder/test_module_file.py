@@ -57,8 +57,8 @@ def make(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> Any:
 def test_what_a_class_needs_is_there_and_nothing_else(make: Any) -> None:
     make("layer", LAYER)
     tower = make("tower", TOWER).Tower
-    source = module_source(tower)
-    assert source == module_source(tower)
+    source = module_source("A tower.", tower)
+    assert source == module_source("A tower.", tower)
     names: dict[str, Any] = {"__name__": "shipped"}
     exec(compile(source, "shipped.py", "exec", dont_inherit=True), names)
     assert names["Tower"] is not tower
@@ -86,9 +86,11 @@ def test_what_one_file_cannot_hold_is_refused(make: Any, tower: str, message: st
     layer = make("layer", LAYER).Layer
     made = make("tower", tower).Tower
     with pytest.raises(UsageError, match=message) as raised:
-        module_source(layer, made)
+        module_source("Two.", layer, made)
     assert raised.value.remedy
 
 
 def test_a_class_of_another_package_is_imported() -> None:
-    assert "\nfrom collections import OrderedDict\n" in module_source(__import__("collections").OrderedDict)
+    assert "\nfrom collections import OrderedDict\n" in module_source(
+        "A library's.", __import__("collections").OrderedDict
+    )

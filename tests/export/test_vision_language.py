@@ -34,6 +34,7 @@ from components.backends.whole_model import load_whole
 from components.corpus import Item
 from components.embedder import OnnxEmbedder
 from components.embedder import runtime as dual_encoder_runtime
+from components.embedder.module_file import module_source
 from components.errors import Refused
 from components.export import onnx_graphs
 from components.export.exporters import exporter_of
@@ -279,20 +280,18 @@ def test_the_graph_is_one_that_other_runtimes_take(exported: Exported) -> None:
 
 
 def test_the_runtime_imports_what_the_server_has() -> None:
-    tree = ast.parse(exporter.RUNTIME.read_text(encoding="utf-8"))
+    tree = ast.parse(module_source(exporter.PURPOSE, runtime.Runtime))
     imported = {name.name for node in ast.walk(tree) if isinstance(node, ast.Import) for name in node.names}
     imported |= {str(node.module) for node in ast.walk(tree) if isinstance(node, ast.ImportFrom)}
     of_packages = {name.split(".")[0] for name in imported} - sys.stdlib_module_names
-    assert of_packages == {"PIL", "numpy", "onnxruntime", "tokenizers"}
+    assert of_packages == {"PIL", "numpy", "onnxruntime", "openvino", "tokenizers"}, "openvino for its own graphs alone"
 
 
-def test_the_runtime_lies_beside_the_graph(exported: Exported) -> None:
-    assert (exported.target / "runtime.py").read_bytes() == exporter.RUNTIME.read_bytes()
-
-
-def test_is_the_same_as_the_other_runtime_where_it_can_be() -> None:
-    for name in ("load_image", "session"):
-        assert inspect.getsource(getattr(runtime, name)) == inspect.getsource(getattr(dual_encoder_runtime, name))
+def test_the_runtime_beside_the_graph_is_the_code_that_runs_here(exported: Exported) -> None:
+    source = (exported.target / "runtime.py").read_text(encoding="utf-8")
+    assert source == module_source(exporter.PURPOSE, runtime.Runtime)
+    for part in (runtime.Runtime, dual_encoder_runtime.load_image, dual_encoder_runtime.session):
+        assert inspect.getsource(part) in source
 
 
 def test_bad_items_are_named(exported: Exported) -> None:

@@ -9,7 +9,6 @@ arXiv:2406.04334.
 from __future__ import annotations
 
 import json
-import shutil
 from collections.abc import Mapping
 from dataclasses import asdict
 from itertools import product
@@ -28,13 +27,21 @@ from torch.nn import functional
 
 from components.backends.directory import MODULES
 from components.backends.sentence_transformer import load_model
-from components.embedder.embedders import RUNTIME as RUNTIME_NAME
+from components.embedder.embedders import RUNTIME
+from components.embedder.module_file import module_source
 from components.errors import Refused
 from components.export.onnx_graphs import write
-from components.export.runtimes import vision_language as runtime
-from components.export.runtimes.vision_language import DESCRIPTION, GRAPH, OUTPUT, TOKENIZER, Description, Preparation
+from components.export.runtimes.vision_language import (
+    DESCRIPTION,
+    GRAPH,
+    OUTPUT,
+    TOKENIZER,
+    Description,
+    Preparation,
+    Runtime,
+)
 
-RUNTIME = Path(runtime.__file__)
+PURPOSE = "The vision-language model of this directory as it is served."
 KINDS = ("qwen2_vl", "qwen2_5_vl", "qwen3_vl")
 POOLINGS = ("lasttoken", "mean", "cls")
 FIXED = {
@@ -53,9 +60,9 @@ REMEDY = "Serve it as sentence-transformers does, or choose a model that can be 
 
 
 def reads(directory: Path) -> bool:
-    """Returns whether sentence-transformers wrote a model of one of `KINDS` to the directory."""
-    if not (directory / MODULES).is_file():
-        return False
+    """Returns whether a directory is a sentence-transformers model of one of `KINDS`, or what `export` made of one."""
+    if (directory / DESCRIPTION).is_file():
+        return True
     try:
         first = json.loads((directory / MODULES).read_text(encoding="utf-8"))[0]
         config = json.loads((directory / first["path"] / "config.json").read_text(encoding="utf-8"))
@@ -78,7 +85,7 @@ def export(directory: Path, target: Path, opset: int) -> None:
     target.mkdir(parents=True, exist_ok=True)
     tokenizer.save(str(target / TOKENIZER))
     (target / DESCRIPTION).write_text(json.dumps(asdict(description), indent=2, ensure_ascii=False) + "\n", "utf-8")
-    shutil.copyfile(RUNTIME, target / RUNTIME_NAME)
+    (target / RUNTIME).write_text(module_source(PURPOSE, Runtime), encoding="utf-8")
     write(Graph(model[0].model), example(preparation), OUTPUT, target / GRAPH, opset, FIXED)
 
 

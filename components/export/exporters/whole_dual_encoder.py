@@ -4,7 +4,6 @@ from __future__ import annotations
 
 import json
 import math
-import shutil
 from collections.abc import Iterator, Sequence
 from dataclasses import asdict
 from pathlib import Path
@@ -22,10 +21,11 @@ from torch.nn import functional
 from components.backends.directory import MODULES
 from components.backends.sentence_transformer import load_model
 from components.corpus import Item
-from components.embedder.embedders import RUNTIME as RUNTIME_NAME
+from components.embedder.embedders import RUNTIME
+from components.embedder.module_file import module_source
+from components.embedder.runtime import load_image
 from components.errors import UsageError
 from components.export.onnx_graphs import write
-from components.export.runtimes import whole_dual_encoder as runtime
 from components.export.runtimes.whole_dual_encoder import (
     DESCRIPTION,
     IMAGE,
@@ -33,11 +33,12 @@ from components.export.runtimes.whole_dual_encoder import (
     TEXT,
     TOKENIZER,
     Description,
+    Runtime,
     image_inputs,
-    load_image,
 )
 from components.export.sample import pictures
 
+PURPOSE = "The model of this directory, a CLIP or a SigLIP, as it is served."
 PATCHED = "siglip2"
 """The architecture, as transformers names it, whose images keep their shape; SigLIP 2 of one image size is a siglip."""
 TYPES = ("clip", "siglip", PATCHED, "vision-text-dual-encoder")
@@ -124,7 +125,7 @@ def export(directory: Path, target: Path, opset: int) -> None:
     write(graph, images, "image_embedding", target / IMAGE, opset)
     tokenizer.save(str(target / TOKENIZER))
     (target / DESCRIPTION).write_text(json.dumps(asdict(description), indent=2) + "\n", encoding="utf-8")
-    shutil.copyfile(runtime.__file__, target / RUNTIME_NAME)
+    (target / RUNTIME).write_text(module_source(PURPOSE, Runtime), encoding="utf-8")
 
 
 def calibration(source: Path, items: Sequence[Item], most: int) -> dict[str, Iterator[dict[str, NDArray[np.float32]]]]:

@@ -1,1 +1,1 @@
-"""The `runtime.py` of classes of backbones; a dual encoder's is `components/embedder/runtime.py`."""
+"""What computes exported models of a class; a dual encoder's is `components/embedder/runtime.py`."""

@@ -1,16 +1,15 @@
 """A vision-language embedder as it is served: numpy, ONNX Runtime, tokenizers and Pillow, nothing else.
 
-This one file is copied as `runtime.py` beside the graph that `exporters/vision_language.py` writes. The graph knows no
-grid of an image: everything that depends on how large images are, and which token belongs to which, is computed here,
-as transformers' processor and model compute it, and goes in as tensors. It therefore imports nothing of this project.
+The graph knows no grid of an image: everything that depends on how large images are, and which token belongs to which,
+is computed here, as transformers' processor and model compute it, and goes in as tensors.
+`exporters/vision_language.py` writes the class, and what it refers to, to the `runtime.py` beside the graph, which
+imports nothing of this project.
 """
 
 from __future__ import annotations
 
-import io
 import json
 import math
-import os
 import re
 from collections.abc import Iterable, Iterator, Sequence
 from dataclasses import dataclass
@@ -18,14 +17,13 @@ from pathlib import Path
 from typing import Any
 
 import numpy as np
-import onnxruntime
-from PIL import ExifTags, Image, ImageOps
+from PIL import Image
 from tokenizers import Tokenizer
 
-DESCRIPTION, GRAPH, TOKENIZER = "embedder.json", "model.onnx", "tokenizer.json"
+from components.embedder.runtime import Colours, UnreadableImage, graph, load_image, provider_of, session
+
+DESCRIPTION, GRAPH, TOKENIZER = "vision_language.json", "model.onnx", "tokenizer.json"
 OUTPUT = "sentence_embedding"
-MAX_IMAGE_BYTES = 20_000_000
-MAX_IMAGE_PIXELS = 40_000_000
 MAX_ASPECT_RATIO = 200
 MOST_SCORES = 2**24
 """Attention scores of one head in one run; what one item needs is computed, however large."""
@@ -35,24 +33,11 @@ MARKERS = "\U000f0000\U000f0001"
 ImageSource = bytes | str | Path | Image.Image
 Images = ImageSource | Sequence[ImageSource] | None
 Grid = tuple[int, int]
-Colours = tuple[float, float, float]
-
-
-PROVIDERS = {
-    "tensorrt": "TensorrtExecutionProvider",
-    "cuda": "CUDAExecutionProvider",
-    "cpu": "CPUExecutionProvider",
-}
-"""What ONNX Runtime computes graphs with, the fastest first, as ONNX Runtime calls it."""
-
-
-class UnreadableImage(ValueError):
-    """An image that is too large, broken, of an unknown format, or far too narrow."""
 
 
 @dataclass(frozen=True)
 class Description:
-    """What `embedder.json` says about the graph beside it.
+    """What `vision_language.json` says about the graph beside it.
 
     `prompt` is what stands before and after an item's images and text; `instructed`, what stands before, between and
     after an instruction and these; `image`, what one image is written as, with `image_token` in it, which is repeated
@@ -91,61 +76,6 @@ class Description:
             name: tuple(value) if isinstance(value, list) else value for name, value in fields.items()
         }
         return cls(**frozen)
-
-
-def load_image(source: bytes | str | Path | Image.Image) -> Image.Image:
-    """Returns the image as RGB on white, turned as its EXIF data say; 16 bits of grey become 8.
-
-    Of several frames it is the first. Raises `UnreadableImage` before a large one is decoded.
-    """
-    if isinstance(source, bytes) and len(source) > MAX_IMAGE_BYTES:
-        raise UnreadableImage(f"the image has {len(source):,} bytes; at most {MAX_IMAGE_BYTES:,} are read")
-    try:
-        image = (
-            source
-            if isinstance(source, Image.Image)
-            else Image.open(io.BytesIO(source) if isinstance(source, bytes) else source)
-        )
-        if image.width * image.height > MAX_IMAGE_PIXELS:
-            size = f"{image.width}x{image.height}"
-            raise UnreadableImage(f"the image is {size}; at most {MAX_IMAGE_PIXELS:,} pixels are read")
-        if image.getexif().get(ExifTags.Base.Orientation, 1) != 1:
-            image = ImageOps.exif_transpose(image)
-        if image.mode == "RGB":
-            image.load()
-            return image
-        if image.mode.startswith("I;16"):  # Pillow would cut off what is brighter than 255
-            image = Image.fromarray((np.asarray(image) >> 8).astype(np.uint8))
-        layered = image.convert("RGBA")
-        return Image.alpha_composite(Image.new("RGBA", layered.size, "white"), layered).convert("RGB")
-    except (OSError, SyntaxError, ValueError, Image.DecompressionBombError) as error:
-        if isinstance(error, UnreadableImage):
-            raise
-        raise UnreadableImage("the image cannot be decoded; send PNG, JPEG, WebP or GIF") from error
-
-
-def session(path: Path, threads: int | None = None, provider: str = "auto") -> onnxruntime.InferenceSession:
-    """Returns what runs the graph in a file; `auto` takes the fastest provider that works on this machine.
-
-    Raises `RuntimeError` if the one that is named does not.
-    """
-    options = onnxruntime.SessionOptions()
-    options.intra_op_num_threads = threads or os.cpu_count() or 1
-    options.add_session_config_entry("session.intra_op.allow_spinning", "0")
-    there = onnxruntime.get_available_providers()
-    wanted = [name for kind, name in PROVIDERS.items() if provider in ("auto", kind) and name in there]
-    if not wanted:
-        here = ", ".join(kind for kind, name in PROVIDERS.items() if name in there)
-        raise RuntimeError(f"ONNX Runtime has no provider {provider} here; it has {here}")
-    opened = onnxruntime.InferenceSession(str(path), options, providers=wanted)
-    if provider not in ("auto", taken := provider_of(opened)):
-        raise RuntimeError(f"ONNX Runtime has fallen back from the provider {provider} to {taken}; its log says why")
-    return opened
-
-
-def provider_of(opened: onnxruntime.InferenceSession) -> str:
-    """Returns what computes a graph: `tensorrt`, `cuda` or `cpu`."""
-    return {name: kind for kind, name in PROVIDERS.items()}[opened.get_providers()[0]]
 
 
 @dataclass(frozen=True)
@@ -443,7 +373,7 @@ class Runtime:
         self.dimension = self.description.dimension
         self.batch_size = batch_size
         self.preparation = Preparation(self.description, Tokenizer.from_file(str(directory / TOKENIZER)))
-        self.session = session(directory / GRAPH, threads, provider)
+        self.session = session(graph(directory, "model"), threads, provider)
         self.provider = provider_of(self.session)
 
     def encode(

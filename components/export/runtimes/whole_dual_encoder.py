@@ -1,47 +1,41 @@
 """A whole CLIP or SigLIP as it is served: numpy, ONNX Runtime, tokenizers and Pillow, nothing else.
 
-This one file is copied as `runtime.py` beside the graphs that `exporters/whole_dual_encoder.py` writes. Texts and
-images become tensors as transformers' own processors make them. It imports nothing of this project.
+Texts and images become tensors as transformers' own processors make them. `exporters/whole_dual_encoder.py` writes the
+class, and what it refers to, to the `runtime.py` beside the graphs, which imports nothing of this project.
 """
 
 from __future__ import annotations
 
-import io
 import json
 import math
-import os
-from collections.abc import Callable, Hashable, Sequence
+from collections.abc import Sequence
 from dataclasses import dataclass
 from pathlib import Path
 from typing import Any
 
 import numpy as np
-import onnxruntime
-from PIL import ExifTags, Image, ImageOps
+from PIL import Image
 from tokenizers import Tokenizer
+
+from components.embedder.runtime import (
+    MAX_IMAGE_PIXELS,
+    Colours,
+    UnreadableImage,
+    add_parts,
+    graph,
+    identity,
+    load_image,
+    normalise,
+    provider_of,
+    session,
+)
 
 DESCRIPTION, TOKENIZER, TEXT, IMAGE = "whole_dual_encoder.json", "tokenizer.json", "text.onnx", "image.onnx"
 KINDS_OF_TOKENS = {"input_ids": "ids", "attention_mask": "attention_mask", "token_type_ids": "type_ids"}
 """What a text graph may take, and where an encoding of the tokenizer has it."""
 SCALE_STEP = 1e-5
-MAX_IMAGE_BYTES = 20_000_000
-MAX_IMAGE_PIXELS = 40_000_000
 
 ImageSource = bytes | str | Path | Image.Image
-Encode = Callable[[list[Any]], np.ndarray]
-Colours = tuple[float, float, float]
-
-
-PROVIDERS = {
-    "tensorrt": "TensorrtExecutionProvider",
-    "cuda": "CUDAExecutionProvider",
-    "cpu": "CPUExecutionProvider",
-}
-"""What ONNX Runtime computes graphs with, the fastest first, as ONNX Runtime calls it."""
-
-
-class UnreadableImage(ValueError):
-    """An image that is too large, broken, of an unknown format, or far too narrow."""
 
 
 @dataclass(frozen=True)
@@ -86,8 +80,8 @@ class Runtime:
         self.description = Description.read(directory)
         self.batch_size = batch_size
         self.tokenizer = Tokenizer.from_file(str(directory / TOKENIZER))  # which says how it cuts and pads
-        self.text_session = session(directory / TEXT, threads, provider)
-        self.image_session = session(directory / IMAGE, threads, provider)
+        self.text_session = session(graph(directory, "text"), threads, provider)
+        self.image_session = session(graph(directory, "image"), threads, provider)
         self.provider = provider_of(self.image_session)
 
     def encode(
@@ -106,11 +100,11 @@ class Runtime:
             raise ValueError(f"item {empty[0]} has neither text nor image")
         prompts = [f"{instruction} " if instruction else self.description.prompt for instruction in instructions]
         prompted = [prompt + text if text else None for prompt, text in zip(prompts, texts, strict=True)]
-        sources = {_identity(image): image for image in images if image}
-        keys = [_identity(image) if image else None for image in images]
+        sources = {identity(image): image for image in images if image}
+        keys = [identity(image) if image else None for image in images]
         total = np.zeros((len(texts), self.description.dimension), np.float32)
-        _add(total, prompted, self.encode_texts, self.batch_size)
-        _add(total, keys, lambda batch: self.encode_images([sources[key] for key in batch]), self.batch_size)
+        add_parts(total, prompted, 1.0, self.encode_texts, self.batch_size)
+        add_parts(total, keys, 1.0, lambda batch: self.encode_images([sources[key] for key in batch]), self.batch_size)
         return normalise(total)
 
     def encode_texts(self, texts: list[str]) -> np.ndarray:
@@ -219,83 +213,3 @@ def _resized(image: Image.Image, size: tuple[int, ...]) -> tuple[int, int]:
         return size[0], size[1]
     longest = int(size[0] * max(image.size) / min(image.size))
     return (longest, size[0]) if image.width <= image.height else (size[0], longest)
-
-
-def load_image(source: bytes | str | Path | Image.Image) -> Image.Image:
-    """Returns the image as RGB on white, turned as its EXIF data say; 16 bits of grey become 8.
-
-    Of several frames it is the first. Raises `UnreadableImage` before a large one is decoded.
-    """
-    if isinstance(source, bytes) and len(source) > MAX_IMAGE_BYTES:
-        raise UnreadableImage(f"the image has {len(source):,} bytes; at most {MAX_IMAGE_BYTES:,} are read")
-    try:
-        image = (
-            source
-            if isinstance(source, Image.Image)
-            else Image.open(io.BytesIO(source) if isinstance(source, bytes) else source)
-        )
-        if image.width * image.height > MAX_IMAGE_PIXELS:
-            size = f"{image.width}x{image.height}"
-            raise UnreadableImage(f"the image is {size}; at most {MAX_IMAGE_PIXELS:,} pixels are read")
-        if image.getexif().get(ExifTags.Base.Orientation, 1) != 1:
-            image = ImageOps.exif_transpose(image)
-        if image.mode == "RGB":
-            image.load()
-            return image
-        if image.mode.startswith("I;16"):  # Pillow would cut off what is brighter than 255
-            image = Image.fromarray((np.asarray(image) >> 8).astype(np.uint8))
-        layered = image.convert("RGBA")
-        return Image.alpha_composite(Image.new("RGBA", layered.size, "white"), layered).convert("RGB")
-    except (OSError, SyntaxError, ValueError, Image.DecompressionBombError) as error:
-        if isinstance(error, UnreadableImage):
-            raise
-        raise UnreadableImage("the image cannot be decoded; send PNG, JPEG, WebP or GIF") from error
-
-
-def normalise(vectors: np.ndarray) -> np.ndarray:
-    """Returns the rows as float32 with Euclidean norm 1; a zero row stays zero."""
-    vectors = np.asarray(vectors, np.float32)
-    normalised: np.ndarray = vectors / np.maximum(np.linalg.norm(vectors, axis=-1, keepdims=True), 1e-12)
-    return normalised
-
-
-def session(path: Path, threads: int | None = None, provider: str = "auto") -> onnxruntime.InferenceSession:
-    """Returns what runs the graph in a file; `auto` takes the fastest provider that works on this machine.
-
-    Raises `RuntimeError` if the one that is named does not.
-    """
-    options = onnxruntime.SessionOptions()
-    options.intra_op_num_threads = threads or os.cpu_count() or 1
-    options.add_session_config_entry("session.intra_op.allow_spinning", "0")
-    there = onnxruntime.get_available_providers()
-    wanted = [name for kind, name in PROVIDERS.items() if provider in ("auto", kind) and name in there]
-    if not wanted:
-        here = ", ".join(kind for kind, name in PROVIDERS.items() if name in there)
-        raise RuntimeError(f"ONNX Runtime has no provider {provider} here; it has {here}")
-    opened = onnxruntime.InferenceSession(str(path), options, providers=wanted)
-    if provider not in ("auto", taken := provider_of(opened)):
-        raise RuntimeError(f"ONNX Runtime has fallen back from the provider {provider} to {taken}; its log says why")
-    return opened
-
-
-def provider_of(opened: onnxruntime.InferenceSession) -> str:
-    """Returns what computes a graph: `tensorrt`, `cuda` or `cpu`."""
-    return {name: kind for kind, name in PROVIDERS.items()}[opened.get_providers()[0]]
-
-
-def _identity(image: Any) -> Any:
-    """Returns what tells images apart: paths and bytes by their value, decoded ones by which object they are."""
-    return image if isinstance(image, Hashable) else id(image)
-
-
-def _add(total: np.ndarray, parts: Sequence[Any], encode: Encode, batch_size: int) -> None:
-    """Adds to `total` the vectors of the parts that are there, each different part computed once."""
-    rows: dict[Any, list[int]] = {}
-    for row, part in enumerate(parts):
-        if part:
-            rows.setdefault(part, []).append(row)
-    different = sorted(rows, key=lambda part: len(part) if isinstance(part, str) else 0)
-    for start in range(0, len(different), batch_size):
-        batch = different[start : start + batch_size]
-        for part, vector in zip(batch, encode(batch), strict=True):
-            total[rows[part]] += vector
