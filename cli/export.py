@@ -20,6 +20,7 @@ def export(
     variants: Annotated[
         str | None, typer.Option(help="Some of export.variants of params.yaml, as in fp32,int8; else all of them.")
     ] = None,
+    tensorrt: Annotated[bool, typer.Option("--tensorrt", help="Build TensorRT engines too, without a GPU.")] = False,
     report: Annotated[
         bool, typer.Option("--report", help="Show what was measured of the student's variants, and which is chosen.")
     ] = False,
@@ -39,12 +40,15 @@ def export(
     from components.export.config import Export
     from components.export.export import export as write_variants
     from components.export.export import require_former_export
+    from components.export.tensorrt.settings import TensorRT
     from components.files import folder_bytes
     from components.workspace import DATA
 
     settings = configuration.read_section(Path(configuration.PARAMETERS), Export)
     if variants is not None:
         settings = settings.only(variants.split(","))
+    if tensorrt and settings.tensorrt is None:
+        settings = settings.model_copy(update={"tensorrt": TensorRT()})
     require_former_export(output)
     found = write_variants(settings, find_directory(model), DATA, output)
     sizes = {name: folder_bytes(output / name) for name in found}

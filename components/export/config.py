@@ -5,7 +5,7 @@ from __future__ import annotations
 from collections.abc import Sequence
 from typing import Annotated, Any, Literal, Self
 
-from pydantic import Field, model_validator
+from pydantic import BeforeValidator, Field, model_validator
 
 from components.errors import UsageError
 from components.export.tensorrt.settings import TensorRT
@@ -16,11 +16,20 @@ AUTO = "auto"
 VARIANTS = FoundByName("components.export.variants", "name")
 
 
+def as_section(value: object) -> object:
+    """Returns the settings that `true` and `false` stand for: all as they are by default, and none."""
+    return {True: {}, False: None}[value] if isinstance(value, bool) else value
+
+
+SWITCH = BeforeValidator(as_section, json_schema_input_type=TensorRT | bool | None)
+
+
 class Export(Section):
     """`rotation: pca` turns a dual encoder to its principal components, so that its vectors may be cut.
 
     With `max_score_loss` all variants are measured, and that one is chosen which `serving.variant: auto` takes: the
-    fastest whose dev score is at most that much below that of fp32, interval included.
+    fastest whose dev score is at most that much below that of fp32, interval included. `tensorrt` is `true` or settings
+    of its own where engines are to be built.
     """
 
     opset: Annotated[int, Field(ge=18, le=20)]
@@ -28,7 +37,7 @@ class Export(Section):
     parity_items: Positive
     rotation: Literal["none", "pca"] = "none"
     max_score_loss: Fraction | None = None
-    tensorrt: TensorRT | None = None
+    tensorrt: Annotated[TensorRT | None, SWITCH] = None
 
     @property
     def names(self) -> list[str]:

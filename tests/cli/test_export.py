@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import importlib.util
 import json
 import os
 import shutil
@@ -21,6 +22,7 @@ from components.embedder.dual_encoder import save
 from components.errors import UsageError
 from components.export.config import Export
 from components.export.export import require_former_export
+from components.export.tensorrt.settings import TensorRT
 from tests.export.conftest import EXPORT, make_data, make_encoder
 
 REPOSITORY = Path(__file__).parents[2]
@@ -83,6 +85,21 @@ def test_without_data_it_says_how_to_get_some(workspace: Path, tmp_path: Path) -
     assert done.returncode == UsageError.exit_code
     assert "no training items" in done.stderr and "embedline ingest" in done.stderr
     assert not (tmp_path / "new").exists()
+
+
+@pytest.mark.skipif(importlib.util.find_spec("tensorrt_rtx") is None, reason="tensorrt-rtx is not installed")
+def test_engines_are_built_where_they_are_asked_for(workspace: Path) -> None:
+    done = embedline(workspace, "model", "--output", "engines", "--variants", "fp32", "--tensorrt")
+    assert done.returncode == 0, done.stderr
+    folder = workspace / "engines" / "tensorrt"
+    report = json.loads((folder / "tensorrt.json").read_text(encoding="utf-8"))
+    assert {path.name for path in folder.iterdir() if path.is_dir()} == {"text", "image"} and report["parity"]
+    assert not (workspace / "exported" / "tensorrt").exists(), "and nowhere else"
+
+
+@pytest.mark.parametrize(("value", "expected"), [(True, TensorRT()), (False, None), ({}, TensorRT()), (None, None)])
+def test_the_settings_of_tensorrt_may_be_a_switch(value: object, expected: TensorRT | None) -> None:
+    assert Export.model_validate({**EXPORT.model_dump(), "tensorrt": value}).tensorrt == expected
 
 
 def test_some_of_the_variants_are_chosen() -> None:

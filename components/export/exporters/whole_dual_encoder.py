@@ -118,11 +118,12 @@ def export(directory: Path, target: Path, opset: int) -> None:
     description, tokenizer = describe(model, directory), tokenizer_of(model, directory)
     target.mkdir(parents=True, exist_ok=True)
     texts = {name: torch.ones(2, 3, dtype=torch.int64) for name in description.text_inputs}
-    write(TextGraph(model), texts, "sentence_embedding", target / TEXT, opset)
+    write(TextGraph(model), texts, "sentence_embedding", target / TEXT, opset, fixed={})
     example = image_inputs([Image.new("RGB", (64, 64)), Image.new("RGB", (64, 32))], description)
     images = {name: torch.from_numpy(value.copy()) for name, value in example.items()}
     graph = PatchGraph(model) if description.patches else ImageGraph(model)
-    write(graph, images, "image_embedding", target / IMAGE, opset)
+    of_image = {name: range(1, value.ndim) for name, value in images.items()}
+    write(graph, images, "image_embedding", target / IMAGE, opset, fixed=of_image)
     tokenizer.save(str(target / TOKENIZER))
     (target / DESCRIPTION).write_text(json.dumps(asdict(description), indent=2) + "\n", encoding="utf-8")
     (target / RUNTIME).write_text(module_source(PURPOSE, Runtime), encoding="utf-8")
@@ -150,10 +151,9 @@ def describe(model: SentenceTransformer, directory: Path) -> Description:
     alone = [modality for modality in model.modalities if modality in ("text", "image")]
     if len(alone) != 2 or model.supports("message") or model.supports(("image", "text")):
         raise refusal(directory, "it does not take texts alone and images alone")
-    processor: Any = model[0].processor.image_processor
-    size, crop, patches = (
-        patch_settings(model) if model[0].config.model_type == PATCHED else frame(processor, directory)
-    )
+    first: Any = model[0]
+    processor: Any = first.processor.image_processor
+    size, crop, patches = patch_settings(model) if first.config.model_type == PATCHED else frame(processor, directory)
     dimension = model.get_embedding_dimension()
     assert dimension is not None, "a dual encoder has one"
     default = model.prompts.get(model.default_prompt_name) if model.default_prompt_name else None

@@ -29,14 +29,14 @@ class TensorRT(Section):
     GPU architectures, such as `sm89`, none of them for the builder's own choice; `length` is of texts, in tokens.
     """
 
-    builder: str
-    precision: Precision
-    parity_cosine: Fraction
-    parity_items: Positive
-    calibration_items: Positive
-    targets: list[Annotated[str, Field(pattern="^sm[0-9]+$")]]
-    batch: Range
-    length: Range
+    builder: str = "rtx"
+    precision: Precision = "fp16"
+    parity_cosine: Fraction = 0.999
+    parity_items: Positive = 64
+    calibration_items: Positive = 256
+    targets: list[Annotated[str, Field(pattern="^sm[0-9]+$")]] = Field(default_factory=list)
+    batch: Range = Range(min=1, opt=16, max=64)
+    length: Range = Range(min=1, opt=16, max=32)
 
     def modules(self) -> list[str]:
         return [f"{BUILDERS.package}.{self.builder}"]
