@@ -87,7 +87,7 @@ def load_image(source: bytes | str | Path | Image.Image) -> Image.Image:
 
 
 def pixel_values(images: Sequence[Image.Image], description: Description) -> np.ndarray:
-    """Returns `(n, 3, size, size)` float32: each picture padded to a square on white, resized, standardised."""
+    """Returns `(n, 3, size, size)` float32: each image padded to a square on white, resized, standardised."""
     size = description.image_size
     mean = np.asarray(description.image_mean, np.float32)
     std = np.asarray(description.image_std, np.float32)
@@ -101,7 +101,7 @@ def pixel_values(images: Sequence[Image.Image], description: Description) -> np.
 
 
 def square(image: Image.Image, size: int) -> Image.Image:
-    """Returns the RGB picture scaled to fit `(size, size)`, centred on white."""
+    """Returns the RGB image scaled to fit `(size, size)`, centred on white."""
     if image.size == (size, size):
         return image
     scale = size / max(image.size)
@@ -224,9 +224,9 @@ def sum_of_parts(
     for words, weight in ((texts, 1.0), (instructions, description.instruction_weight)):
         if weight:
             add_parts(total, words, weight, encode_texts, batch_size)
-    pictures = {identity(image): image for image in images if image}
+    sources = {identity(image): image for image in images if image}
     keys = [identity(image) if image else None for image in images]
-    add_parts(total, keys, 1.0, lambda batch: encode_images([pictures[key] for key in batch]), batch_size)
+    add_parts(total, keys, 1.0, lambda batch: encode_images([sources[key] for key in batch]), batch_size)
     return normalise(total)
 
 
@@ -275,7 +275,7 @@ class Runtime:
 
 
 def identity(image: Any) -> Any:
-    """Returns what tells pictures apart: paths and bytes by their value, decoded ones by which object they are."""
+    """Returns what tells images apart: paths and bytes by their value, decoded ones by which object they are."""
     return image if isinstance(image, Hashable) else id(image)
 
 

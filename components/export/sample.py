@@ -43,6 +43,6 @@ def of_each_modality(items: Iterable[Item], most: int) -> list[Item]:
     return [item for group in found.values() for item in choose(group, most)]
 
 
-def pictures(items: Iterable[Item], most: int) -> list[ImageSource]:
-    """Returns at most `most` different pictures of the items."""
+def images_of(items: Iterable[Item], most: int) -> list[ImageSource]:
+    """Returns at most `most` different images of the items."""
     return choose(list(dict.fromkeys(item.image for item in items if item.image is not None)), most)

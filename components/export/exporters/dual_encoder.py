@@ -21,7 +21,7 @@ from components.embedder.dual_encoder import DualEncoder, load
 from components.embedder.embedders import RUNTIME as RUNTIME_NAME
 from components.embedder.runtime import DESCRIPTION, Description, load_image, pixel_values
 from components.export.onnx_graphs import write
-from components.export.sample import pictures
+from components.export.sample import images_of
 
 RUNTIME = Path(runtime.__file__)
 TEXT, IMAGE = "text.onnx", "image.onnx"
@@ -89,7 +89,7 @@ def write_encoder(encoder: DualEncoder, directory: Path, opset: int) -> None:
 
 def calibration(source: Path, items: Sequence[Item], most: int) -> dict[str, Iterator[dict[str, NDArray[np.float32]]]]:
     """Returns what the image graph in `source` is fed for at most `most` of the items' images, batch by batch."""
-    images, description = pictures(items, most), Description.read(source)
+    images, description = images_of(items, most), Description.read(source)
     starts = range(0, len(images), CALIBRATION_BATCH)
     batches = ([load_image(image) for image in images[start : start + CALIBRATION_BATCH]] for start in starts)
     return {IMAGE: ({"pixel_values": pixel_values(batch, description)} for batch in batches)}

@@ -36,7 +36,7 @@ from components.export.runtimes.whole_dual_encoder import (
     Runtime,
     image_inputs,
 )
-from components.export.sample import pictures
+from components.export.sample import images_of
 
 PURPOSE = "The model of this directory, a CLIP or a SigLIP, as it is served."
 PATCHED = "siglip2"
@@ -131,7 +131,7 @@ def export(directory: Path, target: Path, opset: int) -> None:
 
 def calibration(source: Path, items: Sequence[Item], most: int) -> dict[str, Iterator[dict[str, NDArray[np.float32]]]]:
     """Returns what the image graph in `source` is fed for at most `most` of the items' images, batch by batch."""
-    images, description = pictures(items, most), Description.read(source)
+    images, description = images_of(items, most), Description.read(source)
     starts = range(0, len(images), CALIBRATION_BATCH)
     batches = ([load_image(image) for image in images[start : start + CALIBRATION_BATCH]] for start in starts)
     return {IMAGE: (image_inputs(batch, description) for batch in batches)}
