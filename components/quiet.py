@@ -1,4 +1,5 @@
-"""The switches of all tools: telemetry off, and the model hub too unless `HF_HUB_OFFLINE=0` asks for it.
+"""The switches of all tools: telemetry off, the model hub too unless `HF_HUB_OFFLINE=0` asks for it, waiting without
+spinning.
 
 The tools read these variables when they are imported, so whatever starts a process of ours calls `configure` before it
 imports any of them. Importing this module, or any other of the project, changes nothing.
@@ -18,6 +19,7 @@ TELEMETRY_OFF = {
 }
 OFFLINE_BY_DEFAULT = {"HF_HUB_OFFLINE": "1", "TRANSFORMERS_OFFLINE": "1", "HF_DATASETS_OFFLINE": "1"}
 CALM = {
+    "OMP_WAIT_POLICY": "passive",  # threads that spin while they wait hold up what works beside them
     "TOKENIZERS_PARALLELISM": "false",
     "HF_HUB_DISABLE_PROGRESS_BARS": "1",
     "HF_DATASETS_DISABLE_PROGRESS_BARS": "1",
