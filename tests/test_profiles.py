@@ -95,7 +95,7 @@ def test_comments_and_anchors_stay_beside_a_change_in_the_same_section(parameter
     apply_profile("mobileclip", parameters, FOLDER)
     lines = parameters.read_text(encoding="utf-8").splitlines()
     for line in (
-        "  views: 2                      # stored changes of every picture; 0: pictures as they are",
+        "  views: 2                      # stored changes of every image; 0: images as they are",
         "    image: &image_tower {kind: residual, image_size: 64, widths: [64, 128, 384], depths: [1, 2, 1]}",
         "      image_size: 32              # a quarter of the places: more than twice the steps in the same time",
         "    - <<: *small_images",
