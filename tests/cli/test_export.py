@@ -46,9 +46,9 @@ def embedline(workspace: Path, *arguments: str) -> subprocess.CompletedProcess[s
 def test_a_model_is_exported_and_its_variants_shown(workspace: Path) -> None:
     done = embedline(workspace, "model", "--output", "exported", "--variants", "fp32,int8", "--json")
     assert done.returncode == 0, done.stderr
-    told = json.loads(done.stdout)
-    assert told["output"] == "exported" and told["variants"].keys() == {"fp32", "int8"}
-    for name, found in told["variants"].items():
+    reported = json.loads(done.stdout)
+    assert reported["output"] == "exported" and reported["variants"].keys() == {"fp32", "int8"}
+    for name, found in reported["variants"].items():
         files = [file for file in (workspace / "exported" / name).rglob("*") if file.is_file()]
         assert found["bytes"] == sum(file.stat().st_size for file in files)
         assert found["minimum"] > 0.97

@@ -71,13 +71,13 @@ def test_a_whole_student_is_distilled_exported_and_packaged(student: Path, data:
     mine_negatives(nothing, data, tmp_path / "negatives")
     settings = Settings(others=[], views=0, augmentation=0.0, no_flip_tasks=[], seed=0)
     embed_with_teacher(settings, teacher, data, tmp_path / "embeddings")
-    told: list[Mapping[str, float]] = []
+    reported: list[Mapping[str, float]] = []
     trained = tmp_path / "student"
     paths = TrainingPaths(
         data, tmp_path / "negatives", trained, tmp_path / "checkpoints", teacher, tmp_path / "embeddings"
     )
-    train_model(recipe("random:clip"), paths, lambda _, metrics: told.append(metrics))
-    assert {f"loss/{loss['name']}" for loss in LOSSES} <= told[0].keys()
+    train_model(recipe("random:clip"), paths, lambda _, metrics: reported.append(metrics))
+    assert {f"loss/{loss['name']}" for loss in LOSSES} <= reported[0].keys()
 
     only = Export(opset=20, variants=[FP32], parity_items=12)
     report = export(only, trained, data, tmp_path / "onnx")
