@@ -25,7 +25,7 @@ from components.errors import Refused, UsageError
 from components.export.export import export
 from components.export.exporters.dual_encoder import write_encoder
 from components.export.quantisation import quantise_products
-from components.export.tensorrt.builders import available_builders, builder_of
+from components.export.tensorrt.builders import BUILDERS, builder_of
 from components.export.tensorrt.building import build_engine, build_plan
 from components.export.tensorrt.casting import cast, in_range
 from components.export.tensorrt.engine import Engine, description
@@ -365,7 +365,7 @@ def test_nothing_runs_without_a_gpu_and_no_number_is_made_up(built: Path) -> Non
 
 @without_gpu
 def test_a_builder_that_is_not_there_says_why() -> None:
-    found = available_builders()
+    found = {name: BUILDERS.module(name).missing() for name in BUILDERS.names()}
     assert found["rtx"] is None and found["tensorrt"]
     with pytest.raises(UsageError, match=f"tensorrt cannot build here: {found['tensorrt'][:30]}"):
         builder_of("tensorrt")

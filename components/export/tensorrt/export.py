@@ -61,9 +61,11 @@ def export_tensorrt(graphs: Path, output: Path, settings: TensorRT, items: Seque
     """
     builder_of(settings.builder)
     sample, calibration = of_each_modality(items, settings.parity_items), choose(items, settings.calibration_items)
-    demand_fit(graphs, record(graphs, [*sample, *calibration]), settings)
+    of_sample, of_calibration = record(graphs, sample), record(graphs, calibration)
+    for recorded in (of_sample, of_calibration):
+        demand_fit(graphs, recorded, settings)
     with atomic_directory(output) as partial:
-        kept, steps = write_networks(graphs, partial, settings, sample, record(graphs, calibration))
+        kept, steps = write_networks(graphs, partial, settings, sample, of_calibration)
         engines, seconds = [], {}
         for graph in graphs_in(graphs):
             network = network_of(graph, partial, settings)
@@ -76,7 +78,7 @@ def export_tensorrt(graphs: Path, output: Path, settings: TensorRT, items: Seque
             "build_seconds": seconds,
             "kept": kept,
             "parity": [asdict(step) for step in steps],
-        } | on_gpu(graphs, partial, engines, settings, sample)
+        } | on_gpu(graphs, partial, engines, settings, sample, of_sample)
         (partial / REPORT).write_text(json.dumps(report, indent=2, ensure_ascii=False) + "\n", encoding="utf-8")
     return engines
 
@@ -135,8 +137,9 @@ def write_networks(
                 quantise(graph, network, calibration[names], kept)
                 computed = onnx.load(network)
             else:
-                onnx.save(cast(onnx.load(graph), settings.precision, kept), network)
-                computed = cast(onnx.load(graph), settings.precision, kept, rounded=True)
+                model = onnx.load(graph)
+                onnx.save(cast(model, settings.precision, kept), network)
+                computed = cast(model, settings.precision, kept, rounded=True)
             by_names[names] = literal_session(computed)
         replace_sessions(measured, by_names)
         steps.append(Step(kept, MEASURED_ON[settings.precision], parity(reference, measured, sample)))
@@ -154,13 +157,19 @@ def literal_session(model: onnx.ModelProto) -> onnxruntime.InferenceSession:
 
 
 def on_gpu(
-    graphs: Path, output: Path, engines: Sequence[Engine], settings: TensorRT, sample: Sequence[Item]
+    graphs: Path,
+    output: Path,
+    engines: Sequence[Engine],
+    settings: TensorRT,
+    sample: Sequence[Item],
+    recorded: Mapping[frozenset[str], Sequence[Inputs]],
 ) -> dict[str, Any]:
     """Returns what only running engines shows, or why it is not known. Raises `Refused` if they answer otherwise."""
     missing = missing_gpu()
     if missing is not None:
         return {"executed": None, "not_executed": missing}
-    by_names, recorded, milliseconds = {}, record(graphs, sample), {}
+    by_names: dict[frozenset[str], EngineSession] = {}
+    milliseconds = {}
     for graph, engine in zip(graphs_in(graphs), engines, strict=True):
         names = signature(graph).names
         session = by_names[names] = EngineSession(network_of(graph, output, settings).with_name(engine.file))

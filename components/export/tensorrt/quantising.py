@@ -5,34 +5,24 @@ What the processor's variant does is refused by TensorRT: unsigned activations, 
 
 from __future__ import annotations
 
-import logging
 from collections.abc import Iterable, Sequence
 from pathlib import Path
 from tempfile import TemporaryDirectory
 
 import onnx
-from onnxruntime.quantization import CalibrationDataReader, QuantFormat, QuantType, quantize_static
+from onnxruntime.quantization import QuantFormat, QuantType, quantize_static
 from onnxruntime.quantization.shape_inference import quant_pre_process
 
+from components.export.quantisation import Calibration, be_calm
 from components.export.tensorrt.casting import PRODUCTS, members
 from components.export.tensorrt.recording import Inputs
 
 OPTIONS = {"ActivationSymmetric": True, "WeightSymmetric": True, "QuantizeBias": False}
 
 
-class Batches(CalibrationDataReader):  # type: ignore[misc]
-    """Hands recorded inputs to the calibration."""
-
-    def __init__(self, batches: Iterable[Inputs]) -> None:
-        self.batches = iter(batches)
-
-    def get_next(self) -> Inputs | None:
-        return next(self.batches, None)
-
-
 def quantise(source: Path, target: Path, calibration: Sequence[Inputs], families: Iterable[str]) -> None:
     """Writes the graph with its products in int8, all but those of `families`; `calibration` spans their ranges."""
-    logging.getLogger().setLevel(logging.WARNING)  # importing the quantiser has made everybody talkative
+    be_calm()
     with TemporaryDirectory() as folder:
         prepared = Path(folder, source.name)
         quant_pre_process(source, prepared, skip_symbolic_shape=True)
@@ -41,7 +31,7 @@ def quantise(source: Path, target: Path, calibration: Sequence[Inputs], families
         quantize_static(
             prepared,
             target,
-            Batches(calibration),
+            Calibration(calibration),
             quant_format=QuantFormat.QDQ,
             op_types_to_quantize=sorted(PRODUCTS),
             nodes_to_exclude=[node.name for node in graph.node if node.output[0] in kept],

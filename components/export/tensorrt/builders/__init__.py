@@ -15,11 +15,6 @@ from components.found_by_name import FoundByName
 BUILDERS = FoundByName("components.export.tensorrt.builders", "builder")
 
 
-def available_builders() -> dict[str, str | None]:
-    """Returns the builders, and what each of them lacks on this machine; None if it builds."""
-    return {name: BUILDERS.module(name).missing() for name in BUILDERS.names()}
-
-
 def builder_of(name: str) -> Any:
     """Returns the module of a builder. Raises `UsageError`, which says what is missing, if it cannot build here."""
     builder = BUILDERS.module(name)
