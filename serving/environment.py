@@ -110,7 +110,7 @@ def add_openvino(environment: Environment) -> None:
 
 def container_command(repository: Path) -> str:
     """Returns the docker command that serves `repository` on the default ports of this machine's loopback."""
-    needed = [*pins(), *(pins(OPENVINO_REQUIREMENTS) if needs_openvino(repository) else [])]
+    needed = [*pins(REQUIREMENTS), *(pins(OPENVINO_REQUIREMENTS) if needs_openvino(repository) else [])]
     packages = " ".join(pin for pin in needed if not pin.startswith("nvidia-pytriton"))
     ports = " ".join(f"-p 127.0.0.1:{port}:{port}" for port in (8000, 8001, 8002))
     serve = "tritonserver --model-repository=/models --model-control-mode=explicit --load-model=embedder"
@@ -173,14 +173,14 @@ def last_line(text: str) -> str:
     return lines[-1] if lines else "no reason given"
 
 
-def pins(requirements: Path | None = None) -> list[str]:
-    lines = (requirements or REQUIREMENTS).read_text(encoding="utf-8").splitlines()
+def pins(requirements: Path) -> list[str]:
+    lines = requirements.read_text(encoding="utf-8").splitlines()
     return [line for line in lines if line and not line.startswith("#")]
 
 
 def digest() -> str:
     """Returns what tells environments apart: the pins and the interpreter that they are installed for."""
-    return hashlib.sha256("\n".join([*pins(), sys.version, sys.base_prefix]).encode()).hexdigest()[:12]
+    return hashlib.sha256("\n".join([*pins(REQUIREMENTS), sys.version, sys.base_prefix]).encode()).hexdigest()[:12]
 
 
 def python_version() -> str:

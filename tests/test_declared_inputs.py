@@ -10,7 +10,7 @@ from components.stages import STAGES, sections_of
 from components.stages.inputs import covers, declare, declared, needed, undeclared
 
 ROOT = Path(__file__).parents[1]
-FOUND_BY_NAME = ("components/embedder/towers", "components/export/exporters", "components/export/runtimes")
+FOUND_BY_NAME = ("components/embedder/towers", "components/export/exporters")
 """Folders that are declared whole: a model directory may name any tower, and be of any class, that lies there."""
 
 

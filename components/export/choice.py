@@ -21,7 +21,7 @@ from components.export.config import AUTO, Serving
 from components.export.parity import rank_agreement
 from components.export.sample import choose as sample
 from components.export.sample import modality
-from components.files import write_text
+from components.files import folder_bytes, write_text
 from components.scores import Scores, compare
 
 CHOICE, PARITY = "choice.json", "parity.json"
@@ -154,7 +154,7 @@ def measure(onnx: Path, items: Sequence[Item], score: Score) -> dict[str, Measur
         same = name == REFERENCE
         found[name] = Measured(
             provider=embedder.provider,
-            size_bytes=sum(file.stat().st_size for file in (onnx / name).rglob("*") if file.is_file()),
+            size_bytes=folder_bytes(onnx / name),
             texts_per_second=speed["text"][name],
             images_per_second=speed["image"][name],
             parity_minimum=parities[name]["minimum"],

@@ -2,9 +2,8 @@
 
 `components/stages/NAME.py` holds `SECTIONS`, the sections of `params.yaml` that the stage reads and is given,
 `run(config, run)`, `CHOOSES`, those sections whose settings choose modules that the stage runs, and `FINDS`, packages
-whose modules it chooses from by what it reads. A stage adds its
-file, its name here, and its entry in `dvc.yaml`, which says what it depends on and makes; the flow runs whatever is
-listed, in this order.
+whose modules it chooses from by what it reads. A stage adds its file, its name here, and its entry in `dvc.yaml`, which
+says what it depends on and makes; the flow runs whatever is listed, in this order.
 """
 
 from __future__ import annotations

@@ -16,7 +16,7 @@ if TYPE_CHECKING:
     from components.registry.tracking import Run
 
 SECTIONS = CHOOSES = ("export",)
-FINDS = ("components.export.exporters", "components.export.runtimes")
+FINDS = ("components.export.exporters",)
 
 
 def run(config: Config, run: Run) -> None:

@@ -14,7 +14,7 @@ import pytest
 
 from components.errors import EmbedlineError
 from serving import environment as module
-from serving.environment import CONTAINER, Environment, container_command, pins, prepare
+from serving.environment import CONTAINER, REQUIREMENTS, Environment, container_command, pins, prepare
 
 MAKE = "from serving.environment import prepare; print(prepare().home)"
 
@@ -22,12 +22,12 @@ MAKE = "from serving.environment import prepare; print(prepare().home)"
 def test_it_holds_what_the_requirements_pin_and_nothing_else(environment: Environment) -> None:
     command = [sys.executable, "-m", "pip", "--python", str(environment.python), "list", "--format=freeze"]
     installed = set(subprocess.run(command, capture_output=True, text=True, check=True).stdout.lower().split())
-    assert {line for line in installed if not line.startswith("setuptools==")} == set(pins())
+    assert {line for line in installed if not line.startswith("setuptools==")} == set(pins(REQUIREMENTS))
 
 
 @pytest.mark.parametrize("package", ["onnxruntime", "tokenizers", "pillow"])
 def test_the_model_answers_with_the_packages_that_it_was_scored_with(package: str) -> None:
-    assert f"{package}=={version(package)}" in pins()
+    assert f"{package}=={version(package)}" in pins(REQUIREMENTS)
 
 
 def test_two_that_need_it_at_once_make_it_once_also_after_a_kill(
