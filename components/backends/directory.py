@@ -98,6 +98,19 @@ def find_directory(model: str) -> Path:
         raise EmbedlineError(f"{model}: the model hub does not give it: {error}", "Look at the name.") from error
 
 
+def transformers_type(directory: Path) -> str | None:
+    """Returns what transformers calls the model that a sentence-transformers directory begins with.
+
+    None if it begins with none, or if the directory is no such one.
+    """
+    try:
+        first = json.loads((directory / MODULES).read_text(encoding="utf-8"))[0]
+        config = json.loads((directory / first["path"] / "config.json").read_text(encoding="utf-8"))
+        return str(config["model_type"]) if first["type"].endswith(".Transformer") else None
+    except (OSError, ValueError, LookupError, TypeError):  # whatever else it is, it is none of these
+        return None
+
+
 def _configuration(directory: Path) -> dict[str, Any]:
     file = directory / CONFIGURATION
     try:

@@ -92,7 +92,12 @@ class TorchEmbedder:
 
     def encode(self, items: Sequence[Item]) -> Vectors:
         return sum_of_parts(
-            *parts(items), self._encode_texts, self.encode_images, self.encoder.description, self.batch_size
+            *parts(items),
+            self._encode_texts,
+            self.encode_images,
+            self.dimension,
+            self.encoder.description.instruction_weight,
+            self.batch_size,
         )
 
     def _encode_texts(self, texts: list[str]) -> Vectors:

@@ -48,11 +48,13 @@ class Description:
 
     @classmethod
     def read(cls, directory: Path) -> Description:
-        fields = json.loads((directory / DESCRIPTION).read_text(encoding="utf-8"))
-        frozen: dict[str, Any] = {
-            name: tuple(value) if isinstance(value, list) else value for name, value in fields.items()
-        }
-        return cls(**frozen)
+        return cls(**described(directory / DESCRIPTION))
+
+
+def described(file: Path) -> dict[str, Any]:
+    """Returns the fields of a description, lists as tuples."""
+    fields = json.loads(file.read_text(encoding="utf-8"))
+    return {name: tuple(value) if isinstance(value, list) else value for name, value in fields.items()}
 
 
 def load_image(source: bytes | str | Path | Image.Image) -> Image.Image:
@@ -209,24 +211,25 @@ def sum_of_parts(
     instructions: Sequence[str | None],
     encode_texts: Encode,
     encode_images: Encode,
-    description: Description,
+    dimension: int,
+    instruction_weight: float,
     batch_size: int,
 ) -> np.ndarray:
     """Returns `(n, dimension)` float32: each row's weighted sum over the vectors of its parts, L2-normalised.
 
-    Every different text and image is encoded once, `batch_size` at a time, texts of like length together. Raises
-    `ValueError` if a row has neither text nor image.
+    Text and image count 1. Every different text and image is encoded once, `batch_size` at a time, texts of like length
+    together. Raises `ValueError` if a row has neither text nor image.
     """
     empty = [row for row in range(len(texts)) if not (texts[row] or images[row])]
     if empty:
         raise ValueError(f"item {empty[0]} has neither text nor image")
-    total = np.zeros((len(texts), description.dimension), np.float32)
-    for words, weight in ((texts, 1.0), (instructions, description.instruction_weight)):
+    total = np.zeros((len(texts), dimension), np.float32)
+    for words, weight in ((texts, 1.0), (instructions, instruction_weight)):
         if weight:
-            add_parts(total, words, weight, encode_texts, batch_size)
-    sources = {identity(image): image for image in images if image}
-    keys = [identity(image) if image else None for image in images]
-    add_parts(total, keys, 1.0, lambda batch: encode_images([sources[key] for key in batch]), batch_size)
+            _add(total, words, weight, encode_texts, batch_size)
+    sources = {_identity(image): image for image in images if image}
+    keys = [_identity(image) if image else None for image in images]
+    _add(total, keys, 1.0, lambda batch: encode_images([sources[key] for key in batch]), batch_size)
     return normalise(total)
 
 
@@ -256,7 +259,14 @@ class Runtime:
     ) -> np.ndarray:
         """Returns `(n, dimension)` float32, L2-normalised; see `sum_of_parts`."""
         return sum_of_parts(
-            texts, images, instructions, self.encode_texts, self.encode_images, self.description, self.batch_size
+            texts,
+            images,
+            instructions,
+            self.encode_texts,
+            self.encode_images,
+            self.description.dimension,
+            self.description.instruction_weight,
+            self.batch_size,
         )
 
     def encode_texts(self, texts: list[str]) -> np.ndarray:
@@ -274,12 +284,12 @@ class Runtime:
         return vectors
 
 
-def identity(image: Any) -> Any:
+def _identity(image: Any) -> Any:
     """Returns what tells images apart: paths and bytes by their value, decoded ones by which object they are."""
     return image if isinstance(image, Hashable) else id(image)
 
 
-def add_parts(total: np.ndarray, parts: Sequence[Any], weight: float, encode: Encode, batch_size: int) -> None:
+def _add(total: np.ndarray, parts: Sequence[Any], weight: float, encode: Encode, batch_size: int) -> None:
     """Adds to `total` the weighted vectors of the parts that are there, each different part computed once."""
     rows: dict[Any, list[int]] = {}
     for row, part in enumerate(parts):

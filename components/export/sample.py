@@ -3,15 +3,18 @@
 from __future__ import annotations
 
 import random
-from collections.abc import Iterable, Sequence
+from collections.abc import Iterable, Iterator, Sequence
 from itertools import islice
 from pathlib import Path
 from typing import Literal, TypeVar
 
+from PIL import Image
+
 from components.corpus import Item, read_pairs, task_names
-from components.corpus.item import ImageSource
+from components.embedder.runtime import load_image
 
 SEED = 0
+IMAGES_AT_ONCE = 32
 ROWS_A_TASK = 2000
 Modality = Literal["text", "image", "composed"]
 T = TypeVar("T")
@@ -43,6 +46,8 @@ def of_each_modality(items: Iterable[Item], most: int) -> list[Item]:
     return [item for group in found.values() for item in choose(group, most)]
 
 
-def images_of(items: Iterable[Item], most: int) -> list[ImageSource]:
-    """Returns at most `most` different images of the items."""
-    return choose(list(dict.fromkeys(item.image for item in items if item.image is not None)), most)
+def image_batches(items: Iterable[Item], most: int) -> Iterator[list[Image.Image]]:
+    """Yields at most `most` different images of the items, decoded, some at a time."""
+    images = choose(list(dict.fromkeys(item.image for item in items if item.image is not None)), most)
+    for start in range(0, len(images), IMAGES_AT_ONCE):
+        yield [load_image(image) for image in images[start : start + IMAGES_AT_ONCE]]

@@ -300,7 +300,7 @@ def test_bad_items_are_named(exported: Exported) -> None:
         found.encode(["a", None], [None, None], [None, None])
     with pytest.raises(UnreadableImage, match="cannot be decoded"):
         found.encode(["a"], [b"no image"], [None])
-    assert found.encode([], [], []).shape == (0, found.dimension)
+    assert found.encode([], [], []).shape == (0, found.description.dimension)
 
 
 @pytest.mark.slow

@@ -19,14 +19,13 @@ from components.corpus import Item
 from components.embedder import runtime
 from components.embedder.dual_encoder import DualEncoder, load
 from components.embedder.embedders import RUNTIME as RUNTIME_NAME
-from components.embedder.runtime import DESCRIPTION, Description, load_image, pixel_values
+from components.embedder.runtime import DESCRIPTION, Description, pixel_values
 from components.export.onnx_graphs import write
-from components.export.sample import images_of
+from components.export.sample import image_batches
 
 RUNTIME = Path(runtime.__file__)
 TEXT, IMAGE = "text.onnx", "image.onnx"
 TOKENIZER = "tokenizer.json"
-CALIBRATION_BATCH = 32
 
 
 def reads(directory: Path) -> bool:
@@ -89,7 +88,5 @@ def write_encoder(encoder: DualEncoder, directory: Path, opset: int) -> None:
 
 def calibration(source: Path, items: Sequence[Item], most: int) -> dict[str, Iterator[dict[str, NDArray[np.float32]]]]:
     """Returns what the image graph in `source` is fed for at most `most` of the items' images, batch by batch."""
-    images, description = images_of(items, most), Description.read(source)
-    starts = range(0, len(images), CALIBRATION_BATCH)
-    batches = ([load_image(image) for image in images[start : start + CALIBRATION_BATCH]] for start in starts)
-    return {IMAGE: ({"pixel_values": pixel_values(batch, description)} for batch in batches)}
+    description = Description.read(source)
+    return {IMAGE: ({"pixel_values": pixel_values(batch, description)} for batch in image_batches(items, most))}

@@ -25,7 +25,7 @@ from tokenizers import Tokenizer
 from torch import Tensor, nn
 from torch.nn import functional
 
-from components.backends.directory import MODULES
+from components.backends.directory import transformers_type
 from components.backends.sentence_transformer import load_model
 from components.embedder.embedders import RUNTIME
 from components.embedder.module_file import module_source
@@ -61,14 +61,7 @@ REMEDY = "Serve it as sentence-transformers does, or choose a model that can be 
 
 def reads(directory: Path) -> bool:
     """Returns whether a directory is a sentence-transformers model of one of `KINDS`, or what `export` made of one."""
-    if (directory / DESCRIPTION).is_file():
-        return True
-    try:
-        first = json.loads((directory / MODULES).read_text(encoding="utf-8"))[0]
-        config = json.loads((directory / first["path"] / "config.json").read_text(encoding="utf-8"))
-        return first["type"].endswith(".Transformer") and config["model_type"] in KINDS
-    except (OSError, ValueError, LookupError, TypeError):  # whatever else it is, it is none of these
-        return False
+    return (directory / DESCRIPTION).is_file() or transformers_type(directory) in KINDS
 
 
 def export(directory: Path, target: Path, opset: int) -> None:

@@ -18,12 +18,11 @@ from tokenizers import Tokenizer
 from torch import Tensor, nn
 from torch.nn import functional
 
-from components.backends.directory import MODULES
+from components.backends.directory import transformers_type
 from components.backends.sentence_transformer import load_model
 from components.corpus import Item
 from components.embedder.embedders import RUNTIME
 from components.embedder.module_file import module_source
-from components.embedder.runtime import load_image
 from components.errors import UsageError
 from components.export.onnx_graphs import write
 from components.export.runtimes.whole_dual_encoder import (
@@ -36,26 +35,18 @@ from components.export.runtimes.whole_dual_encoder import (
     Runtime,
     image_inputs,
 )
-from components.export.sample import images_of
+from components.export.sample import image_batches
 
 PURPOSE = "The model of this directory, a CLIP or a SigLIP, as it is served."
 PATCHED = "siglip2"
 """The architecture, as transformers names it, whose images keep their shape; SigLIP 2 of one image size is a siglip."""
 TYPES = ("clip", "siglip", PATCHED, "vision-text-dual-encoder")
-CALIBRATION_BATCH = 32
 LIBRARY = "transformers.image_processing_backends"
 
 
 def reads(directory: Path) -> bool:
     """Returns whether a directory is a sentence-transformers model of one of `TYPES`, or what `export` made of one."""
-    if (directory / DESCRIPTION).is_file():
-        return True
-    try:
-        first = json.loads((directory / MODULES).read_text(encoding="utf-8"))[0]
-        config = json.loads((directory / first["path"] / "config.json").read_text(encoding="utf-8"))
-        return first["type"].endswith(".Transformer") and config["model_type"] in TYPES
-    except (OSError, ValueError, LookupError, TypeError):  # whatever else it is, it is none of these
-        return False
+    return (directory / DESCRIPTION).is_file() or transformers_type(directory) in TYPES
 
 
 class TextGraph(nn.Module):
@@ -131,10 +122,8 @@ def export(directory: Path, target: Path, opset: int) -> None:
 
 def calibration(source: Path, items: Sequence[Item], most: int) -> dict[str, Iterator[dict[str, NDArray[np.float32]]]]:
     """Returns what the image graph in `source` is fed for at most `most` of the items' images, batch by batch."""
-    images, description = images_of(items, most), Description.read(source)
-    starts = range(0, len(images), CALIBRATION_BATCH)
-    batches = ([load_image(image) for image in images[start : start + CALIBRATION_BATCH]] for start in starts)
-    return {IMAGE: (image_inputs(batch, description) for batch in batches)}
+    description = Description.read(source)
+    return {IMAGE: (image_inputs(batch, description) for batch in image_batches(items, most))}
 
 
 def tokenizer_of(model: SentenceTransformer, directory: Path) -> Tokenizer:

@@ -8,19 +8,17 @@ imports nothing of this project.
 
 from __future__ import annotations
 
-import json
 import math
 import re
 from collections.abc import Iterable, Iterator, Sequence
 from dataclasses import dataclass
 from pathlib import Path
-from typing import Any
 
 import numpy as np
 from PIL import Image
 from tokenizers import Tokenizer
 
-from components.embedder.runtime import Colours, UnreadableImage, graph, load_image, provider_of, session
+from components.embedder.runtime import Colours, UnreadableImage, described, graph, load_image, provider_of, session
 
 DESCRIPTION, GRAPH, TOKENIZER = "vision_language.json", "model.onnx", "tokenizer.json"
 OUTPUT = "sentence_embedding"
@@ -71,11 +69,7 @@ class Description:
 
     @classmethod
     def read(cls, directory: Path) -> Description:
-        fields = json.loads((directory / DESCRIPTION).read_text(encoding="utf-8"))
-        frozen: dict[str, Any] = {
-            name: tuple(value) if isinstance(value, list) else value for name, value in fields.items()
-        }
-        return cls(**frozen)
+        return cls(**described(directory / DESCRIPTION))
 
 
 @dataclass(frozen=True)
@@ -370,7 +364,6 @@ class Runtime:
         self, directory: Path, threads: int | None = None, batch_size: int = 64, provider: str = "auto"
     ) -> None:
         self.description = Description.read(directory)
-        self.dimension = self.description.dimension
         self.batch_size = batch_size
         self.preparation = Preparation(self.description, Tokenizer.from_file(str(directory / TOKENIZER)))
         self.session = session(graph(directory, "model"), threads, provider)
@@ -388,7 +381,7 @@ class Runtime:
             raise ValueError(f"item {empty[0]} has neither text nor image")
         order = sorted(range(len(texts)), key=lambda row: (bool(images[row]), len(texts[row] or "")))
         prepared = ((row, self.preparation.item(texts[row], images[row], instructions[row])) for row in order)
-        vectors = np.empty((len(texts), self.dimension), np.float32)
+        vectors = np.empty((len(texts), self.description.dimension), np.float32)
         for rows, items in batches(prepared, self.batch_size):
             vectors[rows] = self.session.run([OUTPUT], self.preparation.batch(items))[0]
         return vectors

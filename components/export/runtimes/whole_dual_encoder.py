@@ -6,7 +6,6 @@ class, and what it refers to, to the `runtime.py` beside the graphs, which impor
 
 from __future__ import annotations
 
-import json
 import math
 from collections.abc import Sequence
 from dataclasses import dataclass
@@ -21,13 +20,12 @@ from components.embedder.runtime import (
     MAX_IMAGE_PIXELS,
     Colours,
     UnreadableImage,
-    add_parts,
+    described,
     graph,
-    identity,
     load_image,
-    normalise,
     provider_of,
     session,
+    sum_of_parts,
 )
 
 DESCRIPTION, TOKENIZER, TEXT, IMAGE = "whole_dual_encoder.json", "tokenizer.json", "text.onnx", "image.onnx"
@@ -64,11 +62,7 @@ class Description:
 
     @classmethod
     def read(cls, directory: Path) -> Description:
-        fields = json.loads((directory / DESCRIPTION).read_text(encoding="utf-8"))
-        frozen: dict[str, Any] = {
-            name: tuple(value) if isinstance(value, list) else value for name, value in fields.items()
-        }
-        return cls(**frozen)
+        return cls(**described(directory / DESCRIPTION))
 
 
 class Runtime:
@@ -95,17 +89,18 @@ class Runtime:
         An instruction stands before the text; a row without text goes without. Every different text and image is
         encoded once, `batch_size` at a time. Raises `ValueError` if a row has neither text nor image.
         """
-        empty = [row for row in range(len(texts)) if not (texts[row] or images[row])]
-        if empty:
-            raise ValueError(f"item {empty[0]} has neither text nor image")
         prompts = [f"{instruction} " if instruction else self.description.prompt for instruction in instructions]
         prompted = [prompt + text if text else None for prompt, text in zip(prompts, texts, strict=True)]
-        sources = {identity(image): image for image in images if image}
-        keys = [identity(image) if image else None for image in images]
-        total = np.zeros((len(texts), self.description.dimension), np.float32)
-        add_parts(total, prompted, 1.0, self.encode_texts, self.batch_size)
-        add_parts(total, keys, 1.0, lambda batch: self.encode_images([sources[key] for key in batch]), self.batch_size)
-        return normalise(total)
+        return sum_of_parts(
+            prompted,
+            images,
+            instructions,
+            self.encode_texts,
+            self.encode_images,
+            self.description.dimension,
+            0.0,  # they are in the texts
+            self.batch_size,
+        )
 
     def encode_texts(self, texts: list[str]) -> np.ndarray:
         """Returns `(n, dimension)`, L2-normalised."""
