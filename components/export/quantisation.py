@@ -4,7 +4,8 @@ Every part is quantised so that an item's vector does not depend on its neighbou
 scales that dynamic quantisation takes from a whole batch:
 
 * convolutions, in weights and activations, with the ranges that calibration spans;
-* matrix products, in blocks of weights and, where activations are quantised, of each row (`MatMulNBits`);
+* matrix products, with a scale for each column of weights and each row of activations (`row_products.py`), or in
+  blocks of weights alone (`MatMulNBits`);
 * tables of word vectors, each row with its own scale, so that words with short vectors keep their direction.
 
 The last projections stay fp32: they are small, and it is they that decide which neighbour is the nearest.
@@ -28,10 +29,11 @@ from onnxruntime.quantization.matmul_nbits_quantizer import DefaultWeightOnlyQua
 from onnxruntime.quantization.shape_inference import quant_pre_process
 
 from components.export.onnx_graphs import check, is_large, rewrite, save
+from components.export.row_products import quantise_rows
 
 BLOCK = 32
-FP32_PRODUCTS, INT8_PRODUCTS = 1, 4
-"""What ONNX Runtime calls the accuracy level of a product: with activations as they are, or in 8 bits."""
+FP32_PRODUCTS = 1
+"""What ONNX Runtime calls the accuracy level of a product with activations as they are."""
 Feeds = Mapping[str, NDArray[np.float32]]
 
 
@@ -47,7 +49,9 @@ def quantise(source: Path, directory: Path, calibration: Mapping[str, Iterable[F
     for path in sorted(directory.glob("*.onnx")):
         if path.name in calibration and not is_large(onnx.load(path)):
             quantise_convolutions(source / path.name, path, calibration[path.name])
-        model = quantise_products(onnx.load(path), 8, INT8_PRODUCTS)
+        model = onnx.load(path)
+        del model.graph.value_info[:]  # the shapes of what is replaced
+        quantise_rows(model.graph)
         quantise_tables(model.graph)
         save(model, path)
         check(path)
@@ -60,7 +64,7 @@ def quantise_weights(source: Path, directory: Path, bits: Literal[4, 8]) -> None
     """
 
     def change(model: onnx.ModelProto) -> onnx.ModelProto:
-        quantised = quantise_products(model, bits, FP32_PRODUCTS)
+        quantised = quantise_products(model, bits)
         quantise_tables(quantised.graph)
         return quantised
 
@@ -100,15 +104,12 @@ def quantise_convolutions(source: Path, target: Path, batches: Iterable[Feeds]) 
         )
 
 
-def quantise_products(model: onnx.ModelProto, bits: Literal[4, 8], accuracy_level: int) -> onnx.ModelProto:
-    """Returns the model with weights of so many bits in its matrix products.
-
-    With `INT8_PRODUCTS` each row of activations has a scale of its own.
-    """
+def quantise_products(model: onnx.ModelProto, bits: Literal[4, 8]) -> onnx.ModelProto:
+    """Returns the model with weights of so many bits in its matrix products."""
     settings = DefaultWeightOnlyQuantConfig(
         block_size=BLOCK,
         is_symmetric=True,
-        accuracy_level=accuracy_level,
+        accuracy_level=FP32_PRODUCTS,
         op_types_to_quantize=("MatMul",),
         bits=bits,
     )

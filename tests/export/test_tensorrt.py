@@ -235,7 +235,7 @@ def test_the_nodes_that_the_parser_refuses_are_named(graphs: Path, tmp_path: Pat
         Refused, match=r"the node pixel_values_QuantizeLinear \(DynamicQuantizeLinear\): it has no such"
     ):
         build_plan(tmp_path / "dynamic.onnx", wanted, SETTINGS)
-    onnx.save(quantise_products(one_product(), bits=4, accuracy_level=4), tmp_path / "blocks.onnx")
+    onnx.save(quantise_products(one_product(), bits=4), tmp_path / "blocks.onnx")
     with pytest.raises(Refused, match=r"the node product_Q4 \(MatMulNBits\)"):
         build_plan(tmp_path / "blocks.onnx", {"x": Profile((1, 64), (1, 64), (1, 64))}, SETTINGS)
     onnx.save(one_product(), tmp_path / "product.onnx")

@@ -6,6 +6,7 @@ import json
 import re
 import shutil
 import sys
+from collections import Counter
 from dataclasses import replace
 from pathlib import Path
 from types import ModuleType
@@ -94,8 +95,8 @@ def test_each_weighs_what_its_name_says(exported: Path) -> None:
     assert size["int4"] < size["int8_weights"] < 0.45 * size["fp32"]
 
 
-@pytest.mark.parametrize(("variant", "bits", "level"), [("int4", 4, 1), ("int8_weights", 8, 1), ("int8", 8, 4)])
-def test_products_have_weights_of_so_many_bits(exported: Path, variant: str, bits: int, level: int) -> None:
+@pytest.mark.parametrize(("variant", "bits"), [("int4", 4), ("int8_weights", 8)])
+def test_products_have_weights_of_so_many_bits(exported: Path, variant: str, bits: int) -> None:
     graph = onnx_format.load(exported / variant / "text.onnx").graph
     products = [
         {attribute.name: attribute.i for attribute in node.attribute}
@@ -103,7 +104,13 @@ def test_products_have_weights_of_so_many_bits(exported: Path, variant: str, bit
         if node.op_type == "MatMulNBits"
     ]
     assert len(products) == 12  # six of each layer
-    assert {(product["bits"], product["accuracy_level"]) for product in products} == {(bits, level)}
+    assert {(product["bits"], product["accuracy_level"]) for product in products} == {(bits, 1)}
+
+
+def test_products_of_int8_are_of_integers(exported: Path) -> None:
+    """And the rows of queries, keys and values are rounded once."""
+    kinds = Counter(node.op_type for node in onnx_format.load(exported / "int8" / "text.onnx").graph.node)
+    assert (kinds["MatMulInteger"], kinds["QuantizeLinear"]) == (12, 8)  # six and four of each layer
 
 
 def test_fp16_keeps_inputs_and_outputs_and_sums_in_fp32(exported: Path) -> None:
