@@ -1,34 +1,105 @@
-"""`embedline serve`: Triton, until it is stopped."""
+"""`embedline serve`: Triton, kept answering until it is stopped."""
 
 from __future__ import annotations
 
-import signal
-import sys
-import time
+import logging
+from dataclasses import asdict
+from enum import StrEnum
 from pathlib import Path
+from typing import TYPE_CHECKING, Annotated
 
-from cli.screen import screen
-from components.errors import EmbedlineError
+import typer
+
+from cli.options import Machine
+from cli.screen import say, screen, spell
 from components.workspace import STATE
 
+if TYPE_CHECKING:
+    from serving.supervisor.state import State
+    from serving.triton import TritonServer
 
-def serve() -> None:
-    """Start Triton on the champion and the previous version, until Ctrl-C or SIGTERM.
 
-    Example: `embedline serve`
+class Action(StrEnum):
+    START = "start"
+    STATUS = "status"
+    STOP = "stop"
+
+
+def serve(
+    action: Annotated[Action, typer.Argument(help="start (the default), status, or stop.")] = Action.START,
+    detach: Annotated[
+        bool, typer.Option("--detach", help="Start it in the background, and return once it answers.")
+    ] = False,
+    machine: Machine = False,
+) -> None:
+    """Serve the champion and the previous version on Triton, healed when they fail, until Ctrl-C or SIGTERM.
+
+    Example: `embedline serve --detach`, then `embedline serve status` and `embedline serve stop`
     """
+    match action:
+        case Action.STATUS:
+            show_status(machine)
+        case Action.STOP:
+            stop(machine)
+        case Action.START if detach:
+            from serving.supervisor.detach import detach as start
+
+            show(start(STATE, []), machine)
+        case Action.START:
+            start_here()
+
+
+def start_here() -> None:
     from components import config as configuration
     from components.export.config import Serving
-    from serving.roles import serve_roles
+    from serving.supervisor.supervise import supervise
 
-    for request in (signal.SIGTERM, signal.SIGHUP):
-        signal.signal(request, lambda *_: sys.exit(0))  # on its way out it stops the server, as Ctrl-C does
+    log = logging.getLogger("serving")
+    handler = logging.StreamHandler()
+    handler.setFormatter(logging.Formatter("%(asctime)s %(levelname)s %(message)s"))
+    log.addHandler(handler)
+    log.setLevel(logging.INFO)
     settings = configuration.read_section(Path(configuration.PARAMETERS), Serving)
-    with serve_roles(STATE, settings) as (server, versions):
-        screen.print(
-            f"Triton answers on http://{server.url} with version {versions[0]} (of {versions}); "
-            f"metrics on {server.metrics_url}. Ctrl-C stops it."
-        )
-        while server.is_running:
-            time.sleep(0.5)
-        raise EmbedlineError("Triton has ended by itself", f"See {server.log}, then start it again.")
+    supervise(STATE, settings, [], announce)
+
+
+def announce(server: TritonServer, state: State) -> None:
+    screen.print(
+        f"Triton answers on http://{server.url} with version {state.version}; metrics on {server.metrics_url} and "
+        f"{state.metrics_url}. Ctrl-C stops it."
+    )
+
+
+def show_status(machine: bool) -> None:
+    """Prints what the supervisor last knew; exit code 1 unless it runs and all answers."""
+    from serving.supervisor import state
+
+    found = state.find(STATE)
+    if found:
+        show(found, machine)
+    elif machine:
+        say({"running": False})
+    else:
+        screen.print("It does not run. `embedline serve --detach` starts it.")
+    if not (found and found.ready and all((found.healthy or {}).values())):
+        raise typer.Exit(1)
+
+
+def stop(machine: bool) -> None:
+    from serving.supervisor import state
+
+    stopped = state.stop(STATE)
+    if machine:
+        say({"stopped": stopped.pid if stopped else None})
+    else:
+        screen.print(f"Stopped process {stopped.pid} and all that it had started." if stopped else "It did not run.")
+
+
+def show(state: State, machine: bool) -> None:
+    if machine:
+        say({"running": True, **asdict(state)})
+        return
+    healthy = {name: "answers" if fine else "does not answer" for name, fine in (state.healthy or {}).items()}
+    screen.print(spell({"process": state.pid, "since": state.started, "version": state.version, "on": state.url}))
+    screen.print(spell({**healthy, "checked": state.checked, "reloads": state.reloads, "restarts": state.restarts}))
+    screen.print(spell({"metrics": state.metrics_url}))

@@ -11,7 +11,7 @@ from tritonclient.utils import InferenceServerException
 
 from components.errors import EmbedlineError, UsageError
 from components.export import read_examples
-from serving import repository
+from serving import known_answers, repository
 from serving.client import TritonEmbedder, connect
 from serving.environment import add_openvino, needs_openvino, prepare
 from serving.triton import TritonServer
@@ -47,6 +47,7 @@ def deploy(server: TritonServer, bundle: Path, version: int) -> list[int]:
     before, old_config = repository.served(server.repository), repository.read_config(server.repository)
     is_new = repository.add_version(server.repository, bundle, version)
     try:
+        known_answers.keep(server.repository, bundle, version)
         config = (bundle / repository.CONFIG).read_text(encoding="utf-8")
         repository.write_config(server.repository, config, [*before, version])
         load(server)

@@ -14,6 +14,7 @@ from pathlib import Path
 
 from components.errors import EmbedlineError, UsageError
 from components.files import file_sha256, write_text
+from serving import known_answers
 
 MODEL = "embedder"
 CONFIG = "config.pbtxt"
@@ -71,6 +72,7 @@ def remove_version(repository: Path, version: int) -> None:
     if target.exists():
         doomed = target.rename(target.with_name(f".{version}.partial"))
         shutil.rmtree(doomed)
+    shutil.rmtree(known_answers.folder(repository, version), ignore_errors=True)
 
 
 def read_config(repository: Path) -> str | None:

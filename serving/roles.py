@@ -7,11 +7,12 @@ from contextlib import contextmanager
 from pathlib import Path
 
 from components import lineage
-from components.errors import UsageError
+from components.errors import EmbedlineError, UsageError
 from components.export.config import Serving
 from components.registry import models, promotion, tracking
 from components.registry.tracking import Tracking
-from serving import control, repository
+from serving import control, known_answers, repository
+from serving.supervisor.state import find as supervised
 from serving.triton import TritonServer
 
 
@@ -32,7 +33,8 @@ def serve_versions(server: TritonServer, tracked: Tracking) -> list[int]:
     """Makes the server serve the versions that play a role, fetching from the registry what it lacks; returns them."""
     versions = served_versions(models.roles(tracked))
     for version in versions:
-        if version not in repository.versions(server.repository):
+        is_known = known_answers.folder(server.repository, version).exists()
+        if version not in repository.versions(server.repository) or not is_known:
             control.deploy(server, models.download(tracked, str(version), Path(server.home) / "fetched"), version)
     control.serve(server, versions)
     return versions
@@ -44,17 +46,6 @@ def follow_roles(home: Path, tracked: Tracking) -> None:
     server = TritonServer.find(home)
     if server and control.loaded(server) != sorted(served_versions(models.roles(tracked))):
         serve_versions(server, tracked)
-
-
-@contextmanager
-def serve_roles(home: Path, config: Serving) -> Iterator[tuple[TritonServer, list[int]]]:
-    """Starts a server on the configured ports and yields it with its versions, the champion first."""
-    tracked = tracking.prepare(Path())
-    served_versions(models.roles(tracked))
-    with TritonServer.start(
-        home, config.http_port, config.grpc_port, config.metrics_port, config.startup_seconds
-    ) as server:
-        yield server, serve_versions(server, tracked)
 
 
 def roll_back(home: Path, reason: str) -> Mapping[str, str | None]:
@@ -69,10 +60,17 @@ def roll_back(home: Path, reason: str) -> Mapping[str, str | None]:
 
 @contextmanager
 def served(home: Path, config: Serving, tracked: Tracking) -> Iterator[TritonServer]:
-    """Yields the running server, or one on free ports that serves the roles and is stopped afterwards."""
+    """Yields the running server, or one on free ports that serves the roles and is stopped afterwards.
+
+    Raises `EmbedlineError` while a supervisor is restarting the server: a second one would be in its way.
+    """
     if server := TritonServer.find(home):
         yield server
         return
+    if supervised(home):
+        raise EmbedlineError(
+            "the server of this workspace is being started", "ask again in some seconds; see `embedline serve status`"
+        )
     with TritonServer.start(home, 0, 0, 0, config.startup_seconds) as server:
         serve_versions(server, tracked)
         yield server

@@ -1,8 +1,8 @@
-"""Runs Triton so that it ends with the process that started it, however that one ends.
+"""Runs a server so that it ends with the process that started it, however that one ends.
 
-`triton.py` starts this file with a pipe as standard input. A watcher stays behind, then this process becomes Triton.
-The pipe closes when the starter ends, even by SIGKILL; then the watcher ends Triton. Without it, a command that was
-killed would leave its server running.
+Who starts this file gives it a pipe as standard input and a process group of its own. A watcher stays behind, then this
+process becomes the server. The pipe closes when the starter ends, even by SIGKILL; then the watcher ends the group.
+Without it, a command that was killed would leave its server running.
 """
 
 import os
@@ -13,15 +13,19 @@ from contextlib import suppress
 from pathlib import Path
 
 
-def end_with_starter(server: int, region: str) -> None:
-    """Waits until the starter or the server (a pidfd) ends; in the first case ends the server with all that is its."""
+def end_with_starter(server: int, group: int, region: str) -> None:
+    """Waits until the starter or the server (a pidfd) ends; in the first case ends the server with all that is its.
+
+    `region` is that of a Triton server's shared memory, empty for another server.
+    """
     ended, _, _ = select.select([sys.stdin.fileno(), server], [], [])
     if server in ended:
         return
     with suppress(ProcessLookupError):
-        signal.pidfd_send_signal(server, signal.SIGKILL)
+        os.killpg(group, signal.SIGKILL)
     select.select([server], [], [])
-    clear_leftovers(region)
+    if region:
+        clear_leftovers(region)
 
 
 def clear_leftovers(region: str) -> None:
@@ -39,11 +43,12 @@ def clear_leftovers(region: str) -> None:
 
 
 def main(region: str, command: list[str]) -> None:
-    server = os.pidfd_open(os.getpid())
+    group = os.getpid()
+    server = os.pidfd_open(group)
     if os.fork() == 0:
         if os.fork() == 0:  # a grandchild: Triton's children are its model processes alone
             os.setsid()
-            end_with_starter(server, region)
+            end_with_starter(server, group, region)
         os._exit(0)
     os.wait()
     os.dup2(os.open(os.devnull, os.O_RDONLY), sys.stdin.fileno())

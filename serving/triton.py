@@ -174,7 +174,7 @@ class TritonServer:
         if server.log.exists():
             server.log.replace(server.log.with_suffix(".previous.log"))
         reading, _ = os.pipe()  # its other end is never closed: it closes when this process ends
-        with server.log.open("wb") as log:
+        with server.log.open("ab") as log:  # appending, so that it can be emptied while Triton writes
             process = subprocess.Popen(
                 command,
                 env=environment.variables(),

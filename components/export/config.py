@@ -10,7 +10,7 @@ from pydantic import BeforeValidator, Field, model_validator
 from components.errors import UsageError
 from components.export.tensorrt.settings import TensorRT
 from components.found_by_name import FoundByName
-from components.sections import Fraction, Port, Positive, Section, demand
+from components.sections import Fraction, Port, Positive, Rate, Section, demand
 
 AUTO = "auto"
 VARIANTS = FoundByName("components.export.variants", "name")
@@ -70,7 +70,9 @@ class Export(Section):
 class Serving(Section):
     """`variant` is one of `export.variants`, or `auto`, which takes the one that the stage `export` has chosen.
 
-    `provider` computes its graphs; `auto` takes the fastest that works where they are served.
+    `provider` computes its graphs; `auto` takes the fastest that works where they are served. `embedline serve` asks
+    the champion a known question every `probe_seconds`; it gives up a process that it has restarted `max_restarts`
+    times within `restart_window_seconds`.
     """
 
     variant: str
@@ -80,9 +82,14 @@ class Serving(Section):
     metrics_port: Port
     threads: Positive
     max_batch_size: Positive
+    supervisor_metrics_port: Port = 8003
     startup_seconds: Positive
+    probe_seconds: Rate = 5.0
+    max_restarts: Positive = 5
+    restart_window_seconds: Rate = 300.0
 
     @model_validator(mode="after")
     def _has_a_port_for_each(self) -> Self:
-        ports = [port for port in (self.http_port, self.grpc_port, self.metrics_port) if port]
+        named = (self.http_port, self.grpc_port, self.metrics_port, self.supervisor_metrics_port)
+        ports = [port for port in named if port]
         return demand(self, len(ports) == len(set(ports)), "two ports are the same; 0 takes any free one")

@@ -1,0 +1,1 @@
+"""What `embedline serve` runs: Triton and what stands beside it, owned, probed by real questions, and healed."""

@@ -1,0 +1,131 @@
+"""Starts Triton and what stands beside it, watches them, and ends them with itself."""
+
+from __future__ import annotations
+
+import logging
+import os
+import signal
+import sys
+import time
+from collections.abc import Callable, Sequence
+from contextlib import ExitStack
+from dataclasses import replace
+from datetime import UTC, datetime
+from pathlib import Path
+from types import FrameType
+from typing import NoReturn
+
+from components.errors import EmbedlineError, UsageError
+from components.export.config import Serving
+from components.registry import tracking
+from serving import events
+from serving.supervisor import state
+from serving.supervisor.child import Child, ChildProcess
+from serving.supervisor.decision import Policy
+from serving.supervisor.loop import Watch, Watched
+from serving.supervisor.metrics import Metrics
+from serving.supervisor.rotation import rotate
+from serving.supervisor.sd_notify import notify
+from serving.supervisor.state import State
+from serving.supervisor.triton_process import TritonProcess
+from serving.triton import TritonServer, process_birth
+
+LOG = logging.getLogger(__name__)
+OWN_LOG = "serve.log"
+"""Where a detached supervisor writes."""
+STOPPING = (signal.SIGTERM, signal.SIGHUP, signal.SIGINT)
+ORPHAN_SECONDS = 15
+
+
+def supervise(
+    home: Path, config: Serving, children: Sequence[Child], ready: Callable[[TritonServer, State], None]
+) -> NoReturn:
+    """Serves the champion until a signal stops it; calls `ready` once all answers.
+
+    SIGTERM and SIGHUP leave by `SystemExit(0)`, Ctrl-C by `KeyboardInterrupt`, and all that was started has ended then.
+    Raises `UsageError` if a supervisor runs in `home` already, `EmbedlineError` if something does not start or is
+    given up.
+    """
+    home = home.resolve()
+    began = begin(home)
+    with ExitStack() as stack:
+        for sign in STOPPING:
+            signal.signal(sign, stop_once)
+        stack.callback(end, home, began)
+        metrics = Metrics()
+        current = replace(began, metrics_url=metrics.serve(config.supervisor_metrics_port))
+        current.write(home)
+        triton = TritonProcess(home, config, tracking.prepare(Path()))
+        stack.callback(triton.stop)
+        triton.start()
+        beside = [ChildProcess(child, home, config.startup_seconds) for child in children]
+        for process in beside:
+            stack.callback(process.stop)
+            process.start()
+
+        def changed(watched: Sequence[Watched]) -> None:
+            try:
+                known(current, triton, watched).write(home)
+            except (EmbedlineError, OSError) as error:  # a full disk keeps nobody from being served
+                LOG.error("the state could not be written: %s", error)
+
+        def looked() -> None:
+            rotate(home / OWN_LOG)
+            notify("WATCHDOG=1")
+
+        policy = Policy(config.max_restarts, config.restart_window_seconds)
+        watch = Watch(home, [triton, *beside], policy, config.probe_seconds, metrics, changed, looked)
+        changed(watch.watched)
+        events.record(home, "started", pid=began.pid, version=triton.champion())
+        notify("READY=1", f"STATUS=version {triton.champion()} answers on {triton.running.url}")
+        ready(triton.running, known(current, triton, watch.watched))
+        watch.run()
+
+
+def begin(home: Path) -> State:
+    """Writes that this process is the supervisor of `home`. Raises `UsageError` if another one is."""
+    left = state.read(home)
+    if left and left.is_running:
+        raise UsageError(
+            f"`embedline serve` runs here already: process {left.pid}", "Stop it with `embedline serve stop`."
+        )
+    deadline = time.monotonic() + ORPHAN_SECONDS
+    while left and TritonServer.find(home) and time.monotonic() < deadline:
+        time.sleep(0.1)  # its supervisor was killed: it is about to end too
+    now = datetime.now(UTC).isoformat("T", "seconds")
+    began = State(os.getpid(), process_birth(os.getpid()) or 0, now)
+    home.mkdir(parents=True, exist_ok=True)
+    began.write(home)
+    return began
+
+
+def stop_once(sign: int, _: FrameType | None) -> NoReturn:
+    """Leaves the command; from then on nothing disturbs the ending of what it has started."""
+    for each in STOPPING:
+        signal.signal(each, signal.SIG_IGN)
+    notify("STOPPING=1")
+    if sign == signal.SIGINT:
+        raise KeyboardInterrupt
+    sys.exit(0)
+
+
+def end(home: Path, began: State) -> None:
+    events.record(home, "ended", pid=began.pid)
+    (home / state.STATE_FILE).unlink(missing_ok=True)
+
+
+def known(current: State, triton: TritonProcess, watched: Sequence[Watched]) -> State:
+    """Returns the state with what is known now."""
+    heals = [heal.how for each in watched for heal in each.heals]
+    server = triton.running
+    return replace(
+        current,
+        ready=True,
+        url=server.url,
+        grpc_port=server.grpc_port,
+        version=triton.champion(),
+        healthy={each.process.name: each.unhealthy_since is None for each in watched},
+        reloads=heals.count("reload"),
+        restarts=heals.count("restart"),
+        checked=datetime.now(UTC).isoformat("T", "seconds"),
+    )

@@ -1,0 +1,105 @@
+"""Triton as the supervisor keeps it: asked a question with a known answer, loaded again, restarted on its ports."""
+
+from __future__ import annotations
+
+import logging
+import secrets
+from pathlib import Path
+
+from components.corpus import Item
+from components.errors import EmbedlineError
+from components.export.config import Serving
+from components.registry import models
+from components.registry.tracking import Tracking
+from serving import control, known_answers, repository
+from serving.client import TritonEmbedder
+from serving.roles import follow_roles, serve_versions, served_versions
+from serving.triton import TritonServer
+
+PROBE_TIMEOUT_SECONDS = 30
+LEAST_COSINE = 0.99
+"""Another model, or numbers that were read wrongly, are far below it. The 0.999 of a deployment would be too strict:
+an example shares its batch with whatever else is asked at that moment, and dynamic int8 scales by the batch."""
+
+
+class TritonProcess:
+    """The one server of `home`. It is this object's own: a server that another command started is never touched."""
+
+    name = "triton"
+    reloadable = True
+
+    def __init__(self, home: Path, config: Serving, tracked: Tracking) -> None:
+        self.home = home
+        self.config = config
+        self.tracked = tracked
+        self.server: TritonServer | None = None
+        self.asked = 0
+
+    @property
+    def running(self) -> TritonServer:
+        """Returns the server that was started last, dead or alive."""
+        if self.server is None:
+            raise EmbedlineError("Triton was never started")
+        return self.server
+
+    @property
+    def log(self) -> Path:
+        return self.running.log
+
+    @property
+    def is_running(self) -> bool:
+        return self.running.is_running
+
+    def start(self) -> None:
+        """Starts it on the configured ports with the versions that play a role. Raises as `TritonServer.start`,
+        `serve_versions` and `served_versions` do."""
+        served_versions(models.roles(self.tracked))  # before anything is started
+        ports = self.config.http_port, self.config.grpc_port, self.config.metrics_port
+        self.server = TritonServer.start(self.home, *ports, self.config.startup_seconds)
+        serve_versions(self.server, self.tracked)
+
+    def champion(self) -> int:
+        """Returns the version that answers clients which name none: another command may have changed it just now."""
+        return max(repository.served(self.running.repository))
+
+    def probe(self) -> None:
+        """Asks the champion one of its bundle's examples, another one each time.
+
+        The second item of the request was never sent before, so that no response cache can answer. Raises
+        `EmbedlineError` unless the vector is the one that the bundle has recorded.
+        """
+        version = self.champion()
+        examples, expected = known_answers.read(self.running.repository, version)
+        row = self.asked % len(examples)
+        self.asked += 1
+        embedder = TritonEmbedder(self.running.url, repository.MODEL, version, PROBE_TIMEOUT_SECONDS)
+        answer = embedder.encode([examples[row], Item(text=secrets.token_hex(8))])[:1]
+        known = expected[row : row + 1]
+        cosine = control.least_cosine(answer, known) if answer.shape == known.shape else -1.0
+        if not cosine >= LEAST_COSINE:
+            raise EmbedlineError(
+                f"version {version} answers example {row} with another vector than its bundle records: "
+                f"cosine {cosine:.4f} < {LEAST_COSINE}",
+                "package the model again, or go back: `embedline rollback`",
+            )
+
+    def reload(self) -> None:
+        """Starts the model processes anew, in the versions that the repository's configuration names."""
+        control.load(self.running)
+
+    def restart(self) -> None:
+        """Starts Triton again on the same ports with the versions that it served; no registry is needed for that."""
+        before = self.running
+        before.stop()
+        self.server = TritonServer.start(
+            self.home, before.http_port, before.grpc_port, before.metrics_port, self.config.startup_seconds
+        )
+        control.load(self.server)
+        try:
+            follow_roles(self.home, self.tracked)  # a promotion while Triton was down
+        except Exception:  # the registry may be down too, which does not keep the champion from answering
+            logging.getLogger(__name__).exception("the roles could not be looked up")
+
+    def stop(self) -> None:
+        if self.server:
+            self.server.stop()
