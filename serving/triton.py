@@ -100,7 +100,7 @@ class TritonServer:
         environment = environment or prepare(home / "model_repository")
         (home / "model_repository").mkdir(parents=True, exist_ok=True)
         try:
-            with FileLock(home / "triton.lock", timeout=startup_seconds):
+            with start_lock(home).acquire(startup_seconds):
                 if left := read_state(home):
                     if left.tested:
                         raise EmbedlineError(
@@ -264,22 +264,35 @@ def state_path(home: Path) -> Path:
     return home / "triton.json"
 
 
+def start_lock(home: Path) -> FileLock:
+    """Returns the lock that a start holds in `home`; whoever has it may take it once more."""
+    return FileLock(home / "triton.lock", is_singleton=True)
+
+
 def read_state(home: Path) -> TritonServer | None:
-    """Returns the living server that the state file names, tested or not; removes the file of a dead one."""
+    """Returns the living server that the state file names, tested or not; clears away what a dead one left, unless the
+    next one is being started, which does so itself."""
+    server = stated(home)
+    if server is None or server.is_running:
+        return server
+    with suppress(Timeout), start_lock(home).acquire(0):
+        if stated(home) == server:
+            clear_leftovers(memory_prefix(home))
+            state_path(home).unlink(missing_ok=True)
+    return None
+
+
+def stated(home: Path) -> TritonServer | None:
+    """Returns the server that the state file names, dead or alive."""
     path = state_path(home)
     try:
-        server = TritonServer(**json.loads(path.read_text(encoding="utf-8")))
+        return TritonServer(**json.loads(path.read_text(encoding="utf-8")))
     except FileNotFoundError:
         return None
     except (ValueError, TypeError) as error:
         raise EmbedlineError(
             f"{path} is not a server's state: {error}", "remove it, and stop the server if it runs"
         ) from error
-    if server.is_running:
-        return server
-    clear_leftovers(memory_prefix(home))
-    path.unlink(missing_ok=True)
-    return None
 
 
 def memory_prefix(home: Path) -> str:

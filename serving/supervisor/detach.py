@@ -13,7 +13,7 @@ from serving.supervisor import state
 from serving.supervisor.state import State
 from serving.supervisor.supervise import OWN_LOG
 
-SHOWN_LINES = 5
+SHOWN_LINES = 10
 
 
 def detach(home: Path, options: Sequence[str]) -> State:

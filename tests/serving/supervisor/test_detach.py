@@ -1,0 +1,44 @@
+"""`embedline serve` in the background: it returns once all answers, tells how it is, and stops."""
+
+from __future__ import annotations
+
+import json
+import subprocess
+from pathlib import Path
+
+import pytest
+
+from serving.triton import process_birth
+from tests.serving.supervisor.conftest import COMMAND, SECONDS, environment
+from tests.serving.test_triton import leftovers
+
+
+def call(root: Path, *arguments: str) -> subprocess.CompletedProcess[str]:
+    return subprocess.run(
+        [*COMMAND, *arguments], cwd=root, env=environment(), capture_output=True, text=True, timeout=SECONDS
+    )
+
+
+@pytest.mark.slow
+def test_it_starts_tells_and_stops(root: Path) -> None:
+    started = call(root, "--detach", "--json")
+    assert started.returncode == 0, started.stderr
+    told = json.loads(started.stdout)
+    assert told["ready"] and told["version"] == 1
+    status = call(root, "status", "--json")
+    known = json.loads(status.stdout)
+    assert status.returncode == 0 and known["healthy"] == {"triton": True} and known["pid"] == told["pid"]
+    again = call(root)
+    assert again.returncode == 2 and f"runs here already: process {told['pid']}" in again.stderr
+    assert process_birth(told["pid"]) == told["born"]
+    assert json.loads(call(root, "stop", "--json").stdout) == {"stopped": told["pid"]}
+    assert process_birth(told["pid"]) is None and leftovers(root / ".embedline") == []
+    assert call(root, "status").returncode == 1
+    assert "It did not run" in call(root, "stop").stdout
+
+
+def test_what_does_not_start_says_why(tmp_path: Path) -> None:
+    (tmp_path / "params.yaml").write_text("serving: {}\n")
+    failed = call(tmp_path, "--detach")
+    assert failed.returncode == 1
+    assert "it ended at start-up, exit code 2" in failed.stderr and "serving.variant: is missing" in failed.stderr
