@@ -109,7 +109,7 @@ class TritonEmbedder:
         if DEAD_PROCESS in message:
             return EmbedlineError(
                 f"the model process of {self.name} has died on the server at {self.url}",
-                "stop the server and start it again: `embedline serve`; its log may say why the process died",
+                "`embedline serve` loads it again within seconds: ask then; the server's log may say why it died",
             )
         if status != BAD_REQUEST:
             return EmbedlineError(

@@ -50,6 +50,12 @@ class Serving:
         return found
 
     @property
+    def version(self) -> int | None:
+        """The champion that the supervisor asks."""
+        known = state.find(self.home)
+        return known.version if known else None
+
+    @property
     def said(self) -> str:
         return (self.root / "said").read_text()
 
@@ -123,7 +129,13 @@ def environment() -> dict[str, str]:
 def start(root: Path, **options: Any) -> Serving:
     """Starts the command in the workspace; what it prints is in the file `said`, unless the options say otherwise."""
     with (root / "said").open("w") as said:
-        given = {"cwd": root, "env": environment(), "stdout": said, "stderr": said, "text": True} | options
+        given: dict[str, Any] = {
+            "cwd": root,
+            "env": environment(),
+            "stdout": said,
+            "stderr": said,
+            "text": True,
+        } | options
         return Serving(subprocess.Popen(COMMAND, **given), root)
 
 

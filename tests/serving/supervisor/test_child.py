@@ -73,8 +73,8 @@ def test_a_child_answers_once_it_has_started_and_is_restarted(child: ChildProces
 
 
 def test_a_child_that_ends_at_once_says_where_its_log_is(tmp_path: Path) -> None:
-    broken = Child("broken", (sys.executable, "-c", "print('no such port'); raise SystemExit(3)"), lambda: 1 / 0)
-    process = ChildProcess(Child("broken", broken.command, refuse), tmp_path, 20)
+    command = (sys.executable, "-c", "print('no such port'); raise SystemExit(3)")
+    process = ChildProcess(Child("broken", command, refuse), tmp_path, 20)
     with pytest.raises(EmbedlineError, match="ended at start-up: exit code 3") as caught:
         process.start()
     assert str(tmp_path / "broken.log") in caught.value.remedy
