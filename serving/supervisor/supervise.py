@@ -76,8 +76,8 @@ def supervise(
         policy = Policy(config.max_restarts, config.restart_window_seconds)
         watch = Watch(home, [triton, *beside], policy, config.probe_seconds, metrics, changed, looked)
         changed(watch.watched)
-        events.record(home, "started", pid=began.pid, version=triton.champion())
-        notify("READY=1", f"STATUS=version {triton.champion()} answers on {triton.running.url}")
+        events.record(home, "started", pid=began.pid, version=triton.version)
+        notify("READY=1", f"STATUS=version {triton.version} answers on {triton.running.url}")
         ready(triton.running, known(current, triton, watch.watched))
         watch.run()
 
@@ -123,7 +123,7 @@ def known(current: State, triton: TritonProcess, watched: Sequence[Watched]) -> 
         ready=True,
         url=server.url,
         grpc_port=server.grpc_port,
-        version=triton.champion(),
+        version=triton.version,
         healthy={each.process.name: each.unhealthy_since is None for each in watched},
         reloads=heals.count("reload"),
         restarts=heals.count("restart"),

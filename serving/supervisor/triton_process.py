@@ -12,7 +12,7 @@ from components.export.config import Serving
 from components.registry import models
 from components.registry.tracking import Tracking
 from serving import control, known_answers, repository
-from serving.client import TritonEmbedder
+from serving.client import TritonEmbedder, connect
 from serving.roles import follow_roles, serve_versions, served_versions
 from serving.triton import TritonServer
 
@@ -33,6 +33,8 @@ class TritonProcess:
         self.config = config
         self.tracked = tracked
         self.server: TritonServer | None = None
+        self.version: int | None = None
+        """The champion when it was last asked."""
         self.asked = 0
 
     @property
@@ -51,16 +53,23 @@ class TritonProcess:
         return self.running.is_running
 
     def start(self) -> None:
-        """Starts it on the configured ports with the versions that play a role. Raises as `TritonServer.start`,
-        `serve_versions` and `served_versions` do."""
+        """Starts it on the configured ports with the versions that play a role, and asks the champion. Raises as
+        `TritonServer.start`, `serve_versions`, `served_versions` and `probe` do."""
         served_versions(models.roles(self.tracked))  # before anything is started
         ports = self.config.http_port, self.config.grpc_port, self.config.metrics_port
         self.server = TritonServer.start(self.home, *ports, self.config.startup_seconds)
         serve_versions(self.server, self.tracked)
+        self.probe()
 
     def champion(self) -> int:
-        """Returns the version that answers clients which name none: another command may have changed it just now."""
-        return max(repository.served(self.running.repository))
+        """Returns the version that answers clients which name none, the highest that is loaded: another command may
+        have changed it just now. Raises `EmbedlineError` if there is none."""
+        with connect(self.running.url, PROBE_TIMEOUT_SECONDS) as client:
+            index = client.get_model_repository_index(headers=self.running.admin_headers)
+        ready = [entry for entry in index if entry["name"] == repository.MODEL and entry.get("state") == "READY"]
+        if not ready:
+            raise EmbedlineError("no version is loaded", f"see its log: {self.log}")
+        return max(int(entry["version"]) for entry in ready)
 
     def probe(self) -> None:
         """Asks the champion one of its bundle's examples, another one each time.
@@ -68,7 +77,7 @@ class TritonProcess:
         The second item of the request was never sent before, so that no response cache can answer. Raises
         `EmbedlineError` unless the vector is the one that the bundle has recorded.
         """
-        version = self.champion()
+        version = self.version = self.champion()
         examples, expected = known_answers.read(self.running.repository, version)
         row = self.asked % len(examples)
         self.asked += 1
