@@ -15,5 +15,7 @@ def notify(*messages: str) -> None:
     if address.startswith("@"):  # the abstract namespace of Linux
         address = "\0" + address[1:]
     with suppress(OSError), socket.socket(socket.AF_UNIX, socket.SOCK_DGRAM) as datagram:
-        # serving goes on without a listener; a missing WATCHDOG=1 is what systemd itself acts upon
+        # serving goes on without a listener, and never waits for one that does not read; systemd itself acts upon a
+        # missing WATCHDOG=1
+        datagram.setblocking(False)
         datagram.sendto("\n".join(messages).encode(), address)

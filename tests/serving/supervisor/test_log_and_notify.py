@@ -45,6 +45,14 @@ def test_messages_reach_the_service_manager(tmp_path: Path, monkeypatch: pytest.
         assert manager.recv(100) == b"READY=1\nSTATUS=version 1"
 
 
+def test_a_service_manager_that_does_not_read_is_not_waited_for(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> None:
+    with socket.socket(socket.AF_UNIX, socket.SOCK_DGRAM) as manager:
+        manager.bind(f"{tmp_path}/notify")
+        monkeypatch.setenv("NOTIFY_SOCKET", f"{tmp_path}/notify")
+        for _ in range(5000):  # more than any queue holds
+            notify("WATCHDOG=1")
+
+
 def test_without_a_service_manager_nothing_is_told(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> None:
     monkeypatch.delenv("NOTIFY_SOCKET", raising=False)
     notify("READY=1")
