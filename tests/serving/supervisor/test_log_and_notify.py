@@ -45,7 +45,9 @@ def test_messages_reach_the_service_manager(tmp_path: Path, monkeypatch: pytest.
         assert manager.recv(100) == b"READY=1\nSTATUS=version 1"
 
 
-def test_a_service_manager_that_does_not_read_is_not_waited_for(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> None:
+def test_a_service_manager_that_does_not_read_is_not_waited_for(
+    tmp_path: Path, monkeypatch: pytest.MonkeyPatch
+) -> None:
     with socket.socket(socket.AF_UNIX, socket.SOCK_DGRAM) as manager:
         manager.bind(f"{tmp_path}/notify")
         monkeypatch.setenv("NOTIFY_SOCKET", f"{tmp_path}/notify")
