@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 import logging
+from contextlib import suppress
 from dataclasses import asdict
 from enum import StrEnum
 from pathlib import Path
@@ -64,10 +65,11 @@ def start_here() -> None:
 
 
 def announce(server: TritonServer, state: State) -> None:
-    screen.print(
-        f"Triton answers on http://{server.url} with version {state.version}; metrics on {server.metrics_url} and "
-        f"{state.metrics_url}. Ctrl-C stops it."
-    )
+    with suppress(OSError):  # the terminal was closed: SIGHUP is on its way
+        screen.print(
+            f"Triton answers on http://{server.url} with version {state.version}; metrics on {server.metrics_url} and "
+            f"{state.metrics_url}. Ctrl-C stops it."
+        )
 
 
 def show_status(machine: bool) -> None:

@@ -16,7 +16,8 @@ from serving.client import TritonEmbedder, connect
 from serving.roles import follow_roles, serve_versions, served_versions
 from serving.triton import TritonServer
 
-PROBE_TIMEOUT_SECONDS = 30
+PROBE_TIMEOUT_SECONDS = 60
+"""As long as a client waits: before that, a server that has much to do is not dead."""
 LEAST_COSINE = 0.99
 """Another model, or numbers that were read wrongly, are far below it. The 0.999 of a deployment would be too strict:
 an example shares its batch with whatever else is asked at that moment, and dynamic int8 scales by the batch."""
@@ -26,7 +27,6 @@ class TritonProcess:
     """The one server of `home`. It is this object's own: a server that another command started is never touched."""
 
     name = "triton"
-    reloadable = True
 
     def __init__(self, home: Path, config: Serving, tracked: Tracking) -> None:
         self.home = home
@@ -36,6 +36,7 @@ class TritonProcess:
         self.version: int | None = None
         """The champion when it was last asked."""
         self.asked = 0
+        self.reloadable = True
 
     @property
     def running(self) -> TritonServer:
@@ -77,6 +78,13 @@ class TritonProcess:
         The second item of the request was never sent before, so that no response cache can answer. Raises
         `EmbedlineError` unless the vector is the one that the bundle has recorded.
         """
+        try:
+            self._ask()
+        except EmbedlineError as error:
+            self.reloadable = not isinstance(error.__cause__, TimeoutError)  # what hangs would not let go of the model
+            raise
+
+    def _ask(self) -> None:
         version = self.version = self.champion()
         examples, expected = known_answers.read(self.running.repository, version)
         row = self.asked % len(examples)

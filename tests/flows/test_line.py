@@ -113,7 +113,7 @@ def test_serving_on_a_port_in_use_says_so(line: Line) -> None:
     line.answer("run")
     with socket.create_server(("127.0.0.1", 0)) as taken:
         port = taken.getsockname()[1]
-        line.change(serving={"http_port": port, "grpc_port": 0, "metrics_port": 0})
+        line.change(serving={"http_port": port, "grpc_port": 0, "metrics_port": 0, "supervisor_metrics_port": 0})
         failed = line.call("serve")
     assert failed.returncode == 1
     assert f"port {port}" in failed.stderr

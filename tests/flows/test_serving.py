@@ -193,7 +193,7 @@ def test_a_round_brings_the_server_to_the_roles_of_one_that_was_killed(
 )
 def test_the_command_that_serves_takes_its_server_with_it(workspace: Workspace, sign: int, code: int | None) -> None:
     content = yaml.safe_load(Path("params.yaml").read_text())
-    content["serving"] |= {"http_port": 0, "grpc_port": 0, "metrics_port": 0}
+    content["serving"] |= {"http_port": 0, "grpc_port": 0, "metrics_port": 0, "supervisor_metrics_port": 0}
     Path("params.yaml").write_text(yaml.safe_dump(content))
     command = subprocess.Popen(
         [sys.executable, "-m", "cli.main", "serve"],
