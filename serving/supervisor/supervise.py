@@ -49,8 +49,7 @@ def supervise(
     home = home.resolve()
     began = begin(home)
     with ExitStack() as stack:
-        for sign in STOPPING:
-            signal.signal(sign, stop_once)
+        stop = Stop()
         stack.callback(end, home, began)
         metrics = Metrics()
         current = replace(began, metrics_url=metrics.serve(config.supervisor_metrics_port))
@@ -72,6 +71,7 @@ def supervise(
         def looked() -> None:
             rotate(home / OWN_LOG)
             notify("WATCHDOG=1")
+            stop.leave_if_asked()
 
         policy = Policy(config.max_restarts, config.restart_window_seconds)
         watch = Watch(home, [triton, *beside], policy, config.probe_seconds, metrics, changed, looked)
@@ -99,14 +99,27 @@ def begin(home: Path) -> State:
     return began
 
 
-def stop_once(sign: int, _: FrameType | None) -> NoReturn:
-    """Leaves the command; from then on nothing disturbs the ending of what it has started."""
-    for each in STOPPING:
-        signal.signal(each, signal.SIG_IGN)
-    notify("STOPPING=1")
-    if sign == signal.SIGINT:
-        raise KeyboardInterrupt
-    sys.exit(0)
+class Stop:
+    """Handles the signals that end the command: leaves it by an exception, once, so that nothing disturbs the ending of
+    what it has started. Where an exception may have been lost, in a destructor perhaps, `leave_if_asked` leaves."""
+
+    def __init__(self) -> None:
+        self.sign: int | None = None
+        for sign in STOPPING:
+            signal.signal(sign, self)
+
+    def __call__(self, sign: int, _: FrameType | None) -> None:
+        for each in STOPPING:
+            signal.signal(each, signal.SIG_IGN)
+        self.sign = sign
+        notify("STOPPING=1")
+        self.leave_if_asked()
+
+    def leave_if_asked(self) -> None:
+        if self.sign == signal.SIGINT:
+            raise KeyboardInterrupt
+        if self.sign is not None:
+            sys.exit(0)
 
 
 def end(home: Path, began: State) -> None:

@@ -130,6 +130,29 @@ def test_a_server_ends_with_the_process_that_started_it(tmp_path: Path, bundles:
     assert not server.is_running
 
 
+HOLDER = """
+import sys, time
+from filelock import FileLock
+
+with FileLock(sys.argv[1]):
+    print(flush=True)
+    time.sleep(60)
+"""
+
+
+def test_who_looks_for_a_server_clears_nothing_away_while_one_is_started(tmp_path: Path) -> None:
+    dead = TritonServer(str(tmp_path), 2**22 - 1, 1, 1, 2, 3, "", "key", tested=True)
+    dead._write_state()
+    command = [sys.executable, "-c", HOLDER, str(tmp_path / "triton.lock")]
+    with subprocess.Popen(command, stdout=subprocess.PIPE) as starter:
+        assert starter.stdout and starter.stdout.readline()
+        assert TritonServer.find(tmp_path) is None
+        assert (tmp_path / "triton.json").exists(), "it may be that of the next server any moment"
+        starter.kill()
+    assert TritonServer.find(tmp_path) is None
+    assert not (tmp_path / "triton.json").exists()
+
+
 def test_a_number_that_went_to_another_process_is_not_taken_for_the_server(server: TritonServer) -> None:
     impostor = replace(server, born=server.born - 1)
     assert server.is_running

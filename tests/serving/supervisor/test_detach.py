@@ -4,10 +4,13 @@ from __future__ import annotations
 
 import json
 import subprocess
+from collections.abc import Iterator
 from pathlib import Path
+from typing import Any
 
 import pytest
 
+from serving.supervisor import state
 from serving.triton import process_birth
 from tests.serving.supervisor.conftest import COMMAND, SECONDS, environment
 from tests.serving.test_triton import leftovers
@@ -19,18 +22,23 @@ def call(root: Path, *arguments: str) -> subprocess.CompletedProcess[str]:
     )
 
 
-@pytest.mark.slow
-def test_it_starts_tells_and_stops(root: Path) -> None:
+@pytest.fixture
+def told(root: Path) -> Iterator[dict[str, Any]]:
+    """What starting it in the background has printed."""
     started = call(root, "--detach", "--json")
     assert started.returncode == 0, started.stderr
-    told = json.loads(started.stdout)
-    assert told["ready"] and told["version"] == 1
+    yield json.loads(started.stdout)
+    state.stop(root / ".embedline")
+
+
+@pytest.mark.slow
+def test_it_tells_how_it_is_and_stops(root: Path, told: dict[str, Any]) -> None:
+    assert told["ready"] and told["version"] == 1 and process_birth(told["pid"]) == told["born"]
     status = call(root, "status", "--json")
     known = json.loads(status.stdout)
     assert status.returncode == 0 and known["healthy"] == {"triton": True} and known["pid"] == told["pid"]
     again = call(root)
     assert again.returncode == 2 and f"runs here already: process {told['pid']}" in again.stderr
-    assert process_birth(told["pid"]) == told["born"]
     assert json.loads(call(root, "stop", "--json").stdout) == {"stopped": told["pid"]}
     assert process_birth(told["pid"]) is None and leftovers(root / ".embedline") == []
     assert call(root, "status").returncode == 1
