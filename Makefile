@@ -26,6 +26,7 @@ lint: $(INSTALLED)
 
 bench: $(INSTALLED)
 	@$(BIN)/python benchmarks/gate.py
+	@$(BIN)/python benchmarks/healing.py
 	@$(BIN)/python benchmarks/line.py
 	@$(BIN)/python benchmarks/evaluation.py
 	@$(BIN)/python benchmarks/training.py

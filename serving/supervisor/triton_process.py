@@ -19,8 +19,8 @@ from serving.triton import TritonServer
 PROBE_TIMEOUT_SECONDS = 60
 """As long as a client waits: before that, a server that has much to do is not dead."""
 LEAST_COSINE = 0.99
-"""Another model, or numbers that were read wrongly, are far below it. The 0.999 of a deployment would be too strict:
-an example shares its batch with whatever else is asked at that moment, and dynamic int8 scales by the batch."""
+"""Another model, or numbers that were read wrongly, are far below it. The 0.999 of a deployment would be too strict: an
+example shares its batch with whatever else is asked at that moment, and some variants' vectors depend on the batch."""
 
 
 class TritonProcess:
