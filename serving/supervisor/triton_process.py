@@ -57,10 +57,12 @@ class TritonProcess:
         """Starts it on the configured ports with the versions that play a role, and asks the champion. Raises as
         `TritonServer.start`, `serve_versions`, `served_versions` and `probe` do."""
         served_versions(models.roles(self.tracked))  # before anything is started
-        ports = self.config.http_port, self.config.grpc_port, self.config.metrics_port
-        self.server = TritonServer.start(self.home, *ports, self.config.startup_seconds)
+        self.server = self._start_server(self.config.http_port, self.config.grpc_port, self.config.metrics_port)
         serve_versions(self.server, self.tracked)
         self.probe()
+
+    def _start_server(self, *ports: int) -> TritonServer:
+        return TritonServer.start(self.home, *ports, self.config.startup_seconds)
 
     def champion(self) -> int:
         """Returns the version that answers clients which name none, the highest that is loaded: another command may
@@ -108,9 +110,7 @@ class TritonProcess:
         """Starts Triton again on the same ports with the versions that it served; no registry is needed for that."""
         before = self.running
         before.stop()
-        self.server = TritonServer.start(
-            self.home, before.http_port, before.grpc_port, before.metrics_port, self.config.startup_seconds
-        )
+        self.server = self._start_server(before.http_port, before.grpc_port, before.metrics_port)
         control.load(self.server)
         try:
             follow_roles(self.home, self.tracked)  # a promotion while Triton was down
