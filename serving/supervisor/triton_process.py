@@ -61,8 +61,8 @@ class TritonProcess:
         serve_versions(self.server, self.tracked)
         self.probe()
 
-    def _start_server(self, *ports: int) -> TritonServer:
-        return TritonServer.start(self.home, *ports, self.config.startup_seconds)
+    def _start_server(self, http_port: int, grpc_port: int, metrics_port: int) -> TritonServer:
+        return TritonServer.start(self.home, http_port, grpc_port, metrics_port, self.config.startup_seconds)
 
     def champion(self) -> int:
         """Returns the version that answers clients which name none, the highest that is loaded: another command may
