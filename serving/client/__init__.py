@@ -1,8 +1,11 @@
-"""Asking a server for embeddings."""
+"""Asking a server for embeddings: `Embedder` for applications, `TritonEmbedder` for this project's own commands."""
 
+from serving.client.embedder import AsyncEmbedder, Embedder
+from serving.client.retries import Unavailable
 from serving.client.triton import (
     INPUTS,
     MAX_BATCH_BYTES,
+    Row,
     TritonEmbedder,
     as_row,
     batches,
@@ -14,7 +17,11 @@ from serving.client.triton import (
 __all__ = [
     "INPUTS",
     "MAX_BATCH_BYTES",
+    "AsyncEmbedder",
+    "Embedder",
+    "Row",
     "TritonEmbedder",
+    "Unavailable",
     "as_row",
     "batches",
     "connect",
