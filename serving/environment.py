@@ -49,6 +49,10 @@ class Environment:
         return self.packages / "pytriton" / "tritonserver" / "backends"
 
     @property
+    def caches(self) -> Path:
+        return self.packages / "pytriton" / "tritonserver" / "caches"
+
+    @property
     def openvino(self) -> Path:
         """What `add_openvino` installs, where it was needed; models find it when they are loaded."""
         return self.home / "openvino"

@@ -70,7 +70,9 @@ class Export(Section):
 class Serving(Section):
     """`variant` is one of `export.variants`, or `auto`, which takes the one that the stage `export` has chosen.
 
-    `provider` computes its graphs; `auto` takes the fastest that works where they are served.
+    `provider` computes its graphs; `auto` takes the fastest that works where they are served. A model runs in
+    `instances` processes of `threads` each; `auto` takes what answers the most items on the machine that packages.
+    `response_cache_bytes` is what Triton may keep of former answers, 0 for none.
     """
 
     variant: str
@@ -78,8 +80,10 @@ class Serving(Section):
     http_port: Port
     grpc_port: Port
     metrics_port: Port
-    threads: Positive
+    threads: Positive | Literal["auto"]
+    instances: Positive | Literal["auto"] = 1
     max_batch_size: Positive
+    response_cache_bytes: Annotated[int, Field(ge=0)] = 0
     startup_seconds: Positive
 
     @model_validator(mode="after")

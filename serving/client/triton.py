@@ -8,7 +8,7 @@ from collections.abc import Iterable, Iterator, Sequence
 from contextlib import contextmanager
 from functools import cached_property
 from pathlib import Path
-from typing import TYPE_CHECKING
+from typing import TYPE_CHECKING, Any
 from urllib.parse import urlsplit
 
 import numpy as np
@@ -31,6 +31,8 @@ if TYPE_CHECKING:
 
 MAX_BATCH_BYTES = 32_000_000
 INPUTS = ("TEXT", "IMAGE", "INSTRUCTION")
+DIMENSION = "DIMENSION"
+"""An input, because Triton's response cache does not tell requests apart by their parameters."""
 BAD_REQUEST, OVERLOADED = "400", "503"
 DEAD_PROCESS = "is not healthy"
 """What Triton's python backend says of a model version whose process has ended."""
@@ -67,10 +69,16 @@ class TritonEmbedder:
         return len(self.encode([Item(text="dimension")])[0])
 
     @cached_property
+    def config(self) -> dict[str, Any]:
+        """The model's configuration, as the server has it."""
+        with connect(self.url, self.timeout_seconds) as client:
+            config: dict[str, Any] = client.get_model_config(self.model, str(self.version or ""))
+        return config
+
+    @cached_property
     def max_batch_size(self) -> int:
         """The most items that the server takes in one request."""
-        with connect(self.url, self.timeout_seconds) as client:
-            return int(client.get_model_config(self.model)["max_batch_size"])
+        return int(self.config["max_batch_size"])
 
     def encode(self, items: Sequence[Item], dimension: int | None = None) -> np.ndarray:
         """Returns `(n, dimension)` float32, L2-normalised; `dimension` is that of the model, or a Matryoshka dimension
@@ -97,8 +105,13 @@ class TritonEmbedder:
         inputs = [InferInput(name, [len(batch), 1], "BYTES") for name in INPUTS]
         for tensor, column in zip(inputs, zip(*batch, strict=True), strict=True):
             tensor.set_data_from_numpy(np.array(column, object).reshape(-1, 1), binary_data=True)
+        parameters = None
+        if dimension and any(entry["name"] == DIMENSION for entry in self.config["input"]):
+            inputs.append(InferInput(DIMENSION, [len(batch), 1], "INT32"))
+            inputs[-1].set_data_from_numpy(np.full((len(batch), 1), dimension, np.int32), binary_data=True)
+        elif dimension:  # a version that was packaged before it had that input
+            parameters = {"dimension": dimension}
         output = InferRequestedOutput("EMBEDDING", binary_data=True)
-        parameters = {"dimension": dimension} if dimension else None
         answer = client.infer(self.model, inputs, str(self.version or ""), outputs=[output], parameters=parameters)
         vectors = answer.as_numpy("EMBEDDING")
         if vectors.shape[0] != len(batch) or not np.isfinite(vectors).all():
