@@ -11,7 +11,7 @@ from pathlib import Path
 
 from components.corpus import Item
 from components.embedder import OnnxEmbedder
-from components.export.config import AUTO, Serving
+from components.export.config import Serving
 
 SECONDS = 0.5
 ROUNDS = 3
@@ -45,11 +45,11 @@ def choose_capacity(config: Serving, version: Path, items: Sequence[Item]) -> tu
 
 def candidates(config: Serving, processors: int) -> list[Capacity]:
     """Returns the ways to use all processors: few processes with many threads first."""
-    if config.threads != AUTO and config.instances != AUTO:
+    if config.threads and config.instances:
         return [Capacity(config.threads, config.instances)]
-    if config.instances != AUTO:
+    if config.instances:
         return [Capacity(max(1, processors // config.instances), config.instances)]
-    if config.threads != AUTO:
+    if config.threads:
         return [Capacity(config.threads, max(1, processors // config.threads))]
     counts = [2**power for power in range(processors.bit_length()) if 2**power <= processors]
     return [Capacity(processors // instances, instances) for instances in counts]

@@ -5,7 +5,7 @@ from __future__ import annotations
 from collections.abc import Sequence
 from typing import Annotated, Any, Literal, Self
 
-from pydantic import BeforeValidator, Field, model_validator
+from pydantic import BeforeValidator, Field, PlainSerializer, model_validator
 
 from components.errors import UsageError
 from components.export.tensorrt.settings import TensorRT
@@ -22,6 +22,14 @@ def as_section(value: object) -> object:
 
 
 SWITCH = BeforeValidator(as_section, json_schema_input_type=TensorRT | bool | None)
+
+
+Measured = Annotated[
+    Positive | None,
+    BeforeValidator(lambda value: None if value == AUTO else value, json_schema_input_type=Positive | Literal["auto"]),
+    PlainSerializer(lambda value: value or AUTO),
+]
+"""A number that is given, or None for `auto`: it is measured."""
 
 
 class Export(Section):
@@ -80,8 +88,8 @@ class Serving(Section):
     http_port: Port
     grpc_port: Port
     metrics_port: Port
-    threads: Positive | Literal["auto"]
-    instances: Positive | Literal["auto"] = 1
+    threads: Measured
+    instances: Measured = 1
     max_batch_size: Positive
     response_cache_bytes: Annotated[int, Field(ge=0)] = 0
     startup_seconds: Positive
