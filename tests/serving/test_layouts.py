@@ -6,7 +6,11 @@ same names and tensors, which run the same files.
 
 from __future__ import annotations
 
+import re
 import shutil
+import subprocess
+import sys
+import urllib.request
 from collections.abc import Callable, Iterator
 from pathlib import Path
 
@@ -123,6 +127,22 @@ def test_a_bad_item_is_its_own_fault_and_a_missing_tower_is_not(layout_server: T
             embedder.encode([items[1]])
         assert embedder.encode([items[0]]).shape == (1, 32)
         client.load_model("image_tower", headers=layout_server.admin_headers)
+
+
+def test_the_probe_of_containers_and_the_metrics_of_the_autoscaler_are_of_a_real_triton(
+    layout_server: TritonServer,
+) -> None:
+    deploy = Path(__file__).parents[2] / "serving" / "deploy"
+    codes = {}
+    for model in ("embedder", "cached", "text_tower", "nothing"):
+        command = [sys.executable, "-I", "-S", str(deploy / "probe.py"), layout_server.url, model]
+        codes[model] = subprocess.run(command, capture_output=True, timeout=30).returncode
+    assert codes == {"embedder": 0, "cached": 0, "text_tower": 1, "nothing": 1}
+    with urllib.request.urlopen(layout_server.metrics_url, timeout=10) as answer:
+        there = set(re.findall(r"^(nv_\w+)", answer.read().decode(), re.MULTILINE))
+    asked = set(re.findall(r"nv_\w+", (deploy / "kubernetes" / "prometheus_adapter.yaml").read_text(encoding="utf-8")))
+    assert asked
+    assert asked <= there
 
 
 def test_the_cache_answers_what_was_asked_before_and_nothing_else(
