@@ -111,7 +111,7 @@ class TritonServer:
                         )
                     left.stop()  # whoever started it was killed before it was tested
                 ports = choose_ports({"HTTP": http_port, "gRPC": grpc_port, "metrics": metrics_port})
-                server = cls._launch(home, environment, *ports, cache_bytes)
+                server = cls._launch(home, environment, cache_bytes, *ports)
                 try:
                     server._wait_ready(startup_seconds)
                     server._self_test()
@@ -154,10 +154,10 @@ class TritonServer:
         cls,
         home: Path,
         environment: Environment,
+        cache_bytes: int,
         http_port: int,
         grpc_port: int,
         metrics_port: int,
-        cache_bytes: int,
     ) -> Self:
         now = datetime.now(UTC).isoformat("T", "seconds")
         server = cls(str(home), 0, 0, http_port, grpc_port, metrics_port, now, admin_key=secrets.token_hex(16))

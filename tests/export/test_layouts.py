@@ -7,7 +7,7 @@ from pathlib import Path
 from typing import Any
 
 import pytest
-from google.protobuf import text_format
+from google.protobuf import text_format  # type: ignore[import-untyped]
 from tritonclient.grpc.model_config_pb2 import ModelConfig
 
 from components.errors import UsageError
@@ -15,8 +15,8 @@ from components.export.bundle import triton_config
 from components.export.capacity import Capacity, candidates, choose_capacity
 from components.export.config import Serving
 from components.export.layouts import write_repository
-from components.export.tensorrt.engine import Engine
-from components.export.tensorrt.graph import Profile, Tensor, signature
+from components.export.tensorrt.engine import Engine, free_axes
+from components.export.tensorrt.graph import Profile, signature
 from components.export.tensorrt.triton import triton_config as engine_config
 from components.files import file_sha256
 from serving.triton import SELF_TEST
@@ -37,20 +37,13 @@ def write_engine(bundle: Path, engines: Path, name: str, builder: str = "tensorr
     folder = engines / name / "1"
     folder.mkdir(parents=True)
     (folder / f"{name}.plan").write_bytes(b"engine")
-    free = [
-        tuple(
-            Tensor(one.name, one.dtype, tuple(-1 if isinstance(axis, str) else axis for axis in one.shape))
-            for one in each
-        )
-        for each in (found.inputs, found.outputs)
-    ]
+    inputs, outputs = map(free_axes, (found.inputs, found.outputs))
     profiles = {
         one.name: Profile(*(tuple(size if axis == -1 else int(axis) for axis in one.shape) for size in (1, 8, 24)))
-        for one in free[0]
+        for one in inputs
     }
-    engine = Engine(
-        f"{name}.plan", builder, "11", (), "fp16", (), graph.name, "", file_sha256(graph), "", "", 6, *free, profiles
-    )
+    sums = file_sha256(graph), "", ""
+    engine = Engine(f"{name}.plan", builder, "11", (), "fp16", (), graph.name, "", *sums, 6, inputs, outputs, profiles)
     engine.write(folder)
     return engine
 

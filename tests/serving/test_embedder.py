@@ -27,6 +27,7 @@ from components.errors import EmbedlineError, UsageError
 from serving import TritonEmbedder, TritonServer
 from serving.client import AsyncEmbedder, Embedder, Unavailable
 from serving.client.gateway import MAX_BATCH_BYTES, retry_after
+from serving.client.inputs import Input
 from serving.client.retries import MOST_TRIES, pause
 
 Png = Callable[..., bytes]
@@ -130,7 +131,7 @@ def test_every_kind_of_input_is_sent_as_content_parts(
 ) -> None:
     path = tmp_path / "blue.png"
     path.write_bytes(png("blue"))
-    inputs = [
+    inputs: list[Input] = [
         "a sad cat",
         png("red"),
         path,

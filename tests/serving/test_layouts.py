@@ -64,12 +64,9 @@ def layout_server(
     repository = home / "model_repository"
     models = write_repository(bundle, VERSION, "onnxruntime", repository, on_gpu=False)
     for name in models[1:]:
-        config = repository / name / "config.pbtxt"
-        config.write_text(
-            config.read_text()
-            .replace('backend: "onnxruntime"', 'backend: "python"')
-            .replace("default_model_filename", "# default_model_filename")
-        )
+        file = repository / name / "config.pbtxt"
+        config = file.read_text().replace('backend: "onnxruntime"', 'backend: "python"')
+        file.write_text(config.replace("default_model_filename", "# default_model_filename"))
         (repository / name / str(VERSION) / "model.py").write_text(STAND_IN)
     shutil.copytree(bundle / "version", repository / "cached" / str(VERSION))
     config = (bundle / "config.pbtxt").read_text().replace('"embedder"', '"cached"') + RESPONSE_CACHE
