@@ -51,9 +51,8 @@ def serve_roles(home: Path, config: Serving) -> Iterator[tuple[TritonServer, lis
     """Starts a server on the configured ports and yields it with its versions, the champion first."""
     tracked = tracking.prepare(Path())
     served_versions(models.roles(tracked))
-    with TritonServer.start(
-        home, config.http_port, config.grpc_port, config.metrics_port, config.startup_seconds
-    ) as server:
+    ports = config.http_port, config.grpc_port, config.metrics_port
+    with TritonServer.start(home, *ports, config.startup_seconds, cache_bytes=config.response_cache_bytes) as server:
         yield server, serve_versions(server, tracked)
 
 
@@ -73,6 +72,6 @@ def served(home: Path, config: Serving, tracked: Tracking) -> Iterator[TritonSer
     if server := TritonServer.find(home):
         yield server
         return
-    with TritonServer.start(home, 0, 0, 0, config.startup_seconds) as server:
+    with TritonServer.start(home, 0, 0, 0, config.startup_seconds, cache_bytes=config.response_cache_bytes) as server:
         serve_versions(server, tracked)
         yield server
