@@ -21,7 +21,7 @@ from components.corpus.item import Item
 from components.errors import EmbedlineError
 from components.export.bundle import RESPONSE_CACHE
 from components.export.layouts import write_repository
-from serving import TritonEmbedder, TritonServer
+from serving import TritonEmbedder, TritonServer, deploy
 from serving.client import connect
 from serving.environment import Environment
 from tests.serving.conftest import make_bundle
@@ -156,3 +156,14 @@ def test_the_cache_answers_what_was_asked_before_and_nothing_else(
     assert executions(layout_server, "cached") == before + 1
     cut = embedder.encode(asked, 16)
     np.testing.assert_allclose(cut, uncached.encode(asked, 16), atol=1e-6)
+
+
+def test_a_version_with_a_cache_answers_on_a_server_without_one(
+    environment: Environment, bundle: Path, tmp_path: Path
+) -> None:
+    """As where a challenger is tried before it is promoted."""
+    cached = Path(shutil.copytree(bundle, tmp_path / "bundle"))
+    with (cached / "config.pbtxt").open("a", encoding="utf-8") as config:
+        config.write(RESPONSE_CACHE)
+    with TritonServer.start(tmp_path / "workspace", 0, 0, 0, environment=environment) as server:
+        assert deploy(server, cached, 1) == [1]
