@@ -90,7 +90,7 @@ def main(
     machine: Annotated[bool, typer.Option("--json", help="Print the rows as JSON.")] = False,
 ) -> None:
     models = {"student": small} if quick else {"student": small, "ViT-B/32": vit_b_32}
-    rows = []
+    rows: list[Row] = []
     for name, build in models.items():
         with tempfile.TemporaryDirectory() as folder:
             save(build(), Path(folder, "model"))
