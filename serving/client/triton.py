@@ -70,9 +70,9 @@ class TritonEmbedder:
 
     @cached_property
     def config(self) -> dict[str, Any]:
-        """The model's configuration, as the server has it."""
+        """The configuration of the model, the same for all its versions, as the server has it."""
         with connect(self.url, self.timeout_seconds) as client:
-            config: dict[str, Any] = client.get_model_config(self.model, str(self.version or ""))
+            config: dict[str, Any] = client.get_model_config(self.model)
         return config
 
     @cached_property
