@@ -7,12 +7,13 @@ from contextlib import suppress
 from dataclasses import asdict
 from enum import StrEnum
 from pathlib import Path
-from typing import TYPE_CHECKING, Annotated
+from typing import TYPE_CHECKING, Annotated, Literal
 
 import typer
 
 from cli.options import Machine
 from cli.screen import say, screen, spell
+from components.errors import UsageError
 from components.workspace import STATE
 
 if TYPE_CHECKING:
@@ -31,12 +32,22 @@ def serve(
     detach: Annotated[
         bool, typer.Option("--detach", help="Start it in the background, and return once it answers.")
     ] = False,
+    container: Annotated[
+        bool, typer.Option("--print-container", help="Print the docker command that serves the champion, and end.")
+    ] = False,
+    layout: Annotated[
+        Literal["onnxruntime", "tensorrt"] | None,
+        typer.Option(help="With --print-container: which of Triton's backends computes the graphs, on a GPU."),
+    ] = None,
     machine: Machine = False,
 ) -> None:
     """Serve the champion and the previous version on Triton, healed when they fail, until Ctrl-C or SIGTERM.
 
     Example: `embedline serve --detach`, then `embedline serve status` and `embedline serve stop`
     """
+    if container or layout:
+        show_container(container, layout)
+        return
     match action:
         case Action.STATUS:
             show_status(machine)
@@ -48,6 +59,16 @@ def serve(
             show(start(STATE, []), machine)
         case Action.START:
             start_here()
+
+
+def show_container(container: bool, layout: Literal["onnxruntime", "tensorrt"] | None) -> None:
+    from components import config as configuration
+    from components.export.config import Serving
+    from serving.container import print_container
+
+    if not container:
+        raise UsageError("--layout is for --print-container", "Name both.")
+    print(print_container(STATE, configuration.read_section(Path(configuration.PARAMETERS), Serving), layout))
 
 
 def start_here() -> None:

@@ -49,6 +49,10 @@ class Environment:
         return self.packages / "pytriton" / "tritonserver" / "backends"
 
     @property
+    def caches(self) -> Path:
+        return self.packages / "pytriton" / "tritonserver" / "caches"
+
+    @property
     def openvino(self) -> Path:
         """What `add_openvino` installs, where it was needed; models find it when they are loaded."""
         return self.home / "openvino"
@@ -108,14 +112,23 @@ def add_openvino(environment: Environment) -> None:
             partial.rename(environment.openvino)
 
 
-def container_command(repository: Path) -> str:
-    """Returns the docker command that serves `repository` on the default ports of this machine's loopback."""
+def container_command(repository: Path, cache_bytes: int = 0) -> str:
+    """Returns the docker command that serves `repository` on the default ports of this machine's loopback.
+
+    It may be of any of the layouts in `components/export/layouts.py`. Of `cache_bytes`, 0 for none, Triton keeps
+    answers.
+    """
+    configs = {file.parent.name: file.read_text(encoding="utf-8") for file in repository.glob("*/config.pbtxt")}
+    models = ["embedder", *sorted(name for name in configs if name.endswith("_tower"))]
     needed = [*pins(REQUIREMENTS), *(pins(OPENVINO_REQUIREMENTS) if needs_openvino(repository) else [])]
     packages = " ".join(pin for pin in needed if not pin.startswith("nvidia-pytriton"))
     ports = " ".join(f"-p 127.0.0.1:{port}:{port}" for port in (8000, 8001, 8002))
-    serve = "tritonserver --model-repository=/models --model-control-mode=explicit --load-model=embedder"
+    load = " ".join(f"--load-model={model}" for model in models)
+    cache = f" --cache-config=local,size={cache_bytes}" if cache_bytes else ""
+    serve = f"tritonserver --model-repository=/models --model-control-mode=explicit {load}{cache}"
+    gpus = " --gpus=all" if any("KIND_GPU" in config for config in configs.values()) else ""
     return (
-        f"docker run --rm --shm-size=1g {ports} -v {repository.resolve()}:/models:ro {CONTAINER} "
+        f"docker run --rm --shm-size=1g{gpus} {ports} -v {repository.resolve()}:/models:ro {CONTAINER} "
         f'sh -c "pip install {packages} && exec {serve}"'
     )
 

@@ -71,6 +71,6 @@ def served(home: Path, config: Serving, tracked: Tracking) -> Iterator[TritonSer
         raise EmbedlineError(
             "the server of this workspace is being started", "ask again in some seconds; see `embedline serve status`"
         )
-    with TritonServer.start(home, 0, 0, 0, config.startup_seconds) as server:
+    with TritonServer.start(home, 0, 0, 0, config.startup_seconds, cache_bytes=config.response_cache_bytes) as server:
         serve_versions(server, tracked)
         yield server

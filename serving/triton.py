@@ -89,8 +89,11 @@ class TritonServer:
         metrics_port: int = 8002,
         startup_seconds: float = 60,
         environment: Environment | None = None,
+        cache_bytes: int = 0,
     ) -> Self:
         """Returns a server that passed its self-test and serves no model yet; port 0 takes any free one.
+
+        Of `cache_bytes`, 0 for none, it keeps answers of models whose configuration asks for it.
 
         `home` (`.embedline`) gets `model_repository/`, `triton.log` and `triton.json`, by which `find` finds the
         server. Raises `EmbedlineError` if one runs there already, a port is in use, the server does not get ready in
@@ -108,7 +111,7 @@ class TritonServer:
                         )
                     left.stop()  # whoever started it was killed before it was tested
                 ports = choose_ports({"HTTP": http_port, "gRPC": grpc_port, "metrics": metrics_port})
-                server = cls._launch(home, environment, *ports)
+                server = cls._launch(home, environment, cache_bytes, *ports)
                 try:
                     server._wait_ready(startup_seconds)
                     server._self_test()
@@ -147,7 +150,15 @@ class TritonServer:
         self.stop()
 
     @classmethod
-    def _launch(cls, home: Path, environment: Environment, http_port: int, grpc_port: int, metrics_port: int) -> Self:
+    def _launch(
+        cls,
+        home: Path,
+        environment: Environment,
+        cache_bytes: int,
+        http_port: int,
+        grpc_port: int,
+        metrics_port: int,
+    ) -> Self:
         now = datetime.now(UTC).isoformat("T", "seconds")
         server = cls(str(home), 0, 0, http_port, grpc_port, metrics_port, now, admin_key=secrets.token_hex(16))
         region = f"{memory_prefix(home)}{secrets.token_hex(4)}_"
@@ -170,6 +181,7 @@ class TritonServer:
             f"--metrics-address={HOST}",
             f"--metrics-port={metrics_port}",
             f"--exit-timeout-secs={EXIT_SECONDS}",
+            *cache_options(environment, cache_bytes),
         ]
         if server.log.exists():
             server.log.replace(server.log.with_suffix(".previous.log"))
@@ -242,6 +254,12 @@ KNOWN_VALUES: dict[str, np.ndarray[Any, Any]] = {
     "INTEGERS": np.array([1, 2, -3, 2**40], np.int64),
     "STRINGS": np.array([b"sad cat", "\N{CAT FACE} größer".encode(), b"", b"\x89PNG\x00\xff"], object),
 }
+
+
+def cache_options(environment: Environment, cache_bytes: int) -> list[str]:
+    if not cache_bytes:
+        return []
+    return [f"--cache-directory={environment.caches}", f"--cache-config=local,size={cache_bytes}"]
 
 
 def as_input(name: str, values: np.ndarray[Any, Any]) -> InferInput:

@@ -12,7 +12,7 @@ from __future__ import annotations
 import hashlib
 import json
 import shutil
-from dataclasses import asdict, dataclass
+from dataclasses import asdict, dataclass, field
 from pathlib import Path
 from typing import Any
 
@@ -21,6 +21,7 @@ import numpy as np
 from components.corpus import Item, Manifest
 from components.embedder import OnnxEmbedder, Vectors, fingerprint
 from components.errors import Refused
+from components.export.capacity import Capacity, choose_capacity
 from components.export.choice import served_variant
 from components.export.config import Serving
 from components.export.reference_window import reference_window
@@ -38,13 +39,15 @@ dynamic_batching {{ }}
 input [
   {{ name: "TEXT" data_type: TYPE_STRING dims: [ 1 ] optional: true }},
   {{ name: "IMAGE" data_type: TYPE_STRING dims: [ 1 ] optional: true }},
-  {{ name: "INSTRUCTION" data_type: TYPE_STRING dims: [ 1 ] optional: true }}
+  {{ name: "INSTRUCTION" data_type: TYPE_STRING dims: [ 1 ] optional: true }},
+  {{ name: "DIMENSION" data_type: TYPE_INT32 dims: [ 1 ] optional: true }}
 ]
 output [ {{ name: "EMBEDDING" data_type: TYPE_FP32 dims: [ -1 ] }} ]
-instance_group [ {{ kind: {kind} count: 1 }} ]
+instance_group [ {{ kind: {kind} count: {instances} }} ]
 parameters {{ key: "threads" value {{ string_value: "{threads}" }} }}
 parameters {{ key: "provider" value {{ string_value: "{provider}" }} }}
 """
+RESPONSE_CACHE = "response_cache { enable: true }\n"
 
 
 @dataclass(frozen=True)
@@ -52,7 +55,8 @@ class Bundle:
     """The content of `bundle.json`. `fingerprint` identifies what is served, `model_fingerprint` the scored model.
 
     An example has `text`, `image` (a path in the bundle) and `instruction`, each possibly None; `expected` is the file
-    of the examples' vectors, `(n, dimension)` float32.
+    of the examples' vectors, `(n, dimension)` float32. `capacity` is what was measured where threads or instances were
+    to be chosen.
     """
 
     model_name: str
@@ -63,12 +67,14 @@ class Bundle:
     dataset_digest: str
     examples: list[dict[str, str | None]]
     expected: str
+    capacity: list[dict[str, float]] = field(default_factory=list)
 
 
 def package(config: Serving, onnx: Path, data: Path, output: Path, card: str) -> Bundle:
     """Writes the bundle of the variant that `config` names or leaves to choose, from what `export` wrote to `onnx`.
 
-    `card` is the text of the model card. The same input gives the same bytes. The vectors of the examples and of the
+    `card` is the text of the model card. The same input gives the same bytes, unless threads or instances are `auto`
+    and so measured here. The vectors of the examples and of the
     reference window are those of the code that is packed. Raises `Refused` if an example's image is no file, and as
     `served_variant` does.
     """
@@ -76,9 +82,10 @@ def package(config: Serving, onnx: Path, data: Path, output: Path, card: str) ->
     model = onnx / variant
     with atomic_directory(output) as partial:
         write_version(model, partial / VERSION)
-        embedder = OnnxEmbedder(partial / VERSION, threads=config.threads, provider=config.provider)
-        (partial / TRITON_CONFIG).write_text(triton_config(config), encoding="utf-8")
         items = of_each_modality(training_items(data), EXAMPLES_A_MODALITY)
+        chosen, tried = choose_capacity(config, partial / VERSION, items)
+        embedder = OnnxEmbedder(partial / VERSION, threads=chosen.threads, provider=config.provider)
+        (partial / TRITON_CONFIG).write_text(triton_config(config, chosen), encoding="utf-8")
         bundle = Bundle(
             model_name=MODEL,
             dimension=embedder.dimension,
@@ -88,6 +95,7 @@ def package(config: Serving, onnx: Path, data: Path, output: Path, card: str) ->
             dataset_digest=Manifest.read(data).digest,
             examples=[write_example(item, number, partial) for number, item in enumerate(items)],
             expected=EXPECTED,
+            capacity=[asdict(one) for one in tried],
         )
         (partial / DESCRIPTION).write_text(json.dumps(asdict(bundle), indent=2, ensure_ascii=False) + "\n", "utf-8")
         np.save(partial / EXPECTED, embedder.encode(items))
@@ -123,14 +131,16 @@ def served_fingerprint(bundle: Path) -> str:
     return hashlib.sha256(f"{fingerprint(bundle / VERSION)}{configuration}".encode()).hexdigest()
 
 
-def triton_config(serving: Serving) -> str:
-    return TRITON_TEMPLATE.format(
+def triton_config(serving: Serving, capacity: Capacity) -> str:
+    config = TRITON_TEMPLATE.format(
         name=MODEL,
         max_batch_size=serving.max_batch_size,
         kind="KIND_GPU" if serving.provider in ("cuda", "tensorrt") else "KIND_CPU",
-        threads=serving.threads,
+        threads=capacity.threads,
+        instances=capacity.instances,
         provider=serving.provider,
     )
+    return config + (RESPONSE_CACHE if serving.response_cache_bytes else "")
 
 
 def write_version(model: Path, folder: Path) -> None:

@@ -5,7 +5,7 @@ from __future__ import annotations
 from collections.abc import Sequence
 from typing import Annotated, Any, Literal, Self
 
-from pydantic import BeforeValidator, Field, model_validator
+from pydantic import BeforeValidator, Field, PlainSerializer, model_validator
 
 from components.errors import UsageError
 from components.export.tensorrt.settings import TensorRT
@@ -22,6 +22,14 @@ def as_section(value: object) -> object:
 
 
 SWITCH = BeforeValidator(as_section, json_schema_input_type=TensorRT | bool | None)
+
+
+Measured = Annotated[
+    Positive | None,
+    BeforeValidator(lambda value: None if value == AUTO else value, json_schema_input_type=Positive | Literal["auto"]),
+    PlainSerializer(lambda value: value or AUTO),
+]
+"""A number that is given, or None for `auto`: it is measured."""
 
 
 class Export(Section):
@@ -70,9 +78,11 @@ class Export(Section):
 class Serving(Section):
     """`variant` is one of `export.variants`, or `auto`, which takes the one that the stage `export` has chosen.
 
-    `provider` computes its graphs; `auto` takes the fastest that works where they are served. `embedline serve` asks
-    the champion a known question every `probe_seconds`; it gives up a process that it has restarted `max_restarts`
-    times within `restart_window_seconds`.
+    `provider` computes its graphs; `auto` takes the fastest that works where they are served. A model runs in
+    `instances` processes of `threads` each; `auto` takes what answers the most items on the machine that packages.
+    `response_cache_bytes` is what Triton may keep of former answers, 0 for none. `embedline serve` asks the champion a
+    known question every `probe_seconds`; it gives up a process that it has restarted `max_restarts` times within
+    `restart_window_seconds`.
     """
 
     variant: str
@@ -80,9 +90,11 @@ class Serving(Section):
     http_port: Port
     grpc_port: Port
     metrics_port: Port
-    threads: Positive
+    threads: Measured
+    instances: Measured = 1
     max_batch_size: Positive
     supervisor_metrics_port: Port = 8003
+    response_cache_bytes: Annotated[int, Field(ge=0)] = 0
     startup_seconds: Positive
     probe_seconds: Rate = 5.0
     max_restarts: Positive = 5

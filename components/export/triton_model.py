@@ -2,9 +2,12 @@
 
 Triton's python backend runs this file inside the server's own environment, so it imports nothing of this project. All
 that it needs lies in its version folder; how many threads an encoder uses, and what computes its graphs, are the model
-parameters `threads` and `provider`. A request with the parameter `dimension`, one of those that the model was trained
-to be cut to, is answered with the first numbers of each vector, of length 1 again (Kusupati et al., Matryoshka
-Representation Learning, 2022).
+parameters `threads` and `provider`. Where the parameter `graphs` is `triton`, models of their own compute the graphs,
+and this one asks them (see `layouts.py`), with at most `batch_size` texts or images at a time.
+
+A request with the input `DIMENSION`, one of those that the model was trained to be cut to, is answered with the first
+numbers of each vector, of length 1 again (Kusupati et al., Matryoshka Representation Learning, 2022). The request
+parameter `dimension` says the same, but Triton's response cache does not see it.
 """
 
 from __future__ import annotations
@@ -15,8 +18,9 @@ from pathlib import Path
 from typing import Any
 
 import numpy as np
+import runtime  # type: ignore[import-not-found]
 import triton_python_backend_utils as pb_utils  # type: ignore[import-not-found]
-from runtime import Runtime, UnreadableImage, load_image  # type: ignore[import-not-found]
+from runtime import Runtime, UnreadableImage, load_image
 
 Row = tuple[str | None, bytes | None, str | None]
 
@@ -28,8 +32,13 @@ class TritonPythonModel:
         parameters = json.loads(args["model_config"])["parameters"]
         given = {name: value["string_value"] for name, value in parameters.items()}
         # a runtime that has only one provider takes none
-        named = {name: given[name] for name in ("provider",) if given.get(name, "auto") != "auto"}
+        named: dict[str, Any] = {name: given[name] for name in ("provider",) if given.get(name, "auto") != "auto"}
         threads = given.get("threads")
+        if given.get("graphs") == "triton":
+            version = int(args["model_version"])
+            named |= {name: int(given[name]) for name in ("batch_size",) if name in given}
+            runtime.session = lambda graph, *_: GraphModel(f"{graph.stem}_tower", version)
+            runtime.provider_of = lambda _: "Triton's backends"
         self.runtime = Runtime(Path(__file__).parent, int(threads) if threads else None, **named)
         provider = getattr(self.runtime, "provider", "cpu")
         pb_utils.Logger.log_info(f"version {args['model_version']} is computed by {provider}")
@@ -54,11 +63,40 @@ class TritonPythonModel:
     def dimension_of(self, request: Any) -> int:
         """Returns how many numbers a vector of the answer has."""
         description = self.runtime.description
-        wanted = json.loads(request.parameters() or "{}").get("dimension", description.dimension)
+        tensor = pb_utils.get_input_tensor_by_name(request, "DIMENSION")
+        if tensor is None:
+            asked = {json.loads(request.parameters() or "{}").get("dimension", description.dimension)}
+        else:
+            asked = set(tensor.as_numpy().reshape(-1).tolist())
+        if len(asked) != 1:
+            raise ValueError(f"dimension is one for all items of a request, not each of {sorted(asked)}")
+        (wanted,) = asked
         known = {description.dimension, *description.matryoshka_dimensions}
         if wanted not in known:
             raise ValueError(f"dimension {wanted!r} is none of {', '.join(map(str, sorted(known, reverse=True)))}")
         return int(wanted)
+
+
+class GraphModel:
+    """A graph that a model of its own computes, in place of a session of ONNX Runtime."""
+
+    def __init__(self, model: str, version: int) -> None:
+        self.model = model
+        self.version = version
+
+    def run(self, outputs: list[str], inputs: dict[str, np.ndarray]) -> list[np.ndarray]:
+        """Returns the outputs of these names. Raises `RuntimeError` if the model does not answer: no item's fault."""
+        request = pb_utils.InferenceRequest(
+            model_name=self.model,
+            model_version=self.version,
+            requested_output_names=list(outputs),
+            inputs=[pb_utils.Tensor(name, value) for name, value in inputs.items()],
+            preferred_memory=pb_utils.PreferredMemory(pb_utils.TRITONSERVER_MEMORY_CPU),
+        )
+        answer = request.exec()
+        if answer.has_error():
+            raise RuntimeError(f"{self.model}: {answer.error().message()}")
+        return [pb_utils.get_output_tensor_by_name(answer, name).as_numpy() for name in outputs]
 
 
 def cut(vectors: np.ndarray, dimension: int) -> np.ndarray:

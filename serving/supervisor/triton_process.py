@@ -62,7 +62,9 @@ class TritonProcess:
         self.probe()
 
     def _start_server(self, http_port: int, grpc_port: int, metrics_port: int) -> TritonServer:
-        return TritonServer.start(self.home, http_port, grpc_port, metrics_port, self.config.startup_seconds)
+        ports = http_port, grpc_port, metrics_port
+        cache = self.config.response_cache_bytes
+        return TritonServer.start(self.home, *ports, self.config.startup_seconds, cache_bytes=cache)
 
     def champion(self) -> int:
         """Returns the version that answers clients which name none, the highest that is loaded: another command may

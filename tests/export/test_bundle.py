@@ -165,3 +165,15 @@ def test_images_that_are_not_files_can_be_encoded(packaged: Packaged) -> None:
     red = Image.new("RGB", (20, 30), "red")
     one, other = Runtime(packaged("bundle") / "version", threads=1).encode([None] * 2, [red, red.copy()], [None] * 2)
     np.testing.assert_array_equal(one, other)
+
+
+def test_what_was_measured_to_choose_threads_is_recorded(onnx: Path, data: Path, tmp_path: Path) -> None:
+    config = SERVING.model_copy(update={"threads": None, "instances": None})
+    bundle = package(config, onnx, data, tmp_path / "bundle", "# A model card")
+    assert read_bundle(tmp_path / "bundle").capacity == bundle.capacity
+    text = (tmp_path / "bundle" / "config.pbtxt").read_text(encoding="utf-8")
+    if bundle.capacity:  # a machine of one processor leaves no choice
+        best = max(bundle.capacity, key=lambda one: one["items_per_second"])
+        assert best["items_per_second"] > 0
+        assert f'"threads" value {{ string_value: "{best["threads"]}" }}' in text
+        assert f"count: {best['instances']} }}" in text

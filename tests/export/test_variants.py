@@ -28,6 +28,7 @@ from components.embedder.runtime import OpenVinoSession, Runtime, session
 from components.errors import EmbedlineError, Refused, UsageError
 from components.export import onnx_graphs, openvino_graphs, quantisation
 from components.export.bundle import triton_config
+from components.export.capacity import Capacity
 from components.export.config import Export
 from components.export.export import export
 from components.export.exporters import calibration_of
@@ -346,7 +347,7 @@ def test_auto_takes_the_fastest_that_works_and_a_named_one_never_falls_back(
 
 @pytest.mark.parametrize(("provider", "kind"), [("auto", "CPU"), ("cpu", "CPU"), ("cuda", "GPU"), ("tensorrt", "GPU")])
 def test_the_server_is_configured_for_the_provider(provider: Any, kind: str) -> None:
-    config = triton_config(SERVING.model_copy(update={"provider": provider}))
+    config = triton_config(SERVING.model_copy(update={"provider": provider}), Capacity(1, 1))
     assert f"kind: KIND_{kind} " in config
     assert f'key: "provider" value {{ string_value: "{provider}" }}' in config
 

@@ -23,13 +23,15 @@ import yaml
 from components import config as configuration
 from components.corpus import Item
 from components.embedder.runtime import Runtime
-from components.errors import EmbedlineError, Refused
+from components.errors import EmbedlineError, Refused, UsageError
+from components.export.config import Serving
 from components.registry import Verdict, models, promotion, tracking
 from components.registry.tracking import Run, Tracking
 from components.scores import Model
 from components.workspace import BUNDLE, ONNX
 from flows import retrain
 from serving import TritonEmbedder, TritonServer, repository
+from serving.container import print_container
 from serving.control import loaded
 from serving.roles import serve_versions
 from serving.triton import process_birth
@@ -218,3 +220,15 @@ def test_the_command_that_serves_takes_its_server_with_it(workspace: Workspace, 
     assert leftovers(HOME.resolve()) == []
     assert TritonServer.find(HOME) is None
     assert code is None or ended == code
+
+
+@pytest.mark.usefixtures("workspace")
+def test_the_champion_is_laid_out_for_a_container_under_its_number() -> None:
+    settings = configuration.read_section(ROOT / "params.yaml", Serving)
+    assert "--load-model=embedder --load-model=image_tower --load-model=text_tower" in print_container(
+        HOME, settings, "onnxruntime"
+    )
+    assert (HOME / "container" / "onnxruntime" / "text_tower" / "1" / "text.onnx").is_file()
+    assert f"{(HOME / 'model_repository').resolve()}:/models:ro" in print_container(HOME, settings, None)
+    with pytest.raises(UsageError, match=r"no engine of image.onnx"):
+        print_container(HOME, settings, "tensorrt")

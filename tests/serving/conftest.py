@@ -32,7 +32,8 @@ dynamic_batching {{ }}
 input [
   {{ name: "TEXT" data_type: TYPE_STRING dims: [ 1 ] optional: true }},
   {{ name: "IMAGE" data_type: TYPE_STRING dims: [ 1 ] optional: true }},
-  {{ name: "INSTRUCTION" data_type: TYPE_STRING dims: [ 1 ] optional: true }}
+  {{ name: "INSTRUCTION" data_type: TYPE_STRING dims: [ 1 ] optional: true }},
+  {{ name: "DIMENSION" data_type: TYPE_INT32 dims: [ 1 ] optional: true }}
 ]
 output [ {{ name: "EMBEDDING" data_type: TYPE_FP32 dims: [ -1 ] }} ]
 instance_group [ {{ kind: KIND_CPU count: 1 }} ]

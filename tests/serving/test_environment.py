@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 import platform
+import re
 import shlex
 import subprocess
 import sys
@@ -95,3 +96,17 @@ def test_the_container_command_serves_the_repository_on_the_loopback_with_the_pi
     assert [word for word in words if word.endswith(":8000")] == ["127.0.0.1:8000:8000"]
     assert "--model-repository=/models" in words[-1] and "onnxruntime==" in words[-1]
     assert "nvidia-pytriton" not in words[-1]
+
+
+def test_the_container_command_loads_the_towers_of_a_layout_on_the_gpu_and_keeps_answers(tmp_path: Path) -> None:
+    for name, kind in (("embedder", "KIND_CPU"), ("text_tower", "KIND_GPU"), ("challenger", "KIND_CPU")):
+        (tmp_path / name).mkdir()
+        (tmp_path / name / "config.pbtxt").write_text(f"instance_group [ {{ kind: {kind} }} ]")
+    words = shlex.split(container_command(tmp_path, cache_bytes=1000))
+    assert "--gpus=all" in words
+    assert re.findall(r"--load-model=(\w+)", words[-1]) == ["embedder", "text_tower"]
+    assert "--cache-config=local,size=1000" in words[-1]
+    (tmp_path / "text_tower" / "config.pbtxt").unlink()
+    plain = container_command(tmp_path)
+    assert "--gpus" not in plain
+    assert "--cache-config" not in plain

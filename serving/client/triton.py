@@ -8,7 +8,7 @@ from collections.abc import Iterable, Iterator, Sequence
 from contextlib import contextmanager
 from functools import cached_property
 from pathlib import Path
-from typing import TYPE_CHECKING
+from typing import TYPE_CHECKING, Any
 from urllib.parse import urlsplit
 
 import numpy as np
@@ -24,13 +24,16 @@ from components.corpus.item import Item
 from components.embedder import Embedder
 from components.embedder.runtime import load_image, normalise
 from components.errors import EmbedlineError, UsageError
+from serving.client.retries import Unavailable
 
 if TYPE_CHECKING:
     from components.backends.multi_vector import MultiVectorEmbedder
 
 MAX_BATCH_BYTES = 32_000_000
 INPUTS = ("TEXT", "IMAGE", "INSTRUCTION")
-BAD_REQUEST = "400"
+DIMENSION = "DIMENSION"
+"""An input, because Triton's response cache does not tell requests apart by their parameters."""
+BAD_REQUEST, OVERLOADED = "400", "503"
 DEAD_PROCESS = "is not healthy"
 """What Triton's python backend says of a model version whose process has ended."""
 POSITION = re.compile(r"item (\d+): (.*)", re.DOTALL)
@@ -66,10 +69,16 @@ class TritonEmbedder:
         return len(self.encode([Item(text="dimension")])[0])
 
     @cached_property
+    def config(self) -> dict[str, Any]:
+        """The configuration of the model, the same for all its versions, as the server has it."""
+        with connect(self.url, self.timeout_seconds) as client:
+            config: dict[str, Any] = client.get_model_config(self.model)
+        return config
+
+    @cached_property
     def max_batch_size(self) -> int:
         """The most items that the server takes in one request."""
-        with connect(self.url, self.timeout_seconds) as client:
-            return int(client.get_model_config(self.model)["max_batch_size"])
+        return int(self.config["max_batch_size"])
 
     def encode(self, items: Sequence[Item], dimension: int | None = None) -> np.ndarray:
         """Returns `(n, dimension)` float32, L2-normalised; `dimension` is that of the model, or a Matryoshka dimension
@@ -77,21 +86,32 @@ class TritonEmbedder:
         if not items:
             return np.empty((0, dimension or self.dimension), np.float32)
         rows = (as_row(position, item) for position, item in enumerate(items))
-        with connect(self.url, self.timeout_seconds) as client:
+        return self.encode_rows(items, 0, rows, dimension, self.timeout_seconds)
+
+    def encode_rows(
+        self, items: Sequence[Item], first: int, rows: Iterable[Row], dimension: int | None, timeout_seconds: float
+    ) -> np.ndarray:
+        """Returns what `encode` does, for the rows of the items from position `first` on."""
+        with connect(self.url, timeout_seconds) as client:
             parts = []
             for start, batch in batches(rows, self.max_batch_size):
                 try:
                     parts.append(self._infer(client, batch, dimension))
                 except InferenceServerException as error:
-                    raise self._explain(error, items, start, len(batch)) from error
+                    raise self._explain(error, items, first + start, len(batch)) from error
             return np.concatenate(parts)
 
     def _infer(self, client: InferenceServerClient, batch: Sequence[Row], dimension: int | None) -> np.ndarray:
         inputs = [InferInput(name, [len(batch), 1], "BYTES") for name in INPUTS]
         for tensor, column in zip(inputs, zip(*batch, strict=True), strict=True):
             tensor.set_data_from_numpy(np.array(column, object).reshape(-1, 1), binary_data=True)
+        parameters = None
+        if dimension and any(entry["name"] == DIMENSION for entry in self.config["input"]):
+            inputs.append(InferInput(DIMENSION, [len(batch), 1], "INT32"))
+            inputs[-1].set_data_from_numpy(np.full((len(batch), 1), dimension, np.int32), binary_data=True)
+        elif dimension:  # a version that was packaged before it had that input
+            parameters = {"dimension": dimension}
         output = InferRequestedOutput("EMBEDDING", binary_data=True)
-        parameters = {"dimension": dimension} if dimension else None
         answer = client.infer(self.model, inputs, str(self.version or ""), outputs=[output], parameters=parameters)
         vectors = answer.as_numpy("EMBEDDING")
         if vectors.shape[0] != len(batch) or not np.isfinite(vectors).all():
@@ -112,9 +132,8 @@ class TritonEmbedder:
                 "`embedline serve` loads it again within seconds: ask then; the server's log may say why it died",
             )
         if status != BAD_REQUEST:
-            return EmbedlineError(
-                f"Triton at {self.url} cannot answer by {self.name}: {message}", "see the server's log"
-            )
+            kind = Unavailable if status == OVERLOADED else EmbedlineError
+            return kind(f"Triton at {self.url} cannot answer by {self.name}: {message}", "see the server's log")
         if message.startswith(BAD_DIMENSION):
             return EmbedlineError(f"{self.name}: {message}", "Ask for one of these.")
         if found := POSITION.match(message):
@@ -133,12 +152,17 @@ def open_triton(address: str) -> tuple[TritonEmbedder, str]:
     Without a version it is the highest served one. Raises `UsageError` if the address is none, `EmbedlineError` if
     nothing answers there.
     """
+    embedder = triton_at(address)
+    return embedder, probed_fingerprint(embedder.encode([Item(PROBE)]), address)
+
+
+def triton_at(address: str) -> TritonEmbedder:
+    """Returns the embedder at `triton://HOST:PORT/MODEL/VERSION`, unasked. Raises `UsageError` if it is no address."""
     place = urlsplit(address)
     name, _, version = place.path.strip("/").partition("/")
     if not place.netloc or not (version.isdecimal() or not version):
         raise UsageError(f"{address}: is no address", "Write it as triton://127.0.0.1:8000/embedder/1.")
-    embedder = TritonEmbedder(place.netloc, name or "embedder", int(version) if version else None)
-    return embedder, probed_fingerprint(embedder.encode([Item(PROBE)]), address)
+    return TritonEmbedder(place.netloc, name or "embedder", int(version) if version else None)
 
 
 def open_model(model: str, batch_size: int, root: Path) -> tuple[Embedder | MultiVectorEmbedder | Unopened, str]:
@@ -164,7 +188,7 @@ def connect(url: str, timeout_seconds: float) -> Iterator[InferenceServerClient]
             f"Triton at {url} took longer than {timeout_seconds:g} s", "see the server's log"
         ) from error
     except (OSError, HTTPParseError) as error:
-        raise EmbedlineError(
+        raise Unavailable(
             f"no Triton answers at {url} ({error})", "start it with `embedline serve`; if it was running, see its log"
         ) from error
     except InferenceServerException as error:
@@ -173,13 +197,13 @@ def connect(url: str, timeout_seconds: float) -> Iterator[InferenceServerClient]
         client.close()
 
 
-def batches(rows: Iterable[Row], max_rows: int) -> Iterator[tuple[int, list[Row]]]:
+def batches(rows: Iterable[Row], max_rows: int, max_bytes: int = MAX_BATCH_BYTES) -> Iterator[tuple[int, list[Row]]]:
     """Yields the rows in order, each batch with the position of its first row; a batch is bounded in rows and, unless
     it is a single row, in bytes."""
     start, size, batch = 0, 0, list[Row]()
     for row in rows:
         row_bytes = sum(map(len, row))
-        if batch and (len(batch) == max_rows or size + row_bytes > MAX_BATCH_BYTES):
+        if batch and (len(batch) == max_rows or size + row_bytes > max_bytes):
             yield start, batch
             start, size, batch = start + len(batch), 0, []
         batch.append(row)
