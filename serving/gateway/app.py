@@ -3,14 +3,14 @@
 from __future__ import annotations
 
 import asyncio
-import json
 import logging
+import os
 import re
 import time
-import uuid
-from collections.abc import AsyncIterator, Awaitable, Coroutine
+from collections.abc import AsyncIterator, Awaitable, Callable
 from contextlib import asynccontextmanager
 from dataclasses import dataclass, field
+from functools import partial
 from typing import Any, TypeVar
 
 from fastapi import FastAPI, Request, Response
@@ -19,6 +19,7 @@ from fastapi.responses import JSONResponse
 from starlette.exceptions import HTTPException as StarletteHTTPException
 from starlette.types import ASGIApp, Message, Receive, Scope, Send
 
+from serving.gateway import log
 from serving.gateway.limits import ClientDisconnect, read_body
 from serving.gateway.openai_api import MODEL, EmbeddingRequest, EmbeddingResponse, Error, Models, response
 from serving.gateway.refusal import Refusal
@@ -27,11 +28,11 @@ from serving.routes import Target
 
 REQUEST_ID = re.compile(r"[\w.:-]{1,128}", re.ASCII)
 CLIENT_LEFT = 499
+EMBEDDINGS = "/v1/embeddings"
 ERRORS: dict[int | str, dict[str, Any]] = {
     status: {"model": Error} for status in (400, 401, 404, 408, 413, 415, 429, 500, 503, 504)
 }
 Returned = TypeVar("Returned")
-log = logging.getLogger("embedline.gateway")
 
 
 @dataclass
@@ -59,10 +60,7 @@ def create_app(service: Service) -> ASGIApp:
 
     app = FastAPI(title="Embedline gateway", lifespan=lifespan, redoc_url=None)
 
-    @app.exception_handler(Refusal)
-    async def refuse(request: Request, refusal: Refusal) -> Response:
-        request.scope["record"].code = refusal.code
-        return JSONResponse({"error": refusal.error}, refusal.status, refusal.headers)
+    app.add_exception_handler(Refusal, refused)
 
     @app.exception_handler(StarletteHTTPException)
     async def refuse_http(_: Request, error: HTTPException) -> Response:
@@ -71,10 +69,10 @@ def create_app(service: Service) -> ASGIApp:
 
     @app.exception_handler(Exception)
     async def fail(*_: object) -> Response:
-        return JSONResponse({"error": Refusal(500, "this is a fault of ours; the log says more").error}, 500)
+        return failed()
 
     @app.post(
-        "/v1/embeddings",
+        EMBEDDINGS,
         response_model=EmbeddingResponse,
         responses=ERRORS,
         openapi_extra={
@@ -130,7 +128,16 @@ def create_app(service: Service) -> ASGIApp:
         return Response(service.metrics.page(), media_type="text/plain; version=0.0.4; charset=utf-8")
 
     describe(app)
-    return Recorded(app, service)
+    return Recorded(app, embeddings, service)
+
+
+def refused(request: Request, refusal: Any) -> Response:
+    request.scope["record"].code = refusal.code
+    return JSONResponse({"error": refusal.error}, refusal.status, refusal.headers)
+
+
+def failed() -> Response:
+    return JSONResponse({"error": Refusal(500, "this is a fault of ours; the log says more").error}, 500)
 
 
 def describe(app: FastAPI) -> None:
@@ -142,36 +149,46 @@ def describe(app: FastAPI) -> None:
     page["security"] = [{"key": []}, {}]
 
 
-async def unless_client_leaves(request: Request, work: Coroutine[Any, Any, Returned]) -> Returned:
-    """Returns what the work does; ends it and raises `ClientDisconnect` when the client leaves before."""
-    working = asyncio.create_task(work)
-    leaving: asyncio.Task[Message] = asyncio.create_task(as_coroutine(request.receive()))
+async def unless_client_leaves(request: Request, work: Awaitable[Returned]) -> Returned:
+    """Returns what the work does; cancels it and raises `ClientDisconnect` when the client leaves before."""
+    working = asyncio.current_task()
+    assert working is not None
+    leaving = asyncio.ensure_future(request.receive())
+    leave = partial(_cancel_unless_cancelled, working)
+    leaving.add_done_callback(leave)
     try:
-        await asyncio.wait((working, leaving), return_when=asyncio.FIRST_COMPLETED)
-        if not working.done():
-            raise ClientDisconnect
-        return working.result()
+        return await work
+    except asyncio.CancelledError:
+        if leaving.done():
+            working.uncancel()
+            raise ClientDisconnect from None
+        raise
     finally:
-        working.cancel()
+        leaving.remove_done_callback(leave)
         leaving.cancel()
 
 
-async def as_coroutine(waited: Awaitable[Returned]) -> Returned:
-    return await waited
+def _cancel_unless_cancelled(working: asyncio.Task[Any], leaving: asyncio.Future[Message]) -> None:
+    if not leaving.cancelled():
+        working.cancel()
 
 
 class Recorded:
-    """Gives every request its id, and writes what became of it."""
+    """Gives every request its id, and writes what became of it.
 
-    def __init__(self, app: ASGIApp, service: Service) -> None:
+    It calls the function of `POST /v1/embeddings` by itself: the way through FastAPI takes longer than the rest.
+    """
+
+    def __init__(self, app: ASGIApp, embeddings: Callable[[Request], Awaitable[Response]], service: Service) -> None:
         self.app = app
+        self.embeddings = embeddings
         self.service = service
 
     async def __call__(self, scope: Scope, receive: Receive, send: Send) -> None:
         if scope["type"] != "http":
             await self.app(scope, receive, send)
             return
-        record = scope["record"] = Record(given_request_id(scope) or uuid.uuid4().hex)
+        record = scope["record"] = Record(given_request_id(scope) or os.urandom(16).hex())
 
         async def sending(message: Message) -> None:
             if message["type"] == "http.response.start":
@@ -179,38 +196,51 @@ class Recorded:
                 message["headers"] = [*message["headers"], (b"x-request-id", record.request_id.encode())]
             await send(message)
 
-        trace: dict[str, Any] = {}
         try:
-            await self.app(scope, receive, sending)
+            if scope["path"] == EMBEDDINGS and scope["method"] == "POST":
+                answer = await self._answer(Request(scope, receive), record)
+                await answer(scope, receive, sending)
+            else:
+                await self.app(scope, receive, sending)
         except ClientDisconnect:
             record.status = CLIENT_LEFT
             self.service.metrics.dropped.inc()
-        except Exception as error:
-            trace = {"error": type(error).__name__}
-            log.exception("unexpected", extra={"facts": {"request_id": record.request_id}})
-        self._write(scope, record, trace)
+        except Exception:  # FastAPI has told the client
+            logging.getLogger("gateway").exception("request %s has failed by a fault of ours", record.request_id)
+        self._write(scope, record)
 
-    def _write(self, scope: Scope, record: Record, more: dict[str, Any]) -> None:
+    async def _answer(self, request: Request, record: Record) -> Response:
+        try:
+            return await self.embeddings(request)
+        except Refusal as refusal:
+            return refused(request, refusal)
+        except (ClientDisconnect, asyncio.CancelledError):
+            raise
+        except Exception:
+            logging.getLogger("gateway").exception("request %s has failed by a fault of ours", record.request_id)
+            return failed()
+
+    def _write(self, scope: Scope, record: Record) -> None:
         seconds = time.perf_counter() - record.began
-        if scope["path"] == "/v1/embeddings":
+        if scope["path"] == EMBEDDINGS:
             target = (record.target.model, record.version) if record.target else ("none", "none")
             self.service.metrics.requests.labels(*target, record.status).inc()
             self.service.metrics.seconds.labels(*target).observe(seconds)
             self.service.metrics.items.inc(record.items or 0)
         elif record.status < 400:
             return
-        facts = {
-            "request_id": record.request_id,
-            "method": scope["method"],
-            "path": scope["path"][:200],
-            "status": record.status,
-            "milliseconds": round(seconds * 1000, 2),
-            "items": record.items,
-            "version": record.version,
-            "key": record.key,
-            "code": record.code,
-        }
-        log.info("request", extra={"facts": {**facts, **more}})
+        log.write(
+            "request",
+            request_id=record.request_id,
+            method=scope["method"],
+            path=scope["path"][:200],
+            status=record.status,
+            milliseconds=round(seconds * 1000, 2),
+            items=record.items,
+            version=record.version,
+            key=record.key,
+            code=record.code,
+        )
 
 
 def given_request_id(scope: Scope) -> str | None:
@@ -220,18 +250,3 @@ def given_request_id(scope: Scope) -> str | None:
         if REQUEST_ID.fullmatch(text):
             return text
     return None
-
-
-class JsonLines(logging.Formatter):
-    """One JSON object a line."""
-
-    def format(self, record: logging.LogRecord) -> str:
-        facts = {
-            "time": round(record.created, 3),
-            "level": record.levelname.lower(),
-            "event": record.getMessage(),
-            **getattr(record, "facts", {}),
-        }
-        if record.exc_info:
-            facts["traceback"] = self.formatException(record.exc_info)
-        return json.dumps(facts)

@@ -80,8 +80,9 @@ class Batcher:
         self._send(lane, size)
         try:
             answers = await asyncio.gather(*(job.answer for job in jobs))
-        finally:
+        except BaseException:
             self._forget(lane, jobs)
+            raise
         return joined(answers)
 
     def _forget(self, lane: Lane, jobs: Iterable[Job]) -> None:

@@ -5,7 +5,6 @@ from __future__ import annotations
 import asyncio
 import ipaddress
 import json
-import logging
 import os
 import resource
 import signal
@@ -20,8 +19,8 @@ from uvicorn.protocols.http.httptools_impl import HttpToolsProtocol
 from components.errors import EmbedlineError, UsageError
 from components.files import write_text
 from components.gateway import Gateway
-from serving.gateway import keys
-from serving.gateway.app import JsonLines, create_app
+from serving.gateway import keys, log
+from serving.gateway.app import create_app
 from serving.gateway.service import Service
 
 STATE = "gateway.json"
@@ -38,7 +37,7 @@ def run(home: Path, settings: Gateway) -> None:
     require_keys(home, settings.host)
     listener = listen(settings.host, settings.port)
     port = int(listener.getsockname()[1])
-    log_as_json()
+    log.take_over()
     allow_many_files()
     loop_settings: dict[str, Any] = {"loop": "uvloop", "http": patient(settings.receive_seconds), "ws": "none"}
     state = home / STATE
@@ -59,6 +58,7 @@ def asyncio_run(home: Path, settings: Gateway, listener: socket.socket, loop_set
         access_log=False,
         log_config=None,
         server_header=False,
+        proxy_headers=False,
         timeout_keep_alive=KEEP_ALIVE_SECONDS,
         timeout_graceful_shutdown=max(1, round(settings.drain_seconds)),
         **loop_settings,
@@ -66,7 +66,7 @@ def asyncio_run(home: Path, settings: Gateway, listener: socket.socket, loop_set
     server = uvicorn.Server(config)
     signal.signal(signal.SIGHUP, server.handle_exit)
     port = listener.getsockname()[1]
-    logging.getLogger("embedline.gateway").info("started", extra={"facts": {"host": settings.host, "port": port}})
+    log.write("started", host=settings.host, port=port)
     server.run([listener])
 
 
@@ -100,16 +100,6 @@ def listen(host: str, port: int) -> socket.socket:
             "Stop the program that uses it, or set gateway.port to another (0: any free port).",
         ) from error
     return listener
-
-
-def log_as_json() -> None:
-    """Writes every line of the gateway and of its HTTP server to standard output, one JSON object each."""
-    handler = logging.StreamHandler(sys.stdout)
-    handler.setFormatter(JsonLines())
-    root = logging.getLogger()
-    root.handlers[:] = [handler]
-    root.setLevel(logging.WARNING)
-    logging.getLogger("embedline").setLevel(logging.INFO)
 
 
 def allow_many_files() -> None:
