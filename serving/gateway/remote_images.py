@@ -107,10 +107,11 @@ class Fetcher:
         """Raises `Refusal` for a host that is not named, a user in the address, or another port than usual."""
         try:
             parts = urlsplit(url)
-            port = parts.port or PORTS.get(parts.scheme)
+            usual = PORTS.get(parts.scheme)
+            allowed = url.isascii() and usual is not None and parts.port in (None, usual) and parts.username is None
         except ValueError as error:
             raise Refusal(400, "the image's address is none", code="forbidden_address") from error
-        if parts.hostname not in self.settings.hosts or port != PORTS.get(parts.scheme) or parts.username is not None:
+        if not allowed or parts.hostname not in self.settings.hosts:
             raise Refusal(400, "images are not fetched from this host", code="forbidden_address")
 
     async def _get(self, url: str) -> bytes | str:
