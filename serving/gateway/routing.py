@@ -9,13 +9,13 @@ from components.errors import UsageError
 from serving.gateway.inference import NEWEST
 from serving.gateway.openai_api import MODEL
 from serving.gateway.refusal import Refusal
-from serving.gateway.windows import TargetWindow, Window
+from serving.gateway.windows import TargetWindow
 from serving.routes import STABLE, FollowedRoutes, Routes, Target, route
 
 JUDGE_EVERY = 16
 """So many requests of a canary are answered between two looks at its window."""
-Judge = Callable[[Window, Window], str | None]
-"""Returns why the canary must go, given the windows of stable and canary; None as long as it may stay."""
+Judge = Callable[[TargetWindow, TargetWindow], str | None]
+"""Returns why the canary must go, given what stable and canary did since it began; None as long as it may stay."""
 
 
 class Router:
@@ -28,6 +28,7 @@ class Router:
         self.followed = FollowedRoutes(home)
         self.judge = judge
         self.windows: dict[Target, TargetWindow] = {}
+        self.canary: Target | None = None
         self.returned: tuple[Target, str] | None = None
 
     @property
@@ -54,13 +55,16 @@ class Router:
 
     def record(self, target: Target, answered: bool, seconds: float) -> None:
         """Keeps a result of a target; has the canary judged from time to time."""
-        window = self.windows.setdefault(target, TargetWindow())
+        window = self.window(target)
         window.add(answered, seconds)
-        routes = self.routes
-        if self.judge and target == routes.canary and window.total % JUDGE_EVERY == 0:
-            reason = self.judge(self.window(routes.stable), window.read())
-            if reason:
-                self.returned = target, reason
+        if self.judge is None or target != self.canary or window.requests % JUDGE_EVERY:
+            return
+        if reason := self.judge(self.window(self.routes.stable), window):
+            self.returned = target, reason
 
-    def window(self, target: Target) -> Window:
-        return self.windows.get(target, TargetWindow()).read()
+    def window(self, target: Target) -> TargetWindow:
+        """Returns what a target did since the present canary began."""
+        if self.routes.canary != self.canary:
+            self.canary = self.routes.canary
+            self.windows.clear()
+        return self.windows.setdefault(target, TargetWindow())

@@ -167,7 +167,8 @@ class Service:
         try:
             answer = await self.batcher.encode(target, rows, dimension, request_id, deadline)
         except Refusal as refusal:
-            self.router.record(target, refusal.status < 500, time.monotonic() - began)
+            if refusal.status >= 500:
+                self.router.record(target, False, time.monotonic() - began)
             raise
         self.router.record(target, True, time.monotonic() - began)
         return answer
@@ -181,16 +182,15 @@ class Service:
             reason = returned[1] if returned and returned[0] == routes.canary else None
             facts["canary"] = {**self._facts(routes.canary), "share": routes.canary_share, "returned": reason}
         if routes.shadow:
-            seen = self.shadow.window.read() if self.shadow.target == routes.shadow else None
             facts["shadow"] = {
                 **asdict(routes.shadow),
                 "share": routes.shadow_share,
-                **(asdict(seen) | self.shadow.facts() if seen else {"requests": 0, "errors": 0}),
+                **(self.shadow.facts() if self.shadow.target == routes.shadow else {"requests": 0, "errors": 0}),
             }
         return facts
 
     def _facts(self, target: Target) -> dict[str, Any]:
-        return asdict(target) | asdict(self.router.window(target))
+        return asdict(target) | self.router.window(target).facts()
 
 
 def merged(items: Sequence[Row | Refusal], results: Sequence[np.ndarray | Refusal]) -> list[np.ndarray | Refusal]:

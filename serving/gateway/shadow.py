@@ -99,10 +99,12 @@ class Shadow:
         length = max((len(mine) for mine, _ in self.pairs), default=0)
         kept = [pair for pair in self.pairs if len(pair[0]) == length]
         if not kept:
-            return {"compared": 0, "cosine_mean": None, "cosine_min": None, "overlap_of_10": None}
+            none = dict.fromkeys(("cosine_mean", "cosine_min", "overlap_of_10"))
+            return {**self.window.facts(), "compared": 0, **none}
         mine, theirs = (np.stack(side) for side in zip(*kept, strict=True))
         cosines = (mine * theirs).sum(axis=1)
         return {
+            **self.window.facts(),
             "compared": len(kept),
             "cosine_mean": float(cosines.mean()),
             "cosine_min": float(cosines.min()),

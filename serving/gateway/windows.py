@@ -1,41 +1,40 @@
-"""What is known of a target by its last requests: how many failed, how long they took."""
+"""What is known of a target: how many requests failed, how long the last answers took."""
 
 from __future__ import annotations
 
 import math
 from collections import deque
-from dataclasses import dataclass
+from collections.abc import Sequence
+from typing import Any
 
-LENGTH = 512
-
-
-@dataclass(frozen=True)
-class Window:
-    """`requests` and `errors` of the window; `p50_seconds` and `p95_seconds` are None before the first answer."""
-
-    requests: int
-    errors: int
-    p50_seconds: float | None
-    p95_seconds: float | None
+LENGTH = 1024
 
 
 class TargetWindow:
-    """The last requests that one target was asked."""
+    """All requests that a target was asked since it is watched, and the milliseconds of its last answers.
+
+    A request that is refused for what is in it counts nowhere.
+    """
 
     def __init__(self) -> None:
-        self.results: deque[tuple[bool, float]] = deque(maxlen=LENGTH)
-        self.total = 0
+        self.requests = 0
+        self.errors = 0
+        self.latencies_ms: deque[float] = deque(maxlen=LENGTH)
 
     def add(self, answered: bool, seconds: float) -> None:
-        self.results.append((answered, seconds))
-        self.total += 1
+        self.requests += 1
+        if answered:
+            self.latencies_ms.append(seconds * 1000)
+        else:
+            self.errors += 1
 
-    def read(self) -> Window:
-        took = sorted(seconds for answered, seconds in self.results if answered)
-        errors = len(self.results) - len(took)
-        return Window(len(self.results), errors, percentile(took, 0.5), percentile(took, 0.95))
+    def facts(self) -> dict[str, Any]:
+        """Returns the counts, and the quantiles of the latencies, None before the first answer."""
+        took = sorted(self.latencies_ms)
+        p50, p95 = (percentile(took, share) for share in (0.5, 0.95))
+        return {"requests": self.requests, "errors": self.errors, "p50_ms": p50, "p95_ms": p95}
 
 
-def percentile(ascending: list[float], share: float) -> float | None:
+def percentile(ascending: Sequence[float], share: float) -> float | None:
     """Returns the smallest value that at least `share` of the values do not exceed (nearest rank)."""
     return ascending[max(0, math.ceil(share * len(ascending)) - 1)] if ascending else None

@@ -9,6 +9,7 @@ import time
 from collections.abc import Callable, Iterable, Iterator, Sequence
 from contextlib import suppress
 from http.server import BaseHTTPRequestHandler, ThreadingHTTPServer
+from typing import ClassVar
 
 import httpcore
 import pytest
@@ -24,7 +25,7 @@ SETTINGS = RemoteImages(hosts=["images.example.com", "other.example.com"], secon
 class Pages(BaseHTTPRequestHandler):
     """A web site with traps."""
 
-    seen: list[tuple[str, str]] = []
+    seen: ClassVar[list[tuple[str, str]]] = []
 
     def do_GET(self) -> None:
         self.seen.append((self.headers["host"], self.path))

@@ -13,7 +13,7 @@ from serving import TritonEmbedder, TritonServer
 from serving.gateway.refusal import Refusal
 from serving.gateway.routing import JUDGE_EVERY, Router
 from serving.gateway.shadow import overlap
-from serving.gateway.windows import TargetWindow, Window, percentile
+from serving.gateway.windows import TargetWindow, percentile
 from serving.routes import REREAD_SECONDS, Routes, Target, write_routes
 from tests.serving.gateway.conftest import RunningGateway, running, wait_until
 from tests.serving.gateway.test_app import vectors
@@ -93,24 +93,24 @@ def test_a_shadow_is_compared_and_never_felt(routed: RunningGateway) -> None:
         wait_until(lambda: routed.get("/v1/routes").json()["shadow"].get("compared", 0) >= 24)
         shadow = routed.get("/v1/routes").json()["shadow"]
         assert shadow["errors"] == 0 and shadow["cosine_min"] <= shadow["cosine_mean"] < 0.99
-        assert 0 <= shadow["overlap_of_10"] <= 1 and shadow["p95_seconds"] > 0
+        assert 0 <= shadow["overlap_of_10"] <= 1 and shadow["p95_ms"] > 0
     follow(routed, Routes(STABLE, shadow=MISSING, shadow_share=1.0))
     assert routed.ask("a cat").status_code == 200
     wait_until(lambda: routed.get("/v1/routes").json()["shadow"]["errors"] == 1)
 
 
 def test_a_judge_sends_a_canary_back(tmp_path: Path) -> None:
-    asked: list[tuple[Window, Window]] = []
+    asked: list[int] = []
 
-    def judge(stable: Window, canary: Window) -> str | None:
-        asked.append((stable, canary))
+    def judge(stable: TargetWindow, canary: TargetWindow) -> str | None:
+        asked.append(canary.requests)
         return "too many errors" if canary.errors > canary.requests / 2 else None
 
     write_routes(tmp_path, Routes(STABLE, canary=OTHER, canary_share=1.0))
     router = Router(tmp_path, judge)
     for _ in range(JUDGE_EVERY):
         router.record(OTHER, True, 0.1)
-    assert router.choose("embedder", "a") == OTHER and len(asked) == 1
+    assert router.choose("embedder", "a") == OTHER and asked == [JUDGE_EVERY]
     for _ in range(2 * JUDGE_EVERY):
         router.record(OTHER, False, 0.1)
     assert router.choose("embedder", "a") == STABLE and router.returned == (OTHER, "too many errors")
@@ -129,10 +129,10 @@ def test_before_a_deployment_the_newest_version_answers(tmp_path: Path) -> None:
 
 def test_windows_keep_the_last_results() -> None:
     window = TargetWindow()
-    assert window.read() == Window(0, 0, None, None)
+    assert window.facts() == {"requests": 0, "errors": 0, "p50_ms": None, "p95_ms": None}
     for number in range(1, 101):
-        window.add(number % 10 != 0, number / 100)
-    assert window.read() == Window(100, 10, 0.49, 0.95)
+        window.add(number % 10 != 0, number / 1000)
+    assert window.facts() == {"requests": 100, "errors": 10, "p50_ms": 49, "p95_ms": 95}
     assert [percentile([1, 2, 3, 4], share) for share in (0, 0.25, 0.5, 0.95, 1)] == [1, 1, 2, 4, 4]
 
 
