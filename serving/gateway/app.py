@@ -30,7 +30,7 @@ REQUEST_ID = re.compile(r"[\w.:-]{1,128}", re.ASCII)
 CLIENT_LEFT = 499
 EMBEDDINGS = "/v1/embeddings"
 ERRORS: dict[int | str, dict[str, Any]] = {
-    status: {"model": Error} for status in (400, 401, 404, 408, 413, 415, 429, 500, 503, 504)
+    status: {"model": Error} for status in (400, 401, 404, 408, 413, 415, 422, 429, 500, 503, 504)
 }
 Returned = TypeVar("Returned")
 

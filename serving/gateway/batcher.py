@@ -139,7 +139,7 @@ class Batcher:
         """
         try:
             found = await self.inference.infer(lane.target, rows, lane.dimension, request_id, seconds)
-            return Answer(list(found.values), found.version)
+            return Answer(results_of(found.values), found.version)
         except Refusal as refusal:
             if refusal.code != "bad_item":
                 raise
@@ -148,6 +148,14 @@ class Batcher:
         began = time.monotonic()
         alone = [self._answer(lane, [row], request_id, seconds + began - time.monotonic()) for row in rows]
         return joined(await asyncio.gather(*alone))
+
+
+def results_of(vectors: np.ndarray) -> list[Result]:
+    """Returns each vector; a refusal for one that has values that are no numbers, whoever shares the batch with it."""
+    results: list[Result] = list(vectors)
+    for position in np.flatnonzero(~np.isfinite(vectors).all(axis=1)):
+        results[position] = Refusal(422, "the model has no vector for this item", code="no_vector")
+    return results
 
 
 def joined(answers: Sequence[Answer]) -> Answer:

@@ -51,8 +51,11 @@ class Inference:
     async def infer(
         self, target: Target, rows: Sequence[Row], dimension: int | None, request_id: str, seconds: float
     ) -> Vectors:
-        """Returns one vector a row. Raises `Refusal`: 400 for what the model does not take, 404 for a version that is
-        not there, 503 and 504 for a server that cannot answer."""
+        """Returns one vector a row; of a row that the model can make nothing of, it may have no numbers.
+
+        Raises `Refusal`: 400 for what the model does not take, 404 for a version that is not there, 503 and 504 for a
+        server that cannot answer.
+        """
         request = service_pb2.ModelInferRequest(
             model_name=target.model, model_version=version_text(target), id=request_id
         )
@@ -64,8 +67,8 @@ class Inference:
             request.parameters["dimension"].int64_param = dimension
         answer = await self.call("ModelInfer", request, seconds)
         values = np.frombuffer(answer.raw_output_contents[0], "<f4").reshape(tuple(answer.outputs[0].shape))
-        if values.shape[0] != len(rows) or not np.isfinite(values).all():
-            raise Refusal(502, "the model has answered values that are no numbers", code="bad_answer")
+        if values.shape[0] != len(rows):
+            raise Refusal(503, f"the model has answered {len(values)} vectors for {len(rows)} items", code="bad_answer")
         return Vectors(values, int(answer.model_version))
 
     async def max_batch_size(self, target: Target, seconds: float) -> int:

@@ -45,6 +45,6 @@ class Readiness:
             return {"ready": False, "reason": refusal.message}
         (vector,) = answer.values
         dimension = self.dimensions.setdefault(answer.version, len(vector))  # a version has one number of them
-        if len(vector) != dimension or abs(float(np.linalg.norm(vector)) - 1) > LENGTH_TOLERANCE:
+        if len(vector) != dimension or not abs(float(np.linalg.norm(vector)) - 1) <= LENGTH_TOLERANCE:  # nor NaN
             return {"ready": False, "reason": "the model answers a wrong vector"}
         return {"ready": True, "version": answer.version, "dimension": dimension}

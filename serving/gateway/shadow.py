@@ -89,7 +89,7 @@ class Shadow:
         self.window.add(True, seconds)
         self.metrics.shadow_seconds.labels(version).observe(seconds)
         self.metrics.shadows.labels(version, "compared").inc()
-        if answers.shape == copy.vectors.shape:
+        if answers.shape == copy.vectors.shape and np.isfinite(answers).all():
             self.pairs.extend(zip(copy.vectors, answers, strict=True))
             for cosine in (copy.vectors * answers).sum(axis=1):
                 self.metrics.shadow_cosine.labels(version).observe(float(cosine))

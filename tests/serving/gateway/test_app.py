@@ -142,6 +142,9 @@ def test_a_bad_item_fails_the_request_or_itself(
     assert answer.status_code == 200
     data = answer.json()["data"]
     assert [entry["object"] for entry in data] == ["embedding", "error", "error", "error", "embedding"]
+    nothing = gateway.ask(["a cat", " "], on_error="item").json()["data"]  # the tests' model divides by no tokens
+    assert nothing[0]["object"] == "embedding" and nothing[1]["error"]["code"] == "no_vector"
+    error(gateway.ask(["a cat", " "]), 422)
     assert [entry["error"]["param"] for entry in data[1:4]] == ["input[1]", "input[2]", "input[3]"]
     good = np.array([data[0]["embedding"], data[4]["embedding"]])
     np.testing.assert_allclose(good, direct.encode([Item("a cat"), Item(image=png("red"))]), atol=1e-6)

@@ -119,6 +119,19 @@ def test_a_bad_item_fails_alone() -> None:
     run(test)
 
 
+def test_an_item_without_a_vector_spoils_no_other() -> None:
+    async def test(inference: HeldInference, batcher: Batcher) -> None:
+        first = [ask(batcher, "0"), ask(batcher, "1")]
+        await settle()
+        mixed, other = ask(batcher, "2", "nan", "inf"), ask(batcher, "4")
+        inference.open.set()
+        without = "the model has no vector for this item"
+        assert values(await mixed) == [2.0, without, without] and values(await other) == [4.0]
+        await asyncio.gather(*first)
+
+    run(test)
+
+
 def test_a_full_queue_refuses_and_empties() -> None:
     async def test(inference: HeldInference, batcher: Batcher) -> None:
         asked = [ask(batcher, str(number)) for number in range(6)]
