@@ -15,6 +15,7 @@ from components.errors import UsageError
 from components.evaluation.config import Evaluation
 from components.export.config import AUTO, Export, Serving
 from components.found_by_name import FoundByName
+from components.gateway import Gateway
 from components.registry.config import Promotion
 from components.sections import Model, Section, demand
 from components.training.config import Negatives, Recipe, TeacherEmbeddings, Towers
@@ -33,6 +34,7 @@ class Config(Section):
     export: Export
     evaluation: Evaluation
     serving: Serving
+    gateway: Gateway
     promotion: Promotion
 
     @model_validator(mode="after")
