@@ -110,6 +110,14 @@ def prepare(root: Path) -> Tracking:
     return Tracking(client, uri, identity, root.resolve())
 
 
+def find(root: Path) -> Tracking | None:
+    """Returns the tracking of the workspace, or None before its first round; creates nothing."""
+    database = root.resolve() / STATE / "mlflow.db"
+    if tracking_uri(root) == f"sqlite:///{database}" and not database.is_file():
+        return None
+    return prepare(root)
+
+
 def start_round(tracking: Tracking, parameters: Mapping[str, Any], tags: Mapping[str, str]) -> Run:
     """Opens the parent run of a round. Runs that a killed round left open in this workspace are closed as killed.
 
