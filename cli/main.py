@@ -22,7 +22,7 @@ PANELS = {
     "Judge it": ("evaluate", "compare", "history"),
     "Serve it": ("serve", "rollback"),
     "Search with it": ("search",),
-    "Look after the workspace": ("doctor", "reset"),
+    "Look after the workspace": ("doctor", "reconcile", "reset"),
 }
 """What `--help` shows together. Each command is the function of its name in the module of its name."""
 

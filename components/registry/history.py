@@ -38,7 +38,14 @@ def reigns(entries: Iterable[Entry]) -> list[Reign]:
     """Returns the reigns that a verified ledger tells of, the first one first. A change that was reverted made none."""
     began = [entry for entry in entries if entry.state == "done" and entry.before["champion"] != _champion(entry)]
     return [
-        Reign(version, entry.time, following and following.time, entry.action, entry.reason, tuple(entry.verdicts))
+        Reign(
+            version,
+            entry.time,
+            following.time if following else None,
+            entry.action,
+            entry.reason,
+            tuple(entry.verdicts),
+        )
         for entry, following in zip_longest(began, began[1:])
         if (version := _champion(entry)) is not None
     ]

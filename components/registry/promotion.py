@@ -8,8 +8,9 @@ from pathlib import Path
 
 from filelock import FileLock
 
-from components.errors import Refused, UsageError
+from components.errors import EmbedlineError, Refused, UsageError
 from components.registry import ledger, models
+from components.registry.agreement import settled
 from components.registry.gate import Verdict
 from components.registry.ledger import Action, Change, Entry, State
 from components.registry.models import ROLES, Roles
@@ -69,6 +70,24 @@ def reconcile(tracking: Tracking) -> Entry | None:
     """Finishes a change that was killed: completes it, or reverts it if its version is gone. Returns its last line."""
     with FileLock(_path(tracking).with_name("promotion.lock")):
         return _reconcile(tracking)
+
+
+def restore_roles(tracking: Tracking) -> Roles:
+    """Moves aliases that somebody has moved past the ledger back. Returns where each of these was.
+
+    An unfinished change is finished first. Raises `EmbedlineError` if a version that the ledger names is gone.
+    """
+    with _alone(tracking):
+        found, wanted = models.roles(tracking), settled(history(tracking))
+        moved: Roles = {name: found[name] for name in ROLES if found[name] != wanted[name]}
+        for name in moved:
+            if (version := wanted[name]) and not _exists(tracking, version):
+                raise EmbedlineError(
+                    f"version {version}, {name} by the ledger, is gone from MLflow",
+                    "Restore MLflow's database and its artifacts from a backup.",
+                )
+        _apply(tracking, wanted)
+        return moved
 
 
 def history(tracking: Tracking) -> list[Entry]:

@@ -19,7 +19,9 @@ from typing import Any, Literal
 import numpy as np
 import pytest
 import yaml
+from typer.testing import CliRunner
 
+from cli.main import app
 from components import config as configuration
 from components.corpus import Item
 from components.embedder.runtime import Runtime
@@ -29,6 +31,7 @@ from components.registry.tracking import Run, Tracking
 from components.scores import Model
 from components.workspace import BUNDLE, ONNX
 from flows import retrain
+from monitoring import doctor
 from serving import TritonEmbedder, TritonServer, repository
 from serving.control import loaded
 from serving.roles import serve_versions
@@ -218,3 +221,12 @@ def test_the_command_that_serves_takes_its_server_with_it(workspace: Workspace, 
     assert leftovers(HOME.resolve()) == []
     assert TritonServer.find(HOME) is None
     assert code is None or ended == code
+
+
+def test_reconcile_brings_the_server_to_the_roles(workspace: Workspace, server: TritonServer) -> None:
+    infrastructure = verdict("infrastructure", fingerprint_of(workspace.bundles[1]))
+    promotion.promote(workspace.tracked, "2", verdict("quality", "model 2", "model 1"), infrastructure)
+    assert "the server answers by version 1, champion is version 2" in doctor.roles(Path()).detail
+    said = CliRunner().invoke(app, ["reconcile"])
+    assert said.exit_code == 0, said.output
+    assert loaded(server) == [1, 2] and doctor.roles(Path()).ok
