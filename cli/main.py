@@ -19,7 +19,7 @@ TRACEBACKS = STATE / "logs" / "traceback.log"
 INTERRUPTED = 130
 PANELS = {
     "Make a model": ("init", "run", "ingest", "stage", "profile", "export"),
-    "Judge it": ("evaluate", "compare", "history"),
+    "Judge it": ("evaluate", "compare", "history", "lineage"),
     "Serve it": ("serve", "rollback"),
     "Search with it": ("search",),
     "Look after the workspace": ("doctor", "reconcile", "reset"),

@@ -2,19 +2,22 @@
 
 from components.lineage.lineage import LINEAGE, Lineage, collect
 from components.lineage.versions import (
+    LOCK_FILE,
     StageRun,
     add,
     changed_stages,
     data_hash,
     lock_digest,
+    outputs,
     producing_runs,
     reproduce,
     unreviewed_changes,
 )
-from components.lineage.workspace import GitState, git_state, lock, prepare, start_repository
+from components.lineage.workspace import GitState, git_state, lock, prepare, start_repository, uncommitted
 
 __all__ = [
     "LINEAGE",
+    "LOCK_FILE",
     "GitState",
     "Lineage",
     "StageRun",
@@ -25,9 +28,11 @@ __all__ = [
     "git_state",
     "lock",
     "lock_digest",
+    "outputs",
     "prepare",
     "producing_runs",
     "reproduce",
     "start_repository",
+    "uncommitted",
     "unreviewed_changes",
 ]

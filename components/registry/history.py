@@ -83,5 +83,10 @@ def during(reigns: Sequence[Reign], wanted: Period) -> list[Reign]:
     ]
 
 
+def iso(milliseconds: int) -> str:
+    """Returns a time of MLflow's, as the ledger writes its own."""
+    return datetime.fromtimestamp(milliseconds / 1000, UTC).isoformat(timespec="milliseconds")
+
+
 def _champion(entry: Entry) -> str | None:
     return entry.after["champion"]

@@ -37,6 +37,7 @@ ROLES: tuple[Role, ...] = get_args(Role)
 Roles = dict[str, str | None]
 """The version that plays each role; `None` where none does."""
 UNKNOWN_VERSION = {ErrorCode.Name(code) for code in (RESOURCE_DOES_NOT_EXIST, INVALID_PARAMETER_VALUE)}
+MOST_VERSIONS = 10_000
 RUNTIME_PACKAGES = ("numpy", "onnxruntime", "tokenizers", "pillow")
 
 
@@ -97,6 +98,13 @@ def facts(tracking: Tracking, version: str) -> dict[str, str]:
             raise
         remedy = "MLflow's page of the model lists its versions."
         raise UsageError(f"{MODEL} has no version {version}", remedy) from error
+
+
+def versions(tracking: Tracking) -> dict[str, dict[str, str]]:
+    """Returns the tags of every version by its number, in ascending order; `round` is the run that registered it."""
+    found = tracking.client.search_model_versions(f"name = '{MODEL}'", max_results=MOST_VERSIONS)
+    ascending = sorted(found, key=lambda version: int(version.version))
+    return {str(version.version): {**version.tags, "round": version.run_id or ""} for version in ascending}
 
 
 def role(tracking: Tracking, name: Role) -> str | None:
