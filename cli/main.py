@@ -18,7 +18,7 @@ from components.workspace import STATE
 TRACEBACKS = STATE / "logs" / "traceback.log"
 INTERRUPTED = 130
 PANELS = {
-    "Make a model": ("init", "run", "ingest", "stage", "profile", "export"),
+    "Make a model": ("init", "plan", "run", "ingest", "stage", "profile", "export"),
     "Judge it": ("evaluate", "compare", "history", "lineage"),
     "Serve it": ("serve", "rollback"),
     "Search with it": ("search",),

@@ -1,6 +1,7 @@
 """DVC and git: the workspace and its one writer, the stages that are up to date, the hashes, and `lineage.json`."""
 
 from components.lineage.lineage import LINEAGE, Lineage, collect
+from components.lineage.plan import Planned, Reason, changed_values, plan
 from components.lineage.versions import (
     LOCK_FILE,
     StageRun,
@@ -20,15 +21,19 @@ __all__ = [
     "LOCK_FILE",
     "GitState",
     "Lineage",
+    "Planned",
+    "Reason",
     "StageRun",
     "add",
     "changed_stages",
+    "changed_values",
     "collect",
     "data_hash",
     "git_state",
     "lock",
     "lock_digest",
     "outputs",
+    "plan",
     "prepare",
     "producing_runs",
     "reproduce",

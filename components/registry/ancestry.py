@@ -5,7 +5,7 @@ Everything comes from MLflow's runs and versions, which `read` reads once, and f
 
 from __future__ import annotations
 
-from collections.abc import Callable, Collection, Iterator, Mapping, Sequence
+from collections.abc import Callable, Collection, Mapping, Sequence
 from dataclasses import dataclass, field
 from typing import Any
 
@@ -15,12 +15,11 @@ from mlflow.utils.mlflow_tags import MLFLOW_PARENT_RUN_ID
 from components.errors import UsageError
 from components.registry import history, models
 from components.registry.ledger import Entry
-from components.registry.tracking import Tracking
+from components.registry.tracking import Tracking, runs
 
 DIFFERENCE = "uncommitted.diff"
 """The artifact of a round that holds how its code differed from the commit."""
 OUTPUT = "outs/"
-RUNS_A_PAGE = 1000
 SHORTEST_PREFIX = 6
 
 
@@ -55,7 +54,7 @@ def round_tags(version: str, dirty: bool, lock_sha256: str, outputs: Mapping[str
 def read(tracking: Tracking, entries: Sequence[Entry], loaded: Collection[int] | None) -> Records:
     """Returns what MLflow knows, beside the ledger's `entries` and the versions that a running server answers by."""
     rounds, stages = dict[str, MlflowRun](), dict[str, MlflowRun]()
-    for run in _runs(tracking):
+    for run in runs(tracking):
         (stages if "stage" in run.data.tags else rounds)[run.info.run_id] = run
     return Records(rounds, stages, models.versions(tracking), entries, loaded)
 
@@ -244,12 +243,3 @@ def _tags(records: Records, run: str) -> Mapping[str, str]:
 
 def _oldest_first(runs: Sequence[MlflowRun]) -> list[MlflowRun]:
     return sorted(runs, key=lambda run: run.info.start_time)
-
-
-def _runs(tracking: Tracking) -> Iterator[MlflowRun]:
-    token = None
-    while True:
-        page = tracking.client.search_runs([tracking.experiment_id], max_results=RUNS_A_PAGE, page_token=token)
-        yield from page
-        if not (token := page.token):
-            return

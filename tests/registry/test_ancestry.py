@@ -118,3 +118,11 @@ def test_the_command_shows_a_tree_and_json(told: Rounds, monkeypatch: pytest.Mon
     shown = CliRunner().invoke(app, ["lineage", "1"], env={"COLUMNS": "200"}).stdout
     for said in ("version 1", f"commit {COMMITS[0]}", f"data set {DATA}", "stage: distill", "challenger since"):
         assert said in shown, shown
+
+
+def test_a_stage_took_what_its_last_real_run_did(told: Rounds) -> None:
+    taken = tracking.stage_seconds(told.tracking)
+    for stage, run in (("teacher", told.stages["teacher"][0]), ("distill", told.stages["distill"][1])):
+        info = told.tracking.client.get_run(run).info
+        assert taken[stage] == (info.end_time - info.start_time) / 1000, "a reused stage took no time of its own"
+    assert taken.keys() == {"teacher", "distill"}
