@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 import json
+import re
 import shutil
 import tempfile
 import warnings
@@ -30,8 +31,12 @@ from components.errors import EmbedlineError, UsageError
 from components.files import folder_sha256
 from components.registry.tracking import Run, Tracking
 from components.scores import Scores
+from components.workspace import STATE
 
 MODEL = "embedline-embedder"
+REFERENCE = "models:/"
+"""How MLflow begins the name of a registered version."""
+VERSIONS = STATE / "versions"
 Role = Literal["champion", "challenger", "previous"]
 ROLES: tuple[Role, ...] = get_args(Role)
 Roles = dict[str, str | None]
@@ -87,6 +92,40 @@ def download(tracking: Tracking, version: str, to: Path) -> Path:
             shutil.rmtree(to)
         fetched.replace(to)
     return to
+
+
+def resolve(tracking: Tracking, reference: str) -> str:
+    """Returns the number of the version that `models:/NAME/3` or `models:/NAME@champion` names.
+
+    Raises `UsageError` if it names none.
+    """
+    form = re.fullmatch(rf"{REFERENCE}([\w.-]+)(?:/(\d+)|@([\w.-]+))", reference)
+    if form is None:
+        raise UsageError(
+            f"{reference}: names no version", f"Write {REFERENCE}{MODEL}/3 or {REFERENCE}{MODEL}@champion."
+        )
+    name, number, alias = form.groups()
+    if name != MODEL:
+        raise UsageError(f"{reference}: there is no model {name}", f"The model is called {MODEL}.")
+    if number:
+        facts(tracking, number)
+        return str(int(number))
+    registered = _registered(tracking)
+    aliases = registered.aliases if registered else {}
+    if alias not in aliases:
+        raise UsageError(f"no version of {MODEL} is {alias}", f"These are: {', '.join(sorted(aliases)) or 'none'}.")
+    return str(aliases[alias])
+
+
+def fetched(tracking: Tracking, version: str) -> Path:
+    """Returns the bundle of a version, downloaded unless the very bytes that were registered are here already.
+
+    Raises as `download` does.
+    """
+    folder = tracking.root / VERSIONS / version
+    if folder.is_dir() and folder_sha256(folder) == facts(tracking, version)["bundle_sha256"]:
+        return folder
+    return download(tracking, version, folder)
 
 
 def facts(tracking: Tracking, version: str) -> dict[str, str]:

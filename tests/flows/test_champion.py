@@ -5,11 +5,15 @@ from __future__ import annotations
 import json
 import shutil
 from pathlib import Path
+from typing import Any
 
 import pytest
+from typer.testing import CliRunner
 
+from cli.main import app
 from components.config import PARAMETERS, Config, read
 from components.embedder import OnnxEmbedder, runtime
+from components.errors import EmbedlineError, UsageError
 from components.evaluation import evaluate, read_suite
 from components.registry import Verdict, models, tracking
 from components.scores import Model, Scores
@@ -79,3 +83,50 @@ def test_a_champion_is_scored_by_the_code_in_its_bundle(config: Config, challeng
         assert (overall["challenger"], overall["champion"]) == (1.0, score), name
     shutil.rmtree(VECTORS)
     assert compared("anew", NEGATED_QUERIES).table[0]["champion"] == 0.0
+
+
+def test_old_versions_are_evaluated_compared_and_searched_by_their_own_code(
+    config: Config, challenger: Scores, tmp_path: Path
+) -> None:
+    shutil.copy(REPOSITORY / PARAMETERS, tmp_path)
+    tracked = tracking.prepare(tmp_path)
+    round_ = tracking.start_round(tracked, {}, {})
+    for name, more_code in (("ours", ""), ("edited", NEGATED_QUERIES)):
+        models.register(round_, make_bundle(tmp_path / "bundles", name, more_code), challenger, {})
+    models.set_role(tracked, "champion", "1")
+    first, second, champion = (f"models:/{models.MODEL}{which}" for which in ("/1", "/2", "@champion"))
+
+    def answer(*arguments: str) -> Any:
+        done = CliRunner().invoke(app, [*arguments, "--json"])
+        assert done.exit_code == 0, done.output
+        return json.loads(done.stdout)
+
+    assert answer("evaluate", champion)["overall"] == 1.0 and answer("evaluate", second)["overall"] == 0.0
+    compared = answer("compare", second, champion)
+    assert compared["verdict"].startswith(f"{models.MODEL}/1 is better: +100.0 points")
+    assert compared["overall"]["ours"] == 0.0 and compared["overall"]["theirs"] == 1.0
+
+    kept = tracked.root / models.VERSIONS / "2" / "version" / "runtime.py"
+    kept.write_text(kept.read_text(encoding="utf-8").replace(NEGATED_QUERIES, ""), encoding="utf-8")
+    shutil.rmtree(VECTORS)
+    assert answer("evaluate", second)["overall"] == 0.0, "what was edited here is fetched again"
+    stored = Path(tracked.client.get_model_version_download_uri(models.MODEL, "1").removeprefix("file://"))
+    next(stored.rglob("text.onnx")).write_bytes(b"damaged")
+    assert answer("evaluate", first)["overall"] == 1.0, "the bytes that were registered are still here"
+    shutil.rmtree(tracked.root / models.VERSIONS)
+    damaged = CliRunner().invoke(app, ["evaluate", first])
+    assert isinstance(damaged.exception, EmbedlineError) and "is damaged" in damaged.exception.problem
+
+
+@pytest.mark.parametrize(
+    ("reference", "said"),
+    [
+        ("models:/embedline-embedder/7", "has no version 7"),
+        ("models:/embedline-embedder@champion", "no version of embedline-embedder is champion"),
+        ("models:/other/1", "there is no model other"),
+        ("models:/embedline-embedder", "names no version"),
+    ],
+)
+def test_a_reference_to_no_version_says_what_there_is(reference: str, said: str, tmp_path: Path) -> None:
+    with pytest.raises(UsageError, match=said):
+        models.resolve(tracking.prepare(tmp_path), reference)
