@@ -196,7 +196,7 @@ def promote(tracked: Tracking, version: str, quality: Verdict, blessing: Verdict
 
     Raises `Refused`, and changes nothing, unless both verdicts passed.
     """
-    roles = promotion.promote(tracked, version, quality, blessing)
+    roles = promotion.promote(tracked, version, quality, blessing, quality.sentence)
     follow_roles(STATE, tracked)
     return roles
 
@@ -205,7 +205,9 @@ def promote(tracked: Tracking, version: str, quality: Verdict, blessing: Verdict
 def publish(quality: Verdict) -> None:
     """Leaves the scores and the verdict as an artifact in Prefect."""
     verdict = "passed" if quality.passed else "refused: " + "; ".join(quality.reasons)
-    create_table_artifact([dict(row) for row in quality.table], key="scores", description=f"Quality: {verdict}")
+    create_table_artifact(
+        [dict(row) for row in quality.table], key="scores", description=f"Quality: {verdict}. {quality.sentence}"
+    )
 
 
 def write_lineage(config: Config, round_: Run, version: str) -> None:

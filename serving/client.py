@@ -157,8 +157,9 @@ def open_model(model: str, batch_size: int, root: Path) -> tuple[Embedder | Mult
 
 
 def open_registered(reference: str, batch_size: int) -> tuple[Unopened, str]:
-    """Returns a registered version of the present workspace, computed by the runtime in its own bundle, and its
-    fingerprint. Raises `UsageError` if there is no such version, `EmbedlineError` if its bytes are not those registered.
+    """Returns a registered version of the present workspace, computed by the runtime in its bundle, and its fingerprint.
+
+    Raises `UsageError` if there is no such version, `EmbedlineError` if its bytes are not those that were registered.
     """
     from components.registry import models, tracking  # MLflow takes seconds
 

@@ -8,10 +8,13 @@ from pathlib import Path
 from typing import Any
 
 import pytest
+from PIL import Image
 from typer.testing import CliRunner
 
 from cli.main import app
 from components.config import PARAMETERS, Config, read
+from components.corpus import TRAIN_SCHEMA
+from components.corpus.layout import write_rows
 from components.embedder import OnnxEmbedder, runtime
 from components.errors import EmbedlineError, UsageError
 from components.evaluation import evaluate, read_suite
@@ -19,6 +22,7 @@ from components.registry import Verdict, models, tracking
 from components.scores import Model, Scores
 from components.workspace import DATA, SCORES, VECTORS
 from flows.retrain import compare_with_champion
+from serving.asking import search_with
 from tests.evaluation.conftest import row, write_data
 from tests.registry.conftest import DIMENSION, WORDS, write_graphs
 
@@ -130,3 +134,21 @@ def test_old_versions_are_evaluated_compared_and_searched_by_their_own_code(
 def test_a_reference_to_no_version_says_what_there_is(reference: str, said: str, tmp_path: Path) -> None:
     with pytest.raises(UsageError, match=said):
         models.resolve(tracking.prepare(tmp_path), reference)
+
+
+def test_any_model_searches_without_a_server(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> None:
+    monkeypatch.chdir(tmp_path)
+    empty = dict.fromkeys(("qry_inst", "qry", "pos_inst", "pos_image_path", "neg_text", "neg_image_path"), "")
+    rows = []
+    for colour in ("red", "green", "blue"):
+        path = DATA / "images" / f"{colour}.png"
+        path.parent.mkdir(parents=True, exist_ok=True)
+        Image.new("RGB", (20, 12), colour).save(path)
+        rows.append(empty | {"qry_image_path": f"images/{colour}.png", "pos_text": f"the colour {colour}"})
+    write_data(DATA, {"Words": [row("cat cat", CANDIDATES, [0], qry_inst="")]})
+    write_rows(DATA / "train" / "Names.parquet", TRAIN_SCHEMA, rows)
+    bundle = make_bundle(tmp_path / "bundles", "ours", "")
+    image = DATA / "images" / "green.png"
+    found = search_with(tmp_path / "home", str(bundle / "version"), None, image, None, 2)
+    assert Path(found.hits[0].image_path).name == "green.png" and found.searched == 3
+    assert found.hits[0].text == "the colour green" and found.hits[0].score == pytest.approx(1, abs=1e-5)
