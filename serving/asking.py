@@ -10,6 +10,7 @@ from pathlib import Path
 from components.backends.directory import opened
 from components.corpus import Item, Manifest
 from components.embedder import Embedder
+from components.embedder.runtime import UnreadableImage, load_image
 from components.errors import UsageError
 from components.export.config import Serving
 from components.registry import models, tracking
@@ -60,7 +61,10 @@ def search_with(
     embedder = opened(found)
     if not isinstance(embedder, Embedder):
         raise UsageError(f"{model} gives an item several vectors", "Search with a model that gives one.")
-    query = Item(text, image, instruction=instruction)
+    try:
+        query = Item(text, image and load_image(image), instruction=instruction)
+    except UnreadableImage as error:
+        raise UsageError(f"{image}: {error}", "Name another image.") from error
     index = open_index(home / "index", embedder, lambda: named_images(DATA), fingerprint, Manifest.read(DATA).digest)
     began = time.perf_counter()
     vector = embedder.encode([query])[0]

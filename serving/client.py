@@ -157,7 +157,7 @@ def open_model(model: str, batch_size: int, root: Path) -> tuple[Embedder | Mult
 
 
 def open_registered(reference: str, batch_size: int) -> tuple[Unopened, str]:
-    """Returns a registered version of the present workspace, computed by the runtime in its bundle, and its fingerprint.
+    """Returns a registered version of this workspace, computed by the runtime in its bundle, and its fingerprint.
 
     Raises `UsageError` if there is no such version, `EmbedlineError` if its bytes are not those that were registered.
     """

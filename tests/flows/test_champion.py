@@ -144,7 +144,7 @@ def test_any_model_searches_without_a_server(tmp_path: Path, monkeypatch: pytest
         path = DATA / "images" / f"{colour}.png"
         path.parent.mkdir(parents=True, exist_ok=True)
         Image.new("RGB", (20, 12), colour).save(path)
-        rows.append(empty | {"qry_image_path": f"images/{colour}.png", "pos_text": f"the colour {colour}"})
+        rows.append(empty | {"qry_image_path": f"{colour}.png", "pos_text": f"the colour {colour}"})
     write_data(DATA, {"Words": [row("cat cat", CANDIDATES, [0], qry_inst="")]})
     write_rows(DATA / "train" / "Names.parquet", TRAIN_SCHEMA, rows)
     bundle = make_bundle(tmp_path / "bundles", "ours", "")
@@ -152,3 +152,6 @@ def test_any_model_searches_without_a_server(tmp_path: Path, monkeypatch: pytest
     found = search_with(tmp_path / "home", str(bundle / "version"), None, image, None, 2)
     assert Path(found.hits[0].image_path).name == "green.png" and found.searched == 3
     assert found.hits[0].text == "the colour green" and found.hits[0].score == pytest.approx(1, abs=1e-5)
+    image.write_bytes(b"no image")
+    with pytest.raises(UsageError, match=r"green.png: the image cannot be decoded"):
+        search_with(tmp_path / "home", str(bundle / "version"), None, image, None, 2)
