@@ -8,7 +8,7 @@ import pytest
 from typer.testing import CliRunner
 
 from cli.main import app
-from components.errors import EmbedlineError
+from components.errors import EmbedlineError, Refused
 from components.registry import models, promotion
 from components.registry.agreement import disagreements, settled
 from monitoring import doctor
@@ -51,6 +51,8 @@ def test_the_doctor_finds_an_alias_that_was_moved_by_hand_and_reconcile_moves_it
     models.set_role(line.tracking, "champion", worse)
     finding = doctor.roles(root)
     assert not finding.ok and "MLflow calls version 2 the champion, the ledger 1" in finding.detail
+    with pytest.raises(Refused, match="MLflow calls version 2 the champion, the ledger 1"):
+        promotion.nominate(line.tracking, line.register(3))
     answer = json.loads(CliRunner().invoke(app, ["reconcile", "--json"]).stdout)
     assert answer["moved_back"] == {"champion": "2"} and answer["finished"] is None
     assert answer["roles"]["champion"] == models.role(line.tracking, "champion") == "1" and doctor.roles(root).ok
@@ -60,6 +62,14 @@ def test_the_doctor_finds_an_alias_that_was_moved_by_hand_and_reconcile_moves_it
     with pytest.raises(EmbedlineError, match="version 1, champion by the ledger, is gone"):
         promotion.restore_roles(line.tracking)
     assert models.role(line.tracking, "champion") == worse, "nothing was half restored"
+
+
+def test_a_previous_version_that_was_deleted_stands_in_nobodys_way(line: Line) -> None:
+    line.promote(1, None)
+    line.promote(2, 1)
+    line.tracking.client.delete_model_version(models.MODEL, "1")
+    assert promotion.restore_roles(line.tracking) == {}
+    assert line.promote(3, 2) == {"champion": "3", "challenger": None, "previous": "2"}
 
 
 @pytest.mark.parametrize("gone", [False, True])
