@@ -8,20 +8,22 @@ from pathlib import Path
 from typing import Any
 
 import pytest
+import yaml
 from PIL import Image
 from typer.testing import CliRunner
 
 from cli.main import app
+from components import lineage
 from components.config import PARAMETERS, Config, read
 from components.corpus import TRAIN_SCHEMA
 from components.corpus.layout import write_rows
 from components.embedder import OnnxEmbedder, runtime
 from components.errors import EmbedlineError, UsageError
 from components.evaluation import evaluate, read_suite
-from components.registry import Verdict, models, tracking
+from components.registry import Verdict, ancestry, models, tracking
 from components.scores import Model, Scores
 from components.workspace import DATA, SCORES, VECTORS
-from flows.retrain import compare_with_champion
+from flows.retrain import compare_with_champion, write_lineage
 from serving.asking import search_with
 from tests.evaluation.conftest import row, write_data
 from tests.registry.conftest import DIMENSION, WORDS, write_graphs
@@ -155,3 +157,30 @@ def test_any_model_searches_without_a_server(tmp_path: Path, monkeypatch: pytest
     image.write_bytes(b"no image")
     with pytest.raises(UsageError, match=r"green.png: the image cannot be decoded"):
         search_with(tmp_path / "home", str(bundle / "version"), None, image, None, 2)
+
+
+@pytest.mark.system("git")
+@pytest.mark.parametrize("dirty", [False, True])
+def test_a_round_keeps_its_lock_file_and_how_its_code_differed(
+    dirty: bool, config: Config, challenger: Scores, tmp_path: Path
+) -> None:
+    shutil.copy(REPOSITORY / PARAMETERS, tmp_path)
+    (tmp_path / "code.py").write_text("committed\n")
+    lineage.start_repository(Path(), print)
+    lineage.add(Path())
+    made = {"outs": [{"path": "artifacts/student", "md5": "51" * 16, "size": 1}]}
+    (tmp_path / lineage.LOCK_FILE).write_text(yaml.safe_dump({"stages": {"distill": made}}))
+    if dirty:
+        (tmp_path / "code.py").write_text("tried out\n")
+    tracked = tracking.prepare(tmp_path)
+    round_ = tracking.start_round(tracked, {}, {"data": lineage.data_hash(Path())})
+    write_lineage(config, round_, "7")
+    kept = {each.path for each in tracked.client.list_artifacts(round_.run_id)}
+    assert kept == {lineage.LINEAGE, lineage.LOCK_FILE, *([ancestry.DIFFERENCE] if dirty else [])}
+    if dirty:
+        difference = tracked.client.download_artifacts(round_.run_id, ancestry.DIFFERENCE, str(tmp_path))
+        assert "+tried out" in Path(difference).read_text()
+    tags = tracked.client.get_run(round_.run_id).data.tags
+    assert (tags["version"], tags["git_dirty"]) == ("7", str(dirty).lower())
+    (found,) = ancestry.trace(ancestry.read(tracked, [], None), "51" * 16).led_to
+    assert found.name == round_.run_id
