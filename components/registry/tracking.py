@@ -20,6 +20,7 @@ from filelock import FileLock
 from mlflow import MlflowClient
 from mlflow.data.meta_dataset import MetaDataset
 from mlflow.entities import DatasetInput, InputTag, Metric, Param, RunTag
+from mlflow.entities import Run as MlflowRun
 from mlflow.exceptions import MlflowException
 from mlflow.utils.mlflow_tags import MLFLOW_DATASET_CONTEXT, MLFLOW_PARENT_RUN_ID
 
@@ -30,6 +31,7 @@ from components.workspace import STATE
 
 EXPERIMENT = "embedline"
 RUNS = Path("artifacts", "runs")
+RUNS_A_PAGE = 1000
 METRICS_A_BATCH = 1000
 PARAMETERS_A_BATCH = 100
 MAX_PARAMETER_LENGTH = 6000
@@ -110,6 +112,14 @@ def prepare(root: Path) -> Tracking:
     return Tracking(client, uri, identity, root.resolve())
 
 
+def find(root: Path) -> Tracking | None:
+    """Returns the tracking of the workspace, or None before its first round; creates nothing."""
+    database = root.resolve() / STATE / "mlflow.db"
+    if tracking_uri(root) == f"sqlite:///{database}" and not database.is_file():
+        return None
+    return prepare(root)
+
+
 def start_round(tracking: Tracking, parameters: Mapping[str, Any], tags: Mapping[str, str]) -> Run:
     """Opens the parent run of a round. Runs that a killed round left open in this workspace are closed as killed.
 
@@ -161,6 +171,30 @@ def producing_run(root: Path, stage: str) -> str | None:
     """Returns the run that made the present outputs of a stage, or `None` before it has run."""
     path = root / RUNS / f"{stage}.json"
     return str(json.loads(path.read_text(encoding="utf-8"))["run_id"]) if path.is_file() else None
+
+
+def runs(tracking: Tracking, wanted: str = "", newest_first: bool = False) -> Iterator[MlflowRun]:
+    """Yields the runs of the experiment that MLflow's filter `wanted` selects."""
+    order = ["attributes.start_time DESC"] if newest_first else None
+    token = None
+    while True:
+        page = tracking.client.search_runs(
+            [tracking.experiment_id], wanted, max_results=RUNS_A_PAGE, order_by=order, page_token=token
+        )
+        yield from page
+        if not (token := page.token):
+            return
+
+
+def stage_seconds(tracking: Tracking) -> dict[str, float]:
+    """Returns how long each stage took when it last ran in this workspace; one that found all up to date is none."""
+    seconds = dict[str, float]()
+    wanted = f"attributes.status = 'FINISHED' and tags.workspace = '{_workspace(tracking)}'"
+    for run in runs(tracking, wanted, newest_first=True):
+        tags = run.data.tags
+        if "stage" in tags and "reused_from" not in tags:
+            seconds.setdefault(tags["stage"], (run.info.end_time - run.info.start_time) / 1000)
+    return seconds
 
 
 def metric_name(name: str) -> str:

@@ -14,7 +14,7 @@ Overall is the mean of the sets' differences, whatever their sizes. The queries 
 from __future__ import annotations
 
 import math
-from collections.abc import Iterator, Sequence
+from collections.abc import Collection, Iterator, Mapping, Sequence
 from dataclasses import dataclass
 from typing import Literal, NamedTuple
 
@@ -61,7 +61,7 @@ class Difference:
 
 @dataclass(frozen=True)
 class Comparison:
-    """Two models on the same queries: overall, and each set in the order of the names.
+    """Two models on the same queries: overall, each set in the order of the names, and each slice that was asked for.
 
     Where a score file is not of its whole benchmark there is no overall: it is then called `over N sets`.
     """
@@ -70,6 +70,7 @@ class Comparison:
     tasks: tuple[Difference, ...]
     samples: int
     confidence: float
+    slices: tuple[Difference, ...] = ()
 
     def words(self, ours: str, theirs: str) -> str:
         """Returns the verdict on the models of these names, such as `A is better: +1.2 points overall (0.3 to 2.1)`."""
@@ -87,33 +88,43 @@ class Comparison:
         return sentence
 
 
-def compare(ours: Scores, theirs: Scores, samples: int, confidence: float, same_prompts: bool = True) -> Comparison:
+def compare(
+    ours: Scores,
+    theirs: Scores,
+    samples: int,
+    confidence: float,
+    same_prompts: bool = True,
+    slices: Mapping[str, Collection[str]] | None = None,
+) -> Comparison:
     """Returns how the first of two scores on the same queries differ from the second.
 
     `samples` random signs are drawn for the p-values, the same ones each time. `confidence` (0 to 1) is that of the
     intervals; what it leaves is the level of the verdicts. Raises `UsageError` that says why if the scores have
     defects or do not compare, or if with so few samples Holm's correction would let no p-value pass, however large the
-    difference. `same_prompts` is that of `unlike`.
+    difference. `same_prompts` is that of `unlike`. `slices` name groups of sets; like overall, each is the mean of its
+    sets' differences, and its p-values are adjusted over the slices.
     """
     if reasons := [*defects(ours), *defects(theirs)] or unlike(ours, theirs, same_prompts):
         remedy = "Score both models on the same data with the same version of this program."
         raise UsageError("the scores do not compare: " + "\n".join(reasons), remedy)
-    names = sorted(ours.tasks)
-    if samples < (enough := math.ceil(2 * len(names) / (1 - confidence)) - 1):
-        problem = f"{samples} samples of random signs are too few to show a difference on {len(names)} sets"
+    names, groups = sorted(ours.tasks), slices or {}
+    if samples < (enough := math.ceil(2 * (tests := max(len(names), len(groups))) / (1 - confidence)) - 1):
+        kind = "sets" if tests == len(names) else "slices"
+        problem = f"{samples} samples of random signs are too few to show a difference on {tests} {kind}"
         raise UsageError(problem, f"Draw at least {enough}, or ask for less confidence.")
     generator = np.random.default_rng(0)
     sets = [_paired(name, ours.tasks[name], theirs.tasks[name], samples, generator) for name in names]
-    p_by_set = [_p_values(each) for each in sets]
-    holm_by_set = map(_PValues, *(_over_sets(column) for column in zip(*p_by_set, strict=True)))
+    by_name = dict(zip(names, sets, strict=True))
+    sliced = [_overall(group, [by_name[name] for name in sorted(members)]) for group, members in groups.items()]
     incomplete = any(scores.missing or scores.extra for scores in (ours, theirs))
     overall = _overall(f"over {len(sets)} sets" if incomplete else "overall", sets)
     p_overall = _p_values(overall)
     return Comparison(
         _difference(overall, p_overall, p_overall, confidence),
-        tuple(_difference(*row, confidence) for row in zip(sets, p_by_set, holm_by_set, strict=True)),
+        _adjusted(sets, confidence),
         samples,
         confidence,
+        _adjusted(sliced, confidence),
     )
 
 
@@ -203,7 +214,14 @@ def _p_values(paired: _Paired) -> _PValues:
     return _PValues(worse, different, mcnemar(np.concatenate(paired.ours), np.concatenate(paired.theirs)))
 
 
-def _over_sets(p_values: Sequence[float | None]) -> list[float | None]:
+def _adjusted(tests: Sequence[_Paired], confidence: float) -> tuple[Difference, ...]:
+    """Returns the differences of several tests, their p-values adjusted by Holm over all of them."""
+    p_values = [_p_values(each) for each in tests]
+    adjusted = map(_PValues, *map(_over_tests, zip(*p_values, strict=True))) if tests else ()
+    return tuple(_difference(*row, confidence) for row in zip(tests, p_values, adjusted, strict=True))
+
+
+def _over_tests(p_values: Sequence[float | None]) -> list[float | None]:
     """Returns the p-values adjusted over those that exist."""
     adjusted = iter(holm(np.array([p for p in p_values if p is not None])).tolist())
     return [None if p is None else next(adjusted) for p in p_values]

@@ -6,6 +6,7 @@ import io
 import re
 from collections.abc import Iterable, Iterator, Sequence
 from contextlib import contextmanager
+from dataclasses import replace
 from functools import cached_property
 from pathlib import Path
 from typing import TYPE_CHECKING, Any
@@ -166,14 +167,32 @@ def triton_at(address: str) -> TritonEmbedder:
 
 
 def open_model(model: str, batch_size: int, root: Path) -> tuple[Embedder | MultiVectorEmbedder | Unopened, str]:
-    """Returns the embedder, opened or not, and its fingerprint: `triton://HOST:PORT/MODEL/VERSION`, or what
-    `components.backends.open.find_embedder` takes.
+    """Returns the embedder, opened or not, and its fingerprint: `triton://HOST:PORT/MODEL/VERSION`, `models:/NAME/3`,
+    `models:/NAME@champion`, or what `components.backends.open.find_embedder` takes.
 
-    Image paths of precomputed vectors are relative to `root`. Raises as `open_triton` and `find_embedder` do.
+    Image paths of precomputed vectors are relative to `root`. Raises as `open_triton`, `open_registered` and
+    `find_embedder` do.
     """
     if model.startswith("triton://"):
         return open_triton(model)
+    if model.startswith("models:/"):
+        return open_registered(model, batch_size)
     return find_embedder(model, batch_size, root, remember_images=True)
+
+
+def open_registered(reference: str, batch_size: int) -> tuple[Unopened, str]:
+    """Returns a registered version of this workspace, computed by the runtime in its bundle, and its fingerprint.
+
+    Raises `UsageError` if there is no such version, `EmbedlineError` if its bytes are not those that were registered.
+    """
+    from components.registry import models, tracking  # MLflow takes seconds
+
+    if (tracked := tracking.find(Path())) is None:
+        raise UsageError(f"{reference}: no round has run here yet", "Run one with `embedline run`.")
+    version = models.resolve(tracked, reference)
+    found, identity = find_embedder(str(models.fetched(tracked, version) / "version"), batch_size, remember_images=True)
+    assert isinstance(found, Unopened), "a bundle is a directory with its runtime"
+    return replace(found, name=f"{models.MODEL}/{version}"), identity
 
 
 @contextmanager

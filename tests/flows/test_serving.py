@@ -19,7 +19,9 @@ from typing import Any, Literal
 import numpy as np
 import pytest
 import yaml
+from typer.testing import CliRunner
 
+from cli.main import app
 from components import config as configuration
 from components.corpus import Item
 from components.embedder.runtime import Runtime
@@ -30,6 +32,7 @@ from components.registry.tracking import Run, Tracking
 from components.scores import Model
 from components.workspace import BUNDLE, ONNX
 from flows import retrain
+from monitoring import doctor
 from serving import TritonEmbedder, TritonServer, repository
 from serving.container import print_container
 from serving.control import loaded
@@ -232,3 +235,12 @@ def test_the_champion_is_laid_out_for_a_container_under_its_number() -> None:
     assert f"{(HOME / 'model_repository').resolve()}:/models:ro" in print_container(HOME, settings, None)
     with pytest.raises(UsageError, match=r"no engine of image.onnx"):
         print_container(HOME, settings, "tensorrt")
+
+
+def test_reconcile_brings_the_server_to_the_roles(workspace: Workspace, server: TritonServer) -> None:
+    infrastructure = verdict("infrastructure", fingerprint_of(workspace.bundles[1]))
+    promotion.promote(workspace.tracked, "2", verdict("quality", "model 2", "model 1"), infrastructure)
+    assert "the server answers by version 1, champion is version 2" in doctor.roles(Path()).detail
+    said = CliRunner().invoke(app, ["reconcile"])
+    assert said.exit_code == 0, said.output
+    assert loaded(server) == [1, 2] and doctor.roles(Path()).ok

@@ -16,8 +16,11 @@ import pytest
 
 from components.corpus.item import Item
 from components.errors import EmbedlineError, UsageError
-from serving import TritonEmbedder, TritonServer, deploy, probe, serve
+from monitoring import doctor
+from serving import TritonEmbedder, TritonServer, deploy, probe, repository, serve
+from serving.control import loaded
 from serving.repository import served, versions
+from serving.triton import ADMIN_HEADER
 
 
 @contextmanager
@@ -130,3 +133,10 @@ def test_only_who_holds_the_key_may_load_models(server: TritonServer) -> None:
 def version_processes(server: TritonServer) -> list[int]:
     """Returns the processes in which the server runs its model versions."""
     return [int(pid) for pid in Path(f"/proc/{server.pid}/task/{server.pid}/children").read_text().split()]
+
+
+def test_the_doctor_reads_what_is_loaded_without_our_packages(server: TritonServer) -> None:
+    state = Path(server.home) / "triton.json"
+    assert sorted(doctor.loaded_versions(state) or []) == loaded(server) == [1, 2]
+    assert (doctor.ADMIN_HEADER, doctor.SERVED_MODEL) == (ADMIN_HEADER, repository.MODEL)
+    assert doctor.loaded_versions(state.with_name("no such server.json")) is None

@@ -1,0 +1,138 @@
+"""Models spoilt in known ways, scored on a real data set and judged: each is refused, and by the right reason."""
+
+from collections.abc import Callable, Sequence
+from dataclasses import replace
+from pathlib import Path
+
+import numpy as np
+import pytest
+
+from components.corpus import Item
+from components.embedder import Embedder, Vectors
+from components.errors import EmbedlineError
+from components.evaluation import evaluate, read_suite
+from components.registry import Verdict, compare
+from components.registry.config import Promotion, Slice
+from components.scores import Model, Scores
+from tests.evaluation.conftest import CONFIG, ConstantEmbedder, HashEmbedder, row, write_data
+
+WORDS = [f"word {number}" for number in range(60)]
+SETS = {"Names": ("retrieval", "IND"), "Kinds": ("classification", "IND"), "New": ("retrieval", "OOD")}
+Score = Callable[..., Scores]
+Settings = Callable[..., Promotion]
+
+
+class Knowing(HashEmbedder):
+    """Finds the word that is asked for, but for a share of the words of some sets, which it takes for others."""
+
+    def __init__(self, missed: float, only: Sequence[str] = tuple(SETS)) -> None:
+        super().__init__()
+        self.missed, self.only = missed, only
+
+    def vector(self, item: Item) -> Vectors:
+        name, like, word = (item.text or "").partition(" like ")
+        if not like:
+            return super().vector(replace(item, instruction=None))
+        misses = name in self.only and WORDS.index(word) < self.missed * len(WORDS)
+        return super().vector(Item(WORDS[WORDS.index(word) - 1] if misses else word))
+
+
+@pytest.fixture(scope="module")
+def data(tmp_path_factory: pytest.TempPathFactory) -> Path:
+    sets = {
+        name: [row(f"{name} like {word}", WORDS, [place], qry_inst="") for place, word in enumerate(WORDS)]
+        for name in SETS
+    }
+    return write_data(tmp_path_factory.mktemp("workspace") / "data", sets, SETS)
+
+
+@pytest.fixture
+def score(data: Path, tmp_path: Path) -> Score:
+    def evaluated(name: str, embedder: Embedder) -> Scores:
+        suite = read_suite(data)
+        return evaluate(embedder, Model(name, name, 16, 7), suite, CONFIG, tmp_path / name, lambda _: None)
+
+    return evaluated
+
+
+@pytest.fixture
+def settings(promotion_config: Promotion) -> Settings:
+    def changed(**changes: object) -> Promotion:
+        return promotion_config.model_copy(update={"margin": 0.05, "floors": {}, "max_task_drop": 0.5, **changes})
+
+    return changed
+
+
+def judged(challenger: Scores, champion: Scores | None, config: Promotion) -> Verdict:
+    return compare(challenger, champion, config, SETS)
+
+
+def test_each_word_has_its_numbers_and_only_two_pass(score: Score, settings: Settings) -> None:
+    champion = score("champion", Knowing(0.4))
+    for missed, word, passes in ((0.1, "better", True), (0.4, "not worse", True), (0.6, "worse", False)):
+        verdict = judged(score(f"{missed}", Knowing(missed)), champion, settings())
+        assert (verdict.word, verdict.passed) == (word, passes), verdict.reasons
+        assert verdict.sentence.startswith(f"{word}: a difference of {0.4 - missed:+.4f} over 180 queries, at least ")
+        assert passes or verdict.reasons[0] == f"overall: {verdict.sentence}"
+    unsure = judged(score("same", Knowing(0.4)), champion, settings(margin=0.001))
+    assert (unsure.word, unsure.passed) == ("not enough evidence", False)
+    first = judged(champion, None, settings())
+    assert first.passed and (first.word, first.sentence) == (None, "there was no champion to compare with")
+
+
+def test_an_equal_model_is_kept_out_where_better_is_asked_for(score: Score, settings: Settings) -> None:
+    champion, same = score("champion", Knowing(0.4)), score("same", Knowing(0.4))
+    kept = judged(same, champion, settings(on_not_worse="keep"))
+    (reason,) = kept.reasons
+    assert kept.word == "not worse" and reason.startswith("overall: not worse: ") and "must be better" in reason
+    assert judged(score("better", Knowing(0.1)), champion, settings(on_not_worse="keep")).passed
+
+
+@pytest.mark.parametrize(
+    ("name", "wanted"), [("OOD", Slice(max_drop=0.02)), ("what is new", Slice(max_drop=0.02, sets=["New"]))]
+)
+def test_better_on_average_does_not_make_up_for_a_slice(
+    score: Score, settings: Settings, name: str, wanted: Slice
+) -> None:
+    champion = score("champion", Knowing(0.5, ["Names", "Kinds"]))
+    mutant = score("mutant", Knowing(0.25, ["New"]))
+    assert judged(mutant, champion, settings()).passed, "without a limit for the slice nobody sees it"
+    refused = judged(mutant, champion, settings(slices={name: wanted}))
+    assert refused.word == "better"
+    (reason,) = refused.reasons
+    assert reason.startswith(f"slice {name}: dropped by 0.2500 (p 0.0") and reason.endswith("at most 0.02")
+    assert refused.table[-1]["name"] == f"slice {name}" and refused.table[-1]["difference"] == -0.25
+    assert judged(mutant, champion, settings(slices={"retrieval": Slice(max_drop=0.02)})).passed
+    assert judged(mutant, champion, settings(slices={name: wanted.model_copy(update={"max_drop": 0.3})})).passed
+
+
+def test_a_limit_for_what_was_not_scored_refuses(score: Score, settings: Settings) -> None:
+    champion = score("champion", Knowing(0.4))
+    for name, wanted, said in (
+        ("vqa", Slice(max_drop=0.1), "slice vqa: no set is of this distribution, meta-task or modality"),
+        ("mine", Slice(max_drop=0.1, sets=["New", "Nothing"]), "slice mine: Nothing is no evaluation set of the data"),
+    ):
+        verdict = judged(score("better", Knowing(0.1)), champion, settings(slices={name: wanted}))
+        assert not verdict.passed and verdict.reasons[0].startswith(said)
+
+
+def test_a_constant_model_is_refused_for_its_ties(score: Score, settings: Settings) -> None:
+    verdict = judged(score("constant", ConstantEmbedder()), None, settings())
+    assert len(verdict.reasons) == 3
+    assert all("100.0% of the queries are ties" in reason for reason in verdict.reasons)
+
+
+def test_a_model_of_nans_gets_no_scores_at_all(score: Score) -> None:
+    with pytest.raises(EmbedlineError, match="not finite"):
+        score("broken", ConstantEmbedder(np.nan))
+
+
+def test_scores_of_other_data_refuse(score: Score, settings: Settings, tmp_path: Path) -> None:
+    champion = score("champion", Knowing(0.4))
+    fewer = {name: [row(f"{name} like {word}", WORDS, [place], qry_inst="") for place, word in enumerate(WORDS[:-1])]
+             for name in SETS}  # fmt: skip
+    suite = read_suite(write_data(tmp_path / "other" / "data", fewer, SETS))
+    model = Model("other", "other", 16, 7)
+    other = evaluate(Knowing(0.0), model, suite, CONFIG, tmp_path / "other", lambda _: None)
+    reasons = judged(other, champion, settings()).reasons
+    assert reasons[0].startswith("the data set differs: ") and "score the champion again" in reasons[0]
