@@ -32,6 +32,7 @@ def serve(
     detach: Annotated[
         bool, typer.Option("--detach", help="Start it in the background, and return once it answers.")
     ] = False,
+    gateway: Annotated[bool, typer.Option("--gateway/--no-gateway", help="Start the HTTP gateway beside it.")] = True,
     container: Annotated[
         bool, typer.Option("--print-container", help="Print the docker command that serves the champion, and end.")
     ] = False,
@@ -56,9 +57,9 @@ def serve(
         case Action.START if detach:
             from serving.supervisor.detach import detach as start
 
-            show(start(STATE, []), machine)
+            show(start(STATE, [] if gateway else ["--no-gateway"]), machine)
         case Action.START:
-            start_here()
+            start_here(gateway)
 
 
 def show_container(container: bool, layout: Literal["onnxruntime", "tensorrt"] | None) -> None:
@@ -71,9 +72,10 @@ def show_container(container: bool, layout: Literal["onnxruntime", "tensorrt"] |
     print(print_container(STATE, configuration.read_section(Path(configuration.PARAMETERS), Serving), layout))
 
 
-def start_here() -> None:
+def start_here(with_gateway: bool) -> None:
     from components import config as configuration
     from components.export.config import Serving
+    from serving.supervisor.gateway import gateway
     from serving.supervisor.supervise import supervise
 
     log = logging.getLogger("serving")
@@ -82,7 +84,7 @@ def start_here() -> None:
     log.addHandler(handler)
     log.setLevel(logging.INFO)
     settings = configuration.read_section(Path(configuration.PARAMETERS), Serving)
-    supervise(STATE, settings, [], announce)
+    supervise(STATE, settings, [gateway(STATE)] if with_gateway else [], announce)
 
 
 def announce(server: TritonServer, state: State) -> None:

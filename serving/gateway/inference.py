@@ -13,7 +13,7 @@ import grpc
 import numpy as np
 from tritonclient.grpc import service_pb2, service_pb2_grpc
 
-from serving.client import BAD_DIMENSION, DEAD_PROCESS, INPUTS, POSITION, Row
+from serving.client.triton import BAD_DIMENSION, DEAD_PROCESS, DIMENSION, INPUTS, POSITION, Row
 from serving.gateway.refusal import Refusal
 from serving.routes import Target
 from serving.triton import HOST, state_path
@@ -46,7 +46,7 @@ class Inference:
         self.connected: str | None = None
         self.channels: list[grpc.aio.Channel] = []
         self.stub: Any = None
-        self.batch_sizes: dict[Target, int] = {}
+        self.configs: dict[Target, Any] = {}
 
     async def infer(
         self, target: Target, rows: Sequence[Row], dimension: int | None, request_id: str, seconds: float
@@ -64,7 +64,12 @@ class Inference:
             request.raw_input_contents.append(b"".join(as_raw(value) for value in column))
         request.outputs.add(name="EMBEDDING")
         if dimension is not None:
-            request.parameters["dimension"].int64_param = dimension
+            config = await self.config(target, seconds)
+            if any(each.name == DIMENSION for each in config.input):
+                request.inputs.add(name=DIMENSION, datatype="INT32", shape=[len(rows), 1])
+                request.raw_input_contents.append(np.full(len(rows), dimension, "<i4").tobytes())
+            else:  # a version that was packaged before it had that input
+                request.parameters["dimension"].int64_param = dimension
         answer = await self.call("ModelInfer", request, seconds)
         values = np.frombuffer(answer.raw_output_contents[0], "<f4").reshape(tuple(answer.outputs[0].shape))
         if values.shape[0] != len(rows):
@@ -73,11 +78,14 @@ class Inference:
 
     async def max_batch_size(self, target: Target, seconds: float) -> int:
         """Returns the most rows that a model takes at once. Raises `Refusal` as `infer` does."""
-        if target not in self.batch_sizes:
+        return max(1, (await self.config(target, seconds)).max_batch_size)
+
+    async def config(self, target: Target, seconds: float) -> Any:
+        """Returns the configuration of a model, asked for once. Raises `Refusal` as `infer` does."""
+        if target not in self.configs:
             request = service_pb2.ModelConfigRequest(name=target.model, version=version_text(target))
-            answer = await self.call("ModelConfig", request, seconds)
-            self.batch_sizes[target] = max(1, answer.config.max_batch_size)
-        return self.batch_sizes[target]
+            self.configs[target] = (await self.call("ModelConfig", request, seconds)).config
+        return self.configs[target]
 
     async def call(self, method: str, request: Any, seconds: float) -> Any:
         """Returns Triton's answer to a call of its gRPC service. Raises `Refusal`."""
@@ -86,7 +94,7 @@ class Inference:
         try:
             return await getattr(self.stub, method)(request, timeout=seconds)
         except grpc.aio.AioRpcError as error:
-            self.batch_sizes.clear()  # another model may have taken the place
+            self.configs.clear()  # another model may have taken the place
             if error.code() == grpc.StatusCode.UNAVAILABLE:
                 self._connect()
             raise explained(error) from error

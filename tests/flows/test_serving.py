@@ -201,7 +201,7 @@ def test_the_command_that_serves_takes_its_server_with_it(workspace: Workspace, 
     content["serving"] |= {"http_port": 0, "grpc_port": 0, "metrics_port": 0, "supervisor_metrics_port": 0}
     Path("params.yaml").write_text(yaml.safe_dump(content))
     command = subprocess.Popen(
-        [sys.executable, "-m", "cli.main", "serve"],
+        [sys.executable, "-m", "cli.main", "serve", "--no-gateway"],
         env={**os.environ, "PYTHONPATH": str(ROOT)},
         stdout=subprocess.PIPE,
         stderr=subprocess.STDOUT,

@@ -27,7 +27,7 @@ from tests.scores.made_up import scores, task_score
 from tests.serving.test_triton import leftovers
 
 ROOT = Path(__file__).resolve().parents[3]
-COMMAND = (sys.executable, "-m", "cli.main", "serve")
+COMMAND = (sys.executable, "-m", "cli.main", "serve", "--no-gateway")
 SECONDS = 90
 
 
