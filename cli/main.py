@@ -20,7 +20,7 @@ INTERRUPTED = 130
 PANELS = {
     "Make a model": ("init", "run", "ingest", "stage", "profile", "export"),
     "Judge it": ("evaluate", "compare"),
-    "Serve it": ("serve", "rollback"),
+    "Serve it": ("serve", "deploy", "routes", "rollback"),
     "Search with it": ("search",),
     "Look after the workspace": ("doctor", "reset"),
 }

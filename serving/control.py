@@ -41,11 +41,9 @@ def serve(
 
 
 def withdraw(server: TritonServer, model: str) -> None:
-    """Makes the server serve no version of the model any more, and removes their folders."""
+    """Makes the server serve no version of the model any more."""
     repository.restore_config(server.repository, None, model)
     load(server, model)
-    for version in repository.versions(server.repository, model):
-        repository.remove_version(server.repository, version, model)
 
 
 def deploy(server: TritonServer, bundle: Path, version: int, model: str = MODEL) -> list[int]:

@@ -5,8 +5,11 @@ from __future__ import annotations
 import hashlib
 import json
 import time
+from collections.abc import Callable
 from dataclasses import asdict, dataclass
 from pathlib import Path
+
+from filelock import FileLock
 
 from components.errors import EmbedlineError, UsageError
 from components.files import write_text
@@ -100,3 +103,16 @@ def route(routes: Routes, key: str) -> Target:
     digest = hashlib.sha256(f"{routes.canary.model}/{routes.canary.version}/{key}".encode()).digest()
     position = int.from_bytes(digest[:8], "big") / 2**64
     return routes.canary if position < routes.canary_share else routes.stable
+
+
+def change_routes(home: Path, change: Callable[[Routes | None], Routes]) -> Routes:
+    """Writes what `change` makes of the routes of now (None before the first deployment), and returns it; nobody else
+    changes them meanwhile."""
+    with FileLock(home / "routes.lock"):
+        try:
+            now = read_routes(home)
+        except UsageError:
+            now = None
+        changed = change(now)
+        write_routes(home, changed)
+    return changed

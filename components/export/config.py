@@ -72,7 +72,8 @@ class Serving(Section):
 
     `provider` computes its graphs; `auto` takes the fastest that works where they are served. `embedline serve` asks
     the champion a known question every `probe_seconds`; it gives up a process that it has restarted `max_restarts`
-    times within `restart_window_seconds`.
+    times within `restart_window_seconds`. `servers` are the HTTP
+    addresses of other Tritons that hold the same versions as the one of this workspace.
     """
 
     variant: str
@@ -87,6 +88,7 @@ class Serving(Section):
     probe_seconds: Rate = 5.0
     max_restarts: Positive = 5
     restart_window_seconds: Rate = 300.0
+    servers: list[str] = Field(default_factory=list)
 
     @model_validator(mode="after")
     def _has_a_port_for_each(self) -> Self:
