@@ -99,13 +99,8 @@ def load(server: TritonServer, model: str = MODEL, anew: Collection[int] | None 
 
 def loaded(server: TritonServer, model: str = MODEL) -> list[int]:
     """Returns the versions of the model that the server says it answers by, in ascending order."""
-    return loaded_at(server.url, server.admin_headers, model)
-
-
-def loaded_at(url: str, admin_headers: dict[str, str], model: str) -> list[int]:
-    """Returns what `loaded` does, of any Triton."""
-    with connect(url, LOAD_SECONDS) as client:
-        index = client.get_model_repository_index(headers=admin_headers)
+    with connect(server.url, LOAD_SECONDS) as client:
+        index = client.get_model_repository_index(headers=server.admin_headers)
     return sorted(int(entry["version"]) for entry in index if (entry["name"], entry.get("state")) == (model, "READY"))
 
 

@@ -3,7 +3,8 @@
 from __future__ import annotations
 
 import os
-from collections.abc import Callable, Collection, Sequence
+from collections.abc import Callable, Collection, Iterator, Sequence
+from contextlib import contextmanager
 from dataclasses import dataclass
 from functools import cached_property
 from pathlib import Path
@@ -11,6 +12,7 @@ from typing import Protocol
 
 from google.protobuf import json_format, text_format  # type: ignore[import-untyped]
 from tritonclient.grpc import model_config_pb2
+from tritonclient.http import InferenceServerClient
 from tritonclient.utils import InferenceServerException
 
 from components.errors import EmbedlineError, Refused, UsageError
@@ -24,6 +26,7 @@ ADMIN_VARIABLE = "EMBEDLINE_TRITON_HEADER"
 """Holds the header, as `NAME: VALUE`, that servers of others want before they load a model."""
 NOT_ALLOWED = "not allowed"
 """What Triton says of a load when its control mode is not explicit."""
+RESTRICTED = "API is restricted"
 
 Bundles = Callable[[int], Path]
 """Fetches the bundle of a version."""
@@ -90,37 +93,46 @@ class Remote:
         return {name.strip(): value.strip()} if value else {}
 
     def loaded(self, model: str) -> list[int]:
-        return control.loaded_at(self.url, self.headers, model)
+        # a server's index of its repository leaves out what was uploaded
+        with connect(self.url, control.LOAD_SECONDS) as client:
+            if not client.is_model_ready(model):
+                return []
+            return sorted(int(version) for version in client.get_model_metadata(model)["versions"])
 
     def hold(self, model: str, versions: Sequence[int], bundles: Bundles, anew: Collection[int] = ()) -> None:
         if self.loaded(model) == sorted(versions) and not set(anew) & set(versions):
             return
+        with self._client() as client:
+            if not versions:
+                client.unload_model(model, headers=self.headers)
+                return
+            text = (bundles(versions[0]) / TRITON_CONFIG).read_text(encoding="utf-8")
+            config = as_json(repository.config_for(text, versions, model))
+            files = {name: data for version in versions for name, data in uploaded(bundles(version), version)}
+            client.load_model(model, headers=self.headers, config=config, files=files)
+
+    @contextmanager
+    def _client(self) -> Iterator[InferenceServerClient]:
         with connect(self.url, control.LOAD_SECONDS) as client:
             try:
-                if not versions:
-                    client.unload_model(model, headers=self.headers)
-                    return
-                text = (bundles(versions[0]) / TRITON_CONFIG).read_text(encoding="utf-8")
-                config = as_json(repository.config_for(text, versions, model))
-                files = {name: data for version in versions for name, data in uploaded(bundles(version), version)}
-                client.load_model(model, headers=self.headers, config=config, files=files)
+                yield client
             except InferenceServerException as error:
-                raise self._explain(model, error) from error
+                raise self._explain(error) from error
 
-    def _explain(self, model: str, error: InferenceServerException) -> EmbedlineError:
+    def _explain(self, error: InferenceServerException) -> EmbedlineError:
         message = str(error.message())
         if NOT_ALLOWED in message:
             return Refused(
                 f"the Triton at {self.url} does not let itself be told what to load: {message}",
                 "Start it with `--model-control-mode=explicit`.",
             )
-        if "403" in str(error.status()) or "restricted" in message:
+        if RESTRICTED in message:
             return Refused(
-                f"the Triton at {self.url} wants a header before it loads a model: {message}",
+                f"the Triton at {self.url} wants a header before it says or does anything about models: {message}",
                 f"Give it as NAME: VALUE in the environment variable {ADMIN_VARIABLE}.",
             )
         return EmbedlineError(
-            f"the Triton at {self.url} cannot load {model}: {message}",
+            f"the Triton at {self.url} cannot load it: {message}",
             "See its log. It needs the packages that the bundle's runtime.py imports, and room for the upload "
             "(--http-max-input-size).",
         )

@@ -124,7 +124,6 @@ class Foreign:
 
     url: str
     repository: Path
-    header: str | None = None
     process: Any = field(repr=False, default=None)
 
 
@@ -150,7 +149,7 @@ def foreign(environment: Environment, tmp_path: Path) -> Iterator[Callable[..., 
         ]
         with (tmp_path / f"foreign{len(started)}.log").open("wb") as log:
             process = subprocess.Popen(command, env=environment.variables(), stdout=log, stderr=log)
-        made = Foreign(f"127.0.0.1:{http}", repository, f"admin: {key}" if key else None, process)
+        made = Foreign(f"127.0.0.1:{http}", repository, process)
         started.append(made)
         wait_ready(made)
         return made

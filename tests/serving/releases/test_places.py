@@ -10,22 +10,21 @@ import pytest
 
 from components.errors import EmbedlineError, Refused, UsageError
 from serving import TritonEmbedder, TritonServer
-from serving.control import loaded, loaded_at
+from serving.control import loaded
 from serving.releases import move as module
 from serving.releases.deploy import deploy, try_version
-from serving.releases.places import ADMIN_VARIABLE, address, places
+from serving.releases.places import ADMIN_VARIABLE, Remote, address, places, uploaded
 from serving.routes import STABLE, TRIAL, Routes, Target, read_routes
 from tests.serving.releases.conftest import HOME, QUESTION, Foreign, Workspace
 
 
 @pytest.fixture(autouse=True)
 def no_traffic(monkeypatch: pytest.MonkeyPatch) -> None:
-    monkeypatch.setattr(module, "SETTLE_SECONDS", 0.5)
+    monkeypatch.setattr(module, "LEAST_ANSWERS", 0)
 
 
 def held(server: Foreign) -> dict[str, list[int]]:
-    name, _, value = (server.header or "").partition(": ")
-    return {model: loaded_at(server.url, {name: value} if value else {}, model) for model in (STABLE, TRIAL)}
+    return {model: Remote(server.url).loaded(model) for model in (STABLE, TRIAL)}
 
 
 def test_a_version_goes_to_a_server_of_others_and_to_ours_or_to_none(
@@ -72,8 +71,6 @@ def test_without_any_server_there_is_nothing_to_deploy_on(tmp_path: Path) -> Non
 
 
 def test_files_in_folders_are_uploaded_too(tmp_path: Path) -> None:
-    from serving.releases.places import uploaded
-
     (tmp_path / "version" / "tower").mkdir(parents=True)
     (tmp_path / "version" / "tower" / "a.onnx").write_bytes(b"graph")
     (tmp_path / "version" / "__pycache__").mkdir()
