@@ -26,9 +26,9 @@ import numpy as np
 import psutil
 import typer
 
-from components.quiet import configure
 from components.corpus import Item
 from components.errors import EmbedlineError
+from components.quiet import configure
 from components.registry import Verdict, models, promotion, tracking
 from components.registry.tracking import Tracking
 from components.scores import Model, Scores
