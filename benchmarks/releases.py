@@ -11,6 +11,7 @@ routes, as the gateway does, one without naming a version; each at a constant ra
 from __future__ import annotations
 
 import json
+import multiprocessing
 import os
 import shutil
 import tempfile
@@ -20,7 +21,7 @@ from collections.abc import Callable, Iterator
 from contextlib import contextmanager
 from dataclasses import dataclass, field
 from pathlib import Path
-from typing import Annotated
+from typing import Annotated, Any
 
 import numpy as np
 import psutil
@@ -49,7 +50,7 @@ GROWTH_GOAL = 1.05
 
 @dataclass
 class Seen:
-    """What the clients saw: when each request began (seconds of the monotonic clock), its milliseconds, the errors."""
+    """What the clients saw: when each request was due (seconds of the monotonic clock), its milliseconds, the errors."""
 
     answers: list[tuple[float, float]] = field(default_factory=list)
     errors: list[str] = field(default_factory=list)
@@ -86,14 +87,13 @@ def main(
 
 def walk(server: TritonServer, tracked: Tracking) -> Iterator[Row]:
     """Yields what was seen over each change of version under load."""
-    seen = Seen()
     changes: dict[str, Callable[[], object]] = {
         "deploy": lambda: deploy(STATE, 1),
         "canary": lambda: try_version(STATE, 2, "canary", 0.3),
         "promotion": lambda: promote(tracked, 2),
         "rollback": lambda: roll_back(STATE, "benchmark"),
     }
-    with load(server, seen):
+    with load(server) as seen:
         time.sleep(1)  # the clients' first requests
         calm = time.monotonic()
         time.sleep(CALM_SECONDS)
@@ -121,7 +121,7 @@ def walk(server: TritonServer, tracked: Tracking) -> Iterator[Row]:
 
 def memory(server: TritonServer, deployments: int) -> Row:
     """Returns how many times its memory the server has after so many deployments under load; eight have warmed it."""
-    with load(server, Seen()):
+    with load(server):
         deploy_by_turns(8)
         before = resident(server)
         deploy_by_turns(deployments)
@@ -146,10 +146,24 @@ def resident(server: TritonServer) -> int:
 
 
 @contextmanager
-def load(server: TritonServer, seen: Seen) -> Iterator[None]:
-    """Asks at a constant rate: the next request begins when it is due, however long the last one took."""
-    over = threading.Event()
-    followed = FollowedRoutes(STATE.resolve())
+def load(server: TritonServer) -> Iterator[Seen]:
+    """Has a process of its own ask all the time; what it has seen is there at the end."""
+    seen, spawn = Seen(), multiprocessing.get_context("spawn")
+    over, answers = spawn.Event(), spawn.SimpleQueue()
+    clients = spawn.Process(target=ask_all, args=(server.url, STATE.resolve(), over, answers))
+    clients.start()
+    answers.get()  # it has begun
+    try:
+        yield seen
+    finally:
+        over.set()
+        seen.answers, seen.errors = answers.get()
+        clients.join()
+
+
+def ask_all(url: str, home: Path, over: Any, answers: Any) -> None:
+    """Asks at a constant rate until it is over: the next request begins when it is due, however long the last took."""
+    seen, followed = Seen(), FollowedRoutes(home)
 
     def ask(client: int) -> None:
         due = time.monotonic() + client / CLIENTS / REQUESTS_A_SECOND
@@ -157,15 +171,10 @@ def load(server: TritonServer, seen: Seen) -> Iterator[None]:
         while not over.is_set():
             time.sleep(max(0, due - time.monotonic()))
             target = route(followed.read(), f"user {client} {number % 50}")
-            embedder = (
-                TritonEmbedder(server.url, target.model, target.version)
-                if client
-                else TritonEmbedder(server.url, STABLE)
-            )
-            began = time.monotonic()
+            model, version = (target.model, target.version) if client else (STABLE, None)
             try:
-                embedder.encode([Item(text=f"a sad cat {number}")])
-                seen.answers.append((began, (time.monotonic() - due) * 1000))
+                TritonEmbedder(url, model, version).encode([Item(text=f"a sad cat {number}")])
+                seen.answers.append((due, (time.monotonic() - due) * 1000))
             except EmbedlineError as error:
                 seen.errors.append(error.problem)
             number += 1
@@ -174,12 +183,10 @@ def load(server: TritonServer, seen: Seen) -> Iterator[None]:
     threads = [threading.Thread(target=ask, args=(client,)) for client in range(CLIENTS)]
     for thread in threads:
         thread.start()
-    try:
-        yield
-    finally:
-        over.set()
-        for thread in threads:
-            thread.join()
+    answers.put("begun")
+    for thread in threads:
+        thread.join()
+    answers.put((seen.answers, seen.errors))
 
 
 def register(tracked: Tracking, bundle: Path, versions: int) -> None:
