@@ -50,7 +50,7 @@ GROWTH_GOAL = 1.05
 
 @dataclass
 class Seen:
-    """What the clients saw: when each request was due (seconds of the monotonic clock), its milliseconds, the errors."""
+    """What the clients saw: when each request was due (in seconds, monotonic), its milliseconds, the errors."""
 
     answers: list[tuple[float, float]] = field(default_factory=list)
     errors: list[str] = field(default_factory=list)
