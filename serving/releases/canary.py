@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 import json
+import time
 from dataclasses import asdict, dataclass, replace
 from pathlib import Path
 
@@ -12,10 +13,11 @@ from components.errors import EmbedlineError
 from components.files import write_text
 from serving import control, known_answers
 from serving.events import record
-from serving.releases.judge import Judgement, TargetStats
+from serving.releases.judge import CanaryLimits, Counted, Judgement, judge
 from serving.routes import Routes, Target, change_routes, read_routes
 
 REPORT = "canary.json"
+REPORT_SECONDS = 1.0
 
 
 @dataclass(frozen=True)
@@ -56,6 +58,30 @@ def return_canary(home: Path, reason: str) -> bool:
     return bool(returned)
 
 
+class CanaryJudge:
+    """What a gateway asks from time to time, with what stable and the canary did since the canary began.
+
+    It sends the canary back if it has to go, and returns why, None as long as it may stay; the report of `home` is kept
+    up to date, at most every `REPORT_SECONDS`.
+    """
+
+    def __init__(self, home: Path, limits: CanaryLimits | None = None) -> None:
+        self.home = home
+        self.limits = limits or CanaryLimits()
+        self.reported = float("-inf")
+
+    def __call__(self, stable: Counted, canary: Counted) -> str | None:
+        judgement = judge(stable, canary, self.limits)
+        goes = judgement.verdict == "return"
+        if goes or time.monotonic() - self.reported >= REPORT_SECONDS:
+            write_report(self.home, read_routes(self.home), stable, canary, judgement)
+            self.reported = time.monotonic()
+        if not goes:
+            return None
+        return_canary(self.home, judgement.reason)
+        return judgement.reason
+
+
 def watch_canary(home: Path, url: str) -> Judgement:
     """Has the canary on the server at `url` answer its bundle's examples, and returns it if it does not.
 
@@ -82,7 +108,7 @@ def golden_problem(home: Path, url: str, target: Target) -> str | None:
     return None
 
 
-def write_report(home: Path, routes: Routes, stable: TargetStats, canary: TargetStats, judgement: Judgement) -> None:
+def write_report(home: Path, routes: Routes, stable: Counted, canary: Counted, judgement: Judgement) -> None:
     """Keeps what was counted of the canary and of stable since it began, for `embedline routes`."""
     if routes.canary is None:
         return
@@ -102,6 +128,6 @@ def read_report(home: Path) -> CanaryReport | None:
     return CanaryReport(**facts | {name: Summary(**facts[name]) for name in ("stable", "canary")})
 
 
-def summary(target: Target, stats: TargetStats) -> Summary:
+def summary(target: Target, stats: Counted) -> Summary:
     p50, p95 = np.quantile(stats.latencies_ms, [0.5, 0.95]).tolist() if len(stats.latencies_ms) else (None, None)
     return Summary(target.version, stats.requests, stats.errors, p50, p95)

@@ -10,7 +10,7 @@ from __future__ import annotations
 import math
 from collections.abc import Sequence
 from dataclasses import dataclass
-from typing import Literal
+from typing import Literal, Protocol
 
 import numpy as np
 from scipy.special import betaincc, betaln
@@ -18,10 +18,23 @@ from scipy.special import betaincc, betaln
 TAIL = 0.95
 
 
-@dataclass(frozen=True)
-class TargetStats:
+class Counted(Protocol):
     """What one target did since the canary began: requests that it answered or failed, those that it failed, and the
     milliseconds of answers, all or the latest. A request that is refused for what is in it (4xx) counts nowhere."""
+
+    @property
+    def requests(self) -> int: ...
+
+    @property
+    def errors(self) -> int: ...
+
+    @property
+    def latencies_ms(self) -> Sequence[float]: ...
+
+
+@dataclass(frozen=True)
+class TargetStats:
+    """`Counted` as plain numbers."""
 
     requests: int
     errors: int
@@ -47,7 +60,7 @@ class Judgement:
     reason: str
 
 
-def judge(stable: TargetStats, canary: TargetStats, limits: CanaryLimits) -> Judgement:
+def judge(stable: Counted, canary: Counted, limits: CanaryLimits) -> Judgement:
     """Returns whether the canary stays. It goes if it errs more often than stable, more often than is bearable, or is
     slower in the middle or in the tail."""
     questions = [*_on_errors(stable, canary, limits), *_on_latency(stable, canary, limits)]
@@ -75,7 +88,7 @@ def evidence(count: int, total: int, rate: float) -> float:
 Question = tuple[str, int, int, float]
 
 
-def _on_errors(stable: TargetStats, canary: TargetStats, limits: CanaryLimits) -> list[Question]:
+def _on_errors(stable: Counted, canary: Counted, limits: CanaryLimits) -> list[Question]:
     """Of all errors the canary may have the share that it has of all requests, and its own rate has a limit."""
     if canary.requests < limits.min_requests:
         return []
@@ -88,7 +101,7 @@ def _on_errors(stable: TargetStats, canary: TargetStats, limits: CanaryLimits) -
     ]  # fmt: skip
 
 
-def _on_latency(stable: TargetStats, canary: TargetStats, limits: CanaryLimits) -> list[Question]:
+def _on_latency(stable: Counted, canary: Counted, limits: CanaryLimits) -> list[Question]:
     """Of the canary's answers as many may take `max_latency_ratio` times a quantile of stable's as lie above that."""
     if min(len(stable.latencies_ms), len(canary.latencies_ms)) < limits.min_latencies:
         return []

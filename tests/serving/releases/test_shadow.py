@@ -7,10 +7,11 @@ from pathlib import Path
 import numpy as np
 import pytest
 
+from serving.events import read_events
 from serving.releases import canary, shadow
 from serving.releases.judge import Judgement, TargetStats
 from serving.releases.shadow import Comparison, ShadowLog, compare, index_of, open_indexes
-from serving.routes import Routes, Target
+from serving.routes import Routes, Target, read_routes, write_routes
 from serving.search import Entry, Index
 
 ROUTES = Routes(Target("embedder", 1), shadow=Target("challenger", 2), shadow_share=1.0)
@@ -102,3 +103,17 @@ def test_the_report_of_a_canary_is_kept_for_another_process(tmp_path: Path) -> N
     assert (report.share, report.verdict) == (0.25, "keep")
     assert (report.stable.version, report.stable.requests, report.stable.p50_ms) == (1, 100, 2.0)
     assert (report.canary.version, report.canary.p95_ms) == (2, None)
+
+
+def test_the_judge_of_a_gateway_returns_a_canary_and_says_why(tmp_path: Path) -> None:
+    routes = Routes(Target("embedder", 1), Target("challenger", 2), 0.25)
+    write_routes(tmp_path, routes)
+    ask = canary.CanaryJudge(tmp_path)
+    assert ask(TargetStats(300, 1, []), TargetStats(100, 0, [])) is None
+    assert read_routes(tmp_path) == routes
+    reason = ask(TargetStats(300, 1, []), TargetStats(116, 16, []))
+    assert reason and reason.startswith("16 of 116 requests failed")
+    assert read_routes(tmp_path) == Routes(Target("embedder", 1))
+    report = canary.read_report(tmp_path)
+    assert report and (report.verdict, report.reason) == ("return", reason)
+    assert [(event["kind"], event["reason"]) for event in read_events(tmp_path)] == [("canary_returned", reason)]
