@@ -31,6 +31,7 @@ bench: $(INSTALLED)
 	@$(BIN)/python benchmarks/evaluation.py
 	@$(BIN)/python benchmarks/training.py
 	@$(BIN)/python benchmarks/recipes.py
+	@$(BIN)/python benchmarks/releases.py
 
 # What the stages make again; versions, ledger and MLflow's database stay.
 clean:

@@ -20,7 +20,7 @@ INTERRUPTED = 130
 PANELS = {
     "Make a model": ("init", "plan", "run", "ingest", "stage", "profile", "export"),
     "Judge it": ("evaluate", "compare", "history", "lineage"),
-    "Serve it": ("serve", "gateway", "keys", "rollback"),
+    "Serve it": ("serve", "gateway", "keys", "deploy", "routes", "rollback"),
     "Search with it": ("search",),
     "Look after the workspace": ("doctor", "reconcile", "reset"),
 }

@@ -142,7 +142,9 @@ def bless(config: Config, tracked: Tracking, round_: Run, version: str) -> Mappi
     """Compares, tries and promotes a challenger; a running server follows the promotion and nothing before it."""
     champion = models.role(tracked, "champion")
     if champion:
-        follow_roles(STATE, tracked)  # the round that promoted it may have been killed before a server followed
+        follow_roles(
+            STATE, tracked, config.serving.servers
+        )  # the round that promoted it may have been killed before a server followed
     if champion == version:
         return models.roles(tracked)
     quality = compare_with_champion(config, tracked, champion)
@@ -151,7 +153,7 @@ def bless(config: Config, tracked: Tracking, round_: Run, version: str) -> Mappi
     checks = try_on_triton(config)
     blessing = infrastructure(str(read_json(BUNDLE / "bundle.json")["fingerprint"]), checks, config.promotion)
     round_.log_metrics(checks)
-    return promote(tracked, version, quality, blessing)
+    return promote(config, tracked, version, quality, blessing)
 
 
 @task(name="compare with the champion", cache_policy=NO_CACHE, persist_result=False)
@@ -191,13 +193,15 @@ def try_on_triton(config: Config) -> dict[str, float]:
 
 
 @task(name="promote", cache_policy=NO_CACHE, persist_result=False)
-def promote(tracked: Tracking, version: str, quality: Verdict, blessing: Verdict) -> Mapping[str, str | None]:
+def promote(
+    config: Config, tracked: Tracking, version: str, quality: Verdict, blessing: Verdict
+) -> Mapping[str, str | None]:
     """Moves the aliases; from then on a running server answers with the new champion and keeps the previous one.
 
     Raises `Refused`, and changes nothing, unless both verdicts passed.
     """
     roles = promotion.promote(tracked, version, quality, blessing, quality.sentence)
-    follow_roles(STATE, tracked)
+    follow_roles(STATE, tracked, config.serving.servers)
     return roles
 
 

@@ -1,7 +1,8 @@
-"""The model repository on disk: numbered versions of the embedder, and which of them are to be served.
+"""The model repository on disk: numbered versions of a model, and which of them are to be served.
 
 <repository>/embedder/config.pbtxt      names the versions that are served
 <repository>/embedder/<version>/        the `version` folder of one bundle; a number never changes its content
+<repository>/challenger/                the same for versions that are on trial
 """
 
 from __future__ import annotations
@@ -18,27 +19,28 @@ from serving import known_answers
 
 MODEL = "embedder"
 CONFIG = "config.pbtxt"
+NAME = re.compile(r"^name:.*$\n?", re.MULTILINE)
 POLICY = re.compile(r"^version_policy.*versions: \[([\d, ]*)\].*\n", re.MULTILINE)
 
 
-def versions(repository: Path) -> list[int]:
+def versions(repository: Path, model: str = MODEL) -> list[int]:
     """Returns the numbers of all versions in the repository, served or not, in ascending order."""
-    folder = repository / MODEL
+    folder = repository / model
     return sorted(int(entry.name) for entry in folder.iterdir() if entry.name.isdigit()) if folder.exists() else []
 
 
-def served(repository: Path) -> list[int]:
+def served(repository: Path, model: str = MODEL) -> list[int]:
     """Returns the numbers of the versions that the configuration names as served, in ascending order."""
-    policy = POLICY.search(read_config(repository) or "")
+    policy = POLICY.search(read_config(repository, model) or "")
     return sorted(int(number) for number in policy[1].split(",")) if policy else []
 
 
-def add_version(repository: Path, bundle: Path, version: int) -> bool:
+def add_version(repository: Path, bundle: Path, version: int, model: str = MODEL) -> bool:
     """Copies the bundle's version folder to its number, whole or not at all; returns whether it was new.
 
     Raises `EmbedlineError` if the number is taken by another content, and `UsageError` if `bundle` is no bundle.
     """
-    source, target = bundle / "version", repository / MODEL / str(version)
+    source, target = bundle / "version", repository / model / str(version)
     if version < 1:
         raise UsageError(f"{version} is no version number", "versions count from 1")
     for part in ("version/model.py", "bundle.json", CONFIG):
@@ -64,40 +66,46 @@ def add_version(repository: Path, bundle: Path, version: int) -> bool:
     return True
 
 
-def remove_version(repository: Path, version: int) -> None:
+def remove_version(repository: Path, version: int, model: str = MODEL) -> None:
     """Removes a version that is not served; nothing happens if it is not there. Raises `EmbedlineError` if it is."""
-    if version in served(repository):
+    if version in served(repository, model):
         raise EmbedlineError(f"version {version} is being served", "serve other versions first, then remove it")
-    target = repository / MODEL / str(version)
+    target = repository / model / str(version)
     if target.exists():
         doomed = target.rename(target.with_name(f".{version}.partial"))
         shutil.rmtree(doomed)
-    shutil.rmtree(known_answers.folder(repository, version), ignore_errors=True)
+    if model == MODEL:
+        shutil.rmtree(known_answers.folder(repository, version), ignore_errors=True)
 
 
-def read_config(repository: Path) -> str | None:
+def read_config(repository: Path, model: str = MODEL) -> str | None:
     """Returns the text of the model's configuration, or None if nothing is configured."""
-    config = repository / MODEL / CONFIG
+    config = repository / model / CONFIG
     return config.read_text(encoding="utf-8") if config.exists() else None
 
 
-def write_config(repository: Path, config: str, serve: Sequence[int]) -> None:
-    """Writes the text `config` as the model's configuration, with the versions to serve put in. Raises `UsageError`
-    if one of them is not in the repository or none is given."""
-    there = versions(repository)
+def write_config(repository: Path, config: str, serve: Sequence[int], model: str = MODEL) -> None:
+    """Writes the text `config` as the model's configuration, with its name and the versions to serve put in. Raises
+    `UsageError` if one of them is not in the repository or none is given."""
+    there = versions(repository, model)
     if not serve or not set(serve) <= set(there):
         raise UsageError(
-            f"versions to serve: {list(serve)}; versions in {repository / MODEL}: {there}",
+            f"versions to serve: {list(serve)}; versions in {repository / model}: {there}",
             "name at least one, and only versions that were added",
         )
+    restore_config(repository, config_for(config, serve, model), model)
+
+
+def config_for(config: str, serve: Sequence[int], model: str = MODEL) -> str:
+    """Returns the text of a bundle's configuration as that of the model which serves these versions of it."""
     numbers = ", ".join(map(str, sorted(set(serve))))
-    base = POLICY.sub("", config).rstrip("\n")
-    restore_config(repository, f"{base}\nversion_policy: {{ specific: {{ versions: [{numbers}] }} }}\n")
+    base = POLICY.sub("", NAME.sub("", config)).rstrip("\n")
+    return f'name: "{model}"\n{base}\nversion_policy: {{ specific: {{ versions: [{numbers}] }} }}\n'
 
 
-def restore_config(repository: Path, config: str | None) -> None:
+def restore_config(repository: Path, config: str | None, model: str = MODEL) -> None:
     """Writes back what `read_config` returned."""
-    target = repository / MODEL / CONFIG
+    target = repository / model / CONFIG
     if config is None:
         target.unlink(missing_ok=True)
         return

@@ -1,19 +1,26 @@
-"""Serving by role: the registry says which versions, Triton's repository holds them."""
+"""Serving by role: the registry says which versions, servers hold them, the routes say which one answers."""
 
 from __future__ import annotations
 
-from collections.abc import Iterator, Mapping
+import tempfile
+from collections.abc import Collection, Iterator, Mapping, Sequence
 from contextlib import contextmanager
+from dataclasses import replace
+from functools import cache
 from pathlib import Path
 
-from components import lineage
 from components.errors import EmbedlineError, UsageError
 from components.export.config import Serving
 from components.registry import models, promotion, tracking
 from components.registry.tracking import Tracking
-from serving import control, known_answers, repository
+from serving.events import Kind, record
+from serving.releases.move import SETTLE_SECONDS, Move, alone, move, routes_now
+from serving.releases.places import Bundles, Local, Place, places
+from serving.routes import STABLE, Routes, Target
 from serving.supervisor.state import find as supervised
 from serving.triton import TritonServer
+
+ROLLBACK_SETTLE_SECONDS = 2.0
 
 
 def served_versions(roles: Mapping[str, str | None]) -> list[int]:
@@ -30,32 +37,87 @@ def served_versions(roles: Mapping[str, str | None]) -> list[int]:
 
 
 def serve_versions(server: TritonServer, tracked: Tracking) -> list[int]:
-    """Makes the server serve the versions that play a role, fetching from the registry what it lacks; returns them."""
-    versions = served_versions(models.roles(tracked))
-    for version in versions:
-        is_known = known_answers.folder(server.repository, version).exists()
-        if version not in repository.versions(server.repository) or not is_known:
-            control.deploy(server, models.download(tracked, str(version), Path(server.home) / "fetched"), version)
-    control.serve(server, versions)
-    return versions
+    """Makes the server serve the versions that play a role or are on trial, fetching from the registry what it lacks;
+    returns those that play a role."""
+    follow(Path(server.home), tracked, [Local(server)], "deployed")
+    return served_versions(models.roles(tracked))
 
 
-def follow_roles(home: Path, tracked: Tracking) -> None:
-    """Brings a running server to the roles if it serves other versions: after a promotion, or after a round that was
-    killed between its promotion and this."""
-    server = TritonServer.find(home)
-    if server and control.loaded(server) != sorted(served_versions(models.roles(tracked))):
-        serve_versions(server, tracked)
+def follow_roles(home: Path, tracked: Tracking, urls: Sequence[str] = ()) -> None:
+    """Brings a running server, and those at `urls`, to the roles: after a promotion, or after a round that was killed
+    between its promotion and this."""
+    if urls or TritonServer.find(home):
+        follow(home, tracked, places(home, urls), "promoted")
 
 
-def roll_back(home: Path, reason: str) -> Mapping[str, str | None]:
-    """Makes the previous version champion; a running server follows. Returns the roles."""
-    with lineage.lock(Path()):
-        tracked = tracking.prepare(Path())
-        roles = promotion.rollback(tracked, reason)
-        if server := TritonServer.find(home):
-            serve_versions(server, tracked)
+def roll_back(home: Path, reason: str, to: str | None = None, urls: Sequence[str] = ()) -> Mapping[str, str | None]:
+    """Makes the previous version champion, or version `to`, which was champion once; running servers follow, and no
+    version is on trial any more. Returns the roles."""
+    tracked = tracking.prepare(Path())
+    roles = promotion.rollback(tracked, reason, to)
+    if urls or TritonServer.find(home):
+        follow(home, tracked, places(home, urls), "rolled_back", settle_seconds=ROLLBACK_SETTLE_SECONDS)
     return roles
+
+
+def follow(
+    home: Path, tracked: Tracking, servers: Sequence[Place], kind: Kind, anew: Collection[int] = (),
+    settle_seconds: float = SETTLE_SECONDS,
+) -> Routes:  # fmt: skip
+    """Brings the servers to the roles and returns the routes; a change of champion, and `anew`, are recorded as `kind`.
+
+    A version on trial stays so, unless it has become champion or the champion was rolled back. One that cannot be
+    loaded ends its trial and keeps nobody else from being answered.
+    """
+    held = served_versions(models.roles(tracked))
+    stable = Target(STABLE, held[0])
+
+    def keep_trials(now: Routes | None) -> Routes:
+        return Routes(stable) if now is None or kind == "rolled_back" else with_stable(now, stable)
+
+    with alone(home), fetching(home, tracked) as bundles:
+        before = routes_now(home)
+        try:
+            after = move(home, servers, bundles, Move(keep_trials, held, anew, settle_seconds))
+        except EmbedlineError as error:
+            if before is None or not (before.canary or before.shadow):
+                raise
+            after = move(home, servers, bundles, Move(lambda _: Routes(stable), held, anew, settle_seconds))
+            record_ended(home, before, after, error.problem)
+    if anew or before is None or before.stable != stable:
+        record(home, kind, version=stable.version, servers=[server.url for server in servers])
+        if before:
+            record_ended(home, before, after, f"version {stable.version} became champion: {kind}")
+    return after
+
+
+def with_stable(routes: Routes, stable: Target) -> Routes:
+    """Returns the routes with another champion, which is not on trial any more."""
+    if routes.canary and routes.canary.version == stable.version:
+        routes = replace(routes, canary=None, canary_share=0.0)
+    if routes.shadow and routes.shadow.version == stable.version:
+        routes = replace(routes, shadow=None, shadow_share=0.0)
+    return replace(routes, stable=stable)
+
+
+def record_ended(home: Path, before: Routes, after: Routes, reason: str) -> None:
+    """Records the trials that are over."""
+    if before.canary and after.canary != before.canary:
+        record(home, "canary_returned", version=before.canary.version, reason=reason)
+    if before.shadow and after.shadow != before.shadow:
+        record(home, "shadow_ended", version=before.shadow.version, reason=reason)
+
+
+@contextmanager
+def fetching(home: Path, tracked: Tracking) -> Iterator[Bundles]:
+    """Yields what fetches the bundle of a version from the registry, each at most once; they are removed at the end."""
+    with tempfile.TemporaryDirectory(dir=home, prefix="fetched.") as folder:
+
+        @cache
+        def bundle(version: int) -> Path:
+            return models.download(tracked, str(version), Path(folder) / str(version))
+
+        yield bundle
 
 
 @contextmanager

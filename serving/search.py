@@ -50,16 +50,21 @@ def open_index(
 
     `fingerprint` is that of the model which `encoder` serves. Raises what `encoder.encode` raises.
     """
-    path = folder / f"{index_key(fingerprint, dataset_digest)}.npz"
+    path = index_path(folder, fingerprint, dataset_digest)
     if path.exists():
-        with np.load(path) as saved:
-            pairs = zip(saved["texts"].tolist(), saved["image_paths"].tolist(), strict=True)
-            return Index(saved["vectors"], tuple(Entry(*pair) for pair in pairs))
+        return read_index(path)
     index = build_index(encoder, entries())
     texts, image_paths = zip(*index.entries, strict=True)
     with atomic_file(path) as partial, partial.open("wb") as file:
         np.savez(file, vectors=index.vectors, texts=np.array(texts), image_paths=np.array(image_paths))
     return index
+
+
+def read_index(path: Path) -> Index:
+    """Returns an index that was kept."""
+    with np.load(path) as saved:
+        pairs = zip(saved["texts"].tolist(), saved["image_paths"].tolist(), strict=True)
+        return Index(saved["vectors"], tuple(Entry(*pair) for pair in pairs))
 
 
 def build_index(encoder: Encoder, entries: Sequence[Entry]) -> Index:
@@ -75,9 +80,10 @@ def search(index: Index, vector: np.ndarray, top: int = 10) -> list[Hit]:
     return [Hit(float(scores[row]), *index.entries[row]) for row in best]
 
 
-def index_key(fingerprint: str, dataset_digest: str) -> str:
-    """Returns a name for the index that changes with the model and the data set."""
-    return hashlib.sha256(f"{fingerprint}\0{dataset_digest}".encode()).hexdigest()
+def index_path(folder: Path, fingerprint: str, dataset_digest: str) -> Path:
+    """Returns where an index is kept; the name changes with the model and the data set."""
+    digest = hashlib.sha256(f"{fingerprint}\0{dataset_digest}".encode()).hexdigest()
+    return folder / f"{digest}.npz"
 
 
 def named_images(data: Path) -> list[Entry]:

@@ -82,7 +82,8 @@ class Serving(Section):
     `instances` processes of `threads` each; `auto` takes what answers the most items on the machine that packages.
     `response_cache_bytes` is what Triton may keep of former answers, 0 for none. `embedline serve` asks the champion a
     known question every `probe_seconds`; it gives up a process that it has restarted `max_restarts` times within
-    `restart_window_seconds`.
+    `restart_window_seconds`. `servers` are the HTTP addresses of other Tritons that hold the same versions as the one
+    of this workspace.
     """
 
     variant: str
@@ -99,6 +100,7 @@ class Serving(Section):
     probe_seconds: Rate = 5.0
     max_restarts: Positive = 5
     restart_window_seconds: Rate = 300.0
+    servers: list[str] = Field(default_factory=list)
 
     @model_validator(mode="after")
     def _has_a_port_for_each(self) -> Self:

@@ -53,17 +53,26 @@ def promote(tracking: Tracking, version: str, quality: Verdict, infrastructure: 
         return _change(tracking, "promote", version, "challenger", "champion", after, verdicts, reason)
 
 
-def rollback(tracking: Tracking, reason: str = "") -> Roles:
-    """Makes the previous version the champion again. Returns the roles afterwards.
+def rollback(tracking: Tracking, reason: str = "", to: str | None = None) -> Roles:
+    """Makes the previous version the champion again, or version `to`, which was champion once. Returns the roles
+    afterwards.
 
-    The version that was champion loses its role: to come back it passes the gate again.
+    The version that was champion loses its role: to come back it passes the gate again. Raises `Refused` for a version
+    that was never champion or was rolled back itself.
     """
     with _alone(tracking):
         before = models.roles(tracking)
-        if (version := before["previous"]) is None:
+        if (version := to or before["previous"]) is None:
             raise UsageError("there is no previous version to go back to", "Promote another version: `embedline run`.")
+        if version == before["champion"]:
+            raise UsageError(f"version {version} is the champion", "Name a version that was champion before it.")
+        from_role = "previous" if version == before["previous"] else None
+        if from_role is None:
+            models.facts(tracking, version)
+            _refuse_if_rolled_back(tracking, version)
+            _refuse_if_never_champion(tracking, version)
         after = before | {"champion": version, "previous": None}
-        return _change(tracking, "rollback", version, "previous", "champion", after, [], reason)
+        return _change(tracking, "rollback", version, from_role, "champion", after, [], reason)
 
 
 def reconcile(tracking: Tracking) -> Entry | None:
@@ -165,6 +174,15 @@ def _refuse_if_rolled_back(tracking: Tracking, version: str) -> None:
                 f"version {version} was rolled back on {entry.time}: {entry.reason or 'no reason was given'}",
                 "The champion stays. Change the data or a parameter, so that the next round makes another version.",
             )
+
+
+def _refuse_if_never_champion(tracking: Tracking, version: str) -> None:
+    done = [entry for entry in history(tracking) if entry.state == "done"]
+    if not any(entry.to_role == "champion" and entry.version == version for entry in done):
+        raise Refused(
+            f"version {version} was never champion",
+            f"Try it on some users: `embedline deploy {version} --canary 0.1`, or promote it: `embedline run`.",
+        )
 
 
 def _exists(tracking: Tracking, version: str) -> bool:

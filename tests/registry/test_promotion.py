@@ -78,6 +78,23 @@ def test_promotion_and_rollback_move_the_roles_and_are_in_the_ledger(line: Line)
     )
 
 
+def test_a_rollback_goes_to_any_version_that_was_champion_and_was_not_rolled_back(line: Line) -> None:
+    for number in (1, 2, 3):
+        line.promote(number, number - 1 or None)
+    never = line.register(4)
+    with pytest.raises(UsageError, match="version 3 is the champion"):
+        promotion.rollback(line.tracking, to="3")
+    with pytest.raises(Refused, match=f"version {never} was never champion"):
+        promotion.rollback(line.tracking, to=never)
+    with pytest.raises(UsageError, match="no version 99"):
+        promotion.rollback(line.tracking, to="99")
+    assert promotion.rollback(line.tracking, to="1") == {"champion": "1", "challenger": None, "previous": None}
+    assert promotion.history(line.tracking)[-1].from_role is None
+    with pytest.raises(Refused, match="version 3 was rolled back"):
+        promotion.rollback(line.tracking, to="3")
+    assert promotion.rollback(line.tracking, to="2")["champion"] == "2", "it was skipped, not rolled back"
+
+
 def test_without_both_blessings_of_this_very_version_nothing_moves(line: Line) -> None:
     line.promote(2, None)
     version = line.register(1)

@@ -77,11 +77,14 @@ def test_a_served_version_cannot_be_removed(tmp_path: Path, bundles: tuple[Path,
 def test_the_configuration_names_the_served_versions_once(tmp_path: Path, bundles: tuple[Path, Path]) -> None:
     for version in (1, 2):
         add_version(tmp_path, bundles[version - 1], version)
-    write_config(tmp_path, 'name: "embedder"', [2, 1])
+    write_config(tmp_path, 'name: "embedder"\nbackend: "python"', [2, 1])
     assert served(tmp_path) == [1, 2]
     write_config(tmp_path, read_config(tmp_path) or "", [2])
     assert served(tmp_path) == [2]
-    assert read_config(tmp_path) == 'name: "embedder"\nversion_policy: { specific: { versions: [2] } }\n'
+    assert (
+        read_config(tmp_path)
+        == 'name: "embedder"\nbackend: "python"\nversion_policy: { specific: { versions: [2] } }\n'
+    )
     for wanted in ([], [3]):
         with pytest.raises(UsageError):
             write_config(tmp_path, 'name: "embedder"', wanted)
