@@ -141,10 +141,8 @@ def register(round_: Run, config: Config, tags: Mapping[str, str]) -> str:
 def bless(config: Config, tracked: Tracking, round_: Run, version: str) -> Mapping[str, str | None]:
     """Compares, tries and promotes a challenger; a running server follows the promotion and nothing before it."""
     champion = models.role(tracked, "champion")
-    if champion:
-        follow_roles(
-            STATE, tracked, config.serving.servers
-        )  # the round that promoted it may have been killed before a server followed
+    if champion:  # the round that promoted it may have been killed before a server followed
+        follow_roles(STATE, tracked, config.serving.servers)
     if champion == version:
         return models.roles(tracked)
     quality = compare_with_champion(config, tracked, champion)

@@ -22,6 +22,7 @@ from components.gateway import Gateway
 from serving.gateway import keys, log
 from serving.gateway.app import create_app
 from serving.gateway.service import Service
+from serving.releases.canary import CanaryJudge
 
 STATE = "gateway.json"
 MAX_HEADER_BYTES = 64_000
@@ -52,7 +53,7 @@ def run(home: Path, settings: Gateway) -> None:
 def asyncio_run(home: Path, settings: Gateway, listener: socket.socket, loop_settings: dict[str, Any]) -> None:
     for sign in (signal.SIGTERM, signal.SIGINT):
         signal.signal(sign, lambda *_: sys.exit(0))  # uvicorn sends the signal again once all is answered
-    service = Service(home, settings)
+    service = Service(home, settings, judge=CanaryJudge(home))
     config = uvicorn.Config(
         create_app(service),
         access_log=False,

@@ -57,7 +57,7 @@ class Service:
         self.held = HeldBytes(settings.max_held_bytes)
         self.inference = Inference(lambda: settings.triton or address_in(home))
         self.batcher = Batcher(self.inference, settings, self.metrics)
-        self.shadow = Shadow(self.inference, self.metrics)
+        self.shadow = Shadow(home, self.inference, self.metrics)
         self.readiness = Readiness(self.inference, self.router)
         self.fetcher = fetcher
         if fetcher is None and settings.remote_images:
@@ -101,7 +101,9 @@ class Service:
         if request.on_error == "fail" and (refused := [item for item in found if isinstance(item, Refusal)]):
             raise refused[0]
         rows = [item for item in found if not isinstance(item, Refusal)]
+        began = time.perf_counter()
         target, answer = await self._ask(target, rows, request.dimensions, request_id, deadline)
+        milliseconds = (time.perf_counter() - began) * 1000
         results = merged(found, answer.results)
         if request.on_error == "fail" and (refused := [result for result in results if isinstance(result, Refusal)]):
             raise refused[0]
@@ -113,6 +115,7 @@ class Service:
                 [row for row, _ in good],
                 request.dimensions,
                 [found for _, found in good],
+                milliseconds,
                 request_id,
             )
         return Embedded(request, results, target, answer.version or target.version)

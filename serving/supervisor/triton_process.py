@@ -13,6 +13,7 @@ from components.registry import models
 from components.registry.tracking import Tracking
 from serving import control, known_answers, repository
 from serving.client import TritonEmbedder, connect
+from serving.releases.canary import watch_canary
 from serving.roles import follow_roles, serve_versions, served_versions
 from serving.triton import TritonServer
 
@@ -80,10 +81,12 @@ class TritonProcess:
         """Asks the champion one of its bundle's examples, another one each time.
 
         The second item of the request was never sent before, so that no response cache can answer. Raises
-        `EmbedlineError` unless the vector is the one that the bundle has recorded.
+        `EmbedlineError` unless the vector is the one that the bundle has recorded. A canary that does not answer as its
+        bundle says is sent back.
         """
         try:
             self._ask()
+            watch_canary(self.home, self.running.url)
         except EmbedlineError as error:
             self.reloadable = not isinstance(error.__cause__, TimeoutError)  # what hangs would not let go of the model
             raise
