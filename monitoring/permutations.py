@@ -10,6 +10,7 @@ from __future__ import annotations
 
 from collections.abc import Mapping, Sequence
 from dataclasses import dataclass, replace
+from functools import cached_property
 from typing import Any
 
 import numpy as np
@@ -46,13 +47,16 @@ class Samples:
     """Reference and window, pooled: `vectors (n, dimension)`, `columns` as in `Window`, those that both have.
 
     `ways (1 + permutations, n)` says which rows are of the window; the first way is what happened. Rows of one of
-    `groups (n,)` are always moved together. `training (m, dimension)` are vectors that the model was trained on.
+    `groups (n,)` are always moved together. `chance (n,)` is a random number a group, drawn apart from the ways: what
+    a test draws it draws by that, so that no way is more like its draw than another. `training (m, dimension)` are
+    vectors that the model was trained on.
     """
 
     vectors: Vectors
     columns: Mapping[str, NDArray[Any]]
     ways: Flags
     groups: NDArray[np.int64]
+    chance: Numbers
     training: Vectors | None = None
 
     def where(self, rows: NDArray[Any]) -> Samples:
@@ -63,13 +67,24 @@ class Samples:
         if not ways.shape[1] or min(found.min(), (ways.shape[1] - found).min()) < 2:
             raise Inapplicable("too few requests have what it looks at")
         columns = {name: values[rows] for name, values in self.columns.items()}
-        return replace(self, vectors=self.vectors[rows], columns=columns, ways=ways, groups=self.groups[rows])
+        return replace(
+            self,
+            vectors=self.vectors[rows],
+            columns=columns,
+            ways=ways,
+            groups=self.groups[rows],
+            chance=self.chance[rows],
+        )
+
+    def drawn(self, count: int) -> NDArray[np.int64]:
+        """Returns the positions of `count` rows drawn at random, all of them if there are fewer."""
+        return np.argsort(self.chance, kind="stable")[:count]
 
     def embedded(self) -> Samples:
         """Returns the samples of the rows that have a vector."""
         if not self.vectors.shape[1]:
             raise Inapplicable("there are no vectors")
-        there = np.isfinite(self.vectors).all(axis=1)
+        there = np.asarray(np.isfinite(self.vectors).all(axis=1))
         return self if there.all() else self.where(there)
 
     def known(self, column: str) -> tuple[Numbers, Samples]:
@@ -80,24 +95,35 @@ class Samples:
         samples = self if there.all() else self.where(there)
         return samples.columns[column], samples
 
-    def sums(self, rows: NDArray[Any]) -> tuple[Numbers, Numbers]:
-        """Returns the sums of `rows (n, k)` over the window's and over the reference's, `(1 + permutations, k)`."""
-        of_window = self.ways.astype(rows.dtype) @ rows
-        return of_window.astype(np.float64), rows.sum(axis=0, dtype=np.float64) - of_window
-
     def means(self, rows: NDArray[Any]) -> tuple[Numbers, Numbers]:
         """Returns the means of `rows (n, k)` over the window's and over the reference's, `(1 + permutations, k)`."""
-        of_window, of_reference = self.sums(rows)
-        return of_window / self.sizes[:, None], of_reference / (self.ways.shape[1] - self.sizes)[:, None]
+        of_window = self.ways.astype(rows.dtype) @ rows
+        of_reference = rows.sum(axis=0, dtype=np.float64) - of_window
+        return of_window / self.sizes[:, None], of_reference / self.others[:, None]
+
+    @cached_property
+    def vector_means(self) -> tuple[Numbers, Numbers]:
+        """The means of the vectors, as `means` gives them, computed once for all tests."""
+        return self.means(self.vectors)
 
     @property
     def sizes(self) -> Numbers:
         """The sizes of the window, `(1 + permutations,)`."""
-        return self.ways.sum(axis=1).astype(np.float64)
+        return np.asarray(self.ways.sum(axis=1), np.float64)
+
+    @property
+    def others(self) -> Numbers:
+        """The sizes of the reference, `(1 + permutations,)`."""
+        return np.asarray(self.ways.shape[1] - self.sizes, np.float64)
 
 
 def pooled(
-    reference: Window, window: Window, permutations: int, seed: int, block: int = 1, training: Vectors | None = None
+    reference: Window,
+    window: Window,
+    permutations: int,
+    seed: int | Sequence[int],
+    block: int = 1,
+    training: Vectors | None = None,
 ) -> Samples:
     """Returns both, and what happened with so many permutations: groups of `block` rows that follow each other change
     sides together."""
@@ -106,12 +132,14 @@ def pooled(
     first = int(blocks[0].max(initial=-1)) + 1
     groups = np.concatenate([blocks[0], blocks[1] + first])
     which = np.arange(int(groups.max(initial=-1)) + 1) >= first
-    shuffled = np.random.default_rng(seed).permuted(np.tile(which, (permutations, 1)), axis=1)
+    shuffles, chances = np.random.default_rng(seed).spawn(2)
+    shuffled = shuffles.permuted(np.tile(which, (permutations, 1)), axis=1)
     return Samples(
         np.concatenate([reference.vectors, window.vectors]),
         {name: np.concatenate([reference.columns[name], window.columns[name]]) for name in sorted(names)},
         np.concatenate([which[None], shuffled])[:, groups],
         groups,
+        chances.random(len(which))[groups],
         training,
     )
 

@@ -40,6 +40,13 @@ class Policy(Section):
         return demand(self, fits, "alarms: more than of_windows")
 
 
+POLICIES = {
+    "alarm": Policy(alarms=2, of_windows=3, new_requests=1000, cool_down_days=1.0),
+    "quality": Policy(quality_drop=0.02, new_requests=1000, cool_down_days=1.0),
+    "monthly": Policy(every_days=30.0),
+}
+
+
 class Monitoring(Section):
     """`tests` are files of monitoring/drift with their settings; None takes all of them as they are by default.
 
@@ -59,15 +66,11 @@ class Monitoring(Section):
     block: Positive = 1
     level: Annotated[float, Field(gt=0, lt=0.5)] = 0.05
     kappa: Annotated[float, Field(gt=0, lt=1)] = 0.2
-    slices: list[str] = ["modality", "language"]
+    slices: list[str] = Field(default_factory=lambda: ["modality", "language"])
     tests: list[Annotated[Any, TESTS]] | None = None
     harm: Fraction = 0.02
     retention_days: Rate = 30.0
-    policies: dict[str, Policy] = {
-        "alarm": Policy(alarms=2, of_windows=3, new_requests=1000, cool_down_days=1.0),
-        "quality": Policy(quality_drop=0.02, new_requests=1000, cool_down_days=1.0),
-        "monthly": Policy(every_days=30.0),
-    }
+    policies: dict[str, Policy] = Field(default_factory=lambda: dict(POLICIES))
     seed: Seed = 0
 
     def modules(self) -> list[str]:

@@ -20,12 +20,12 @@ class Settings(Section):
 def measure(settings: Settings, samples: Samples) -> Measured:
     """The effect is the mean cosine of the window's pairs less that of the reference's."""
     samples = samples.embedded()
-    lengths = np.linalg.norm(samples.vectors, axis=1, keepdims=True)
-    of_window, of_reference = samples.sums(samples.vectors / np.where(lengths > 0, lengths, 1))
-    change = _mean_cosine(of_window, samples.sizes) - _mean_cosine(of_reference, samples.ways.shape[1] - samples.sizes)
+    of_window, of_reference = samples.vector_means
+    change = _mean_cosine(of_window, samples.sizes) - _mean_cosine(of_reference, samples.others)
     return Measured(np.abs(change), float(change[0]), "mean cosine", {})
 
 
-def _mean_cosine(total: Numbers, count: Numbers) -> Numbers:
-    found: Numbers = (np.einsum("bd,bd->b", total, total) - count) / (count * (count - 1))
+def _mean_cosine(mean: Numbers, count: Numbers) -> Numbers:
+    """Returns the mean product of two different vectors of norm 1, from the mean vectors `(b, dimension)`."""
+    found: Numbers = (np.einsum("bd,bd->b", mean, mean) * count - 1) / (count - 1)
     return found

@@ -1,9 +1,9 @@
 """How well a linear classifier tells the window's requests from the reference's.
 
 Source: D. Lopez-Paz and M. Oquab 2017, Revisiting Classifier Two-Sample Tests. Half of the rows train it, the area
-under the ROC curve of the other half is the statistic. The classifier is a ridge regression on the labels (Fisher's
-discriminant), whose matrix is that of all rows, so that one factorisation trains it for every permutation. The interval
-is that of E. DeLong, D. DeLong and D. Clarke-Pearson 1988.
+under the ROC curve of the other half is the statistic. The classifier is Fisher's linear discriminant with a ridge; its
+matrix is that of all rows, so that one factorisation trains it for every permutation. The interval is that of
+E. DeLong, D. DeLong and D. Clarke-Pearson 1988.
 """
 
 from __future__ import annotations
@@ -32,7 +32,7 @@ class Settings(Section):
 def measure(settings: Settings, samples: Samples) -> Measured:
     """The effect is the area under the curve, 0.5 where nothing differs; its 95 % interval is in the detail."""
     samples = samples.embedded()
-    half = _half(samples.groups)
+    half = samples.chance < np.median(samples.chance)
     train, held_out = samples.where(half), samples.where(~half)
     if len(held_out.vectors) < FEWEST:
         raise Inapplicable(f"a classifier needs {2 * FEWEST} requests")
@@ -43,7 +43,7 @@ def measure(settings: Settings, samples: Samples) -> Measured:
 
 
 def areas(scores: Numbers, of_window: NDArray[np.bool_]) -> Numbers:
-    """Returns the area under the ROC curve of each column of `scores (n, k)`, whose positives `of_window (n, k)` are."""
+    """Returns the area under the ROC curve of each column of `scores (n, k)`; its positives are `of_window (n, k)`."""
     ranks = rankdata(scores, axis=0)
     positive = of_window.sum(axis=0)
     total = (ranks * of_window).sum(axis=0)
@@ -57,25 +57,18 @@ def delong_interval(positives: Numbers, negatives: Numbers) -> tuple[float, floa
     below = 1 - _share_below(positives, negatives)
     error = np.sqrt(above.var(ddof=1) / len(above) + below.var(ddof=1) / len(below))
     area = float(above.mean())
-    return max(0.0, area - NORMAL * error), min(1.0, area + NORMAL * error)
+    return max(0.0, area - NORMAL * float(error)), min(1.0, area + NORMAL * float(error))
 
 
 def _scores(settings: Settings, train: Samples, held_out: Samples) -> Numbers:
     """Returns what the classifiers, one a way, say of the held-out rows, `(n, 1 + permutations)`."""
     mean = train.vectors.mean(axis=0)
-    centred = (train.vectors - mean).astype(np.float64)
-    labels = train.ways.T - train.ways.mean(axis=1)
-    matrix = centred.T @ centred / len(centred)
+    centred = train.vectors - mean
+    matrix = (centred.T @ centred).astype(np.float64) / len(centred)
     matrix += settings.ridge * (np.trace(matrix) / len(matrix) or 1.0) * np.eye(len(matrix))
-    weights = np.linalg.solve(matrix, centred.T @ labels)
-    found: Numbers = (held_out.vectors - mean) @ weights
-    return found
-
-
-def _half(groups: NDArray[np.int64]) -> NDArray[np.bool_]:
-    """Returns which rows train: half of the groups, drawn without a look at which side they are of."""
-    number = int(groups.max()) + 1
-    return (np.random.default_rng(0).permutation(number) < number / 2)[groups]
+    of_window, of_reference = train.means(centred)
+    weights = np.linalg.solve(matrix, (of_window - of_reference).T)
+    return np.asarray((held_out.vectors - mean) @ weights.astype(np.float32), np.float64)
 
 
 def _share_below(of: Numbers, at: Numbers) -> Numbers:

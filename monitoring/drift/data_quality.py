@@ -1,4 +1,4 @@
-"""What is wrong with the requests themselves: empty ones, too long ones, broken images, unknown languages, and images of
+"""What is wrong with the requests themselves: empty and too long ones, broken images, unknown languages, and images of
 another mode or size.
 
 Source: S. Schelter et al. 2018, Automating Large-Scale Data Quality Verification (completeness and constraints a

@@ -10,6 +10,7 @@ from typing import Literal
 
 import numpy as np
 
+from components.embedder import Vectors
 from components.sections import Positive, Section
 from monitoring.permutations import Measured, Numbers, Samples
 
@@ -42,7 +43,7 @@ def frechet_distance(mean: Numbers, covariance: Numbers, other_mean: Numbers, ot
     return found
 
 
-def principal_components(vectors: Numbers, components: int) -> Numbers:
+def principal_components(vectors: Vectors, components: int) -> Numbers:
     """Returns the rows' coordinates along the first principal components, centred, `(n, components)` float64."""
     centred = vectors - vectors.mean(axis=0)
     _, directions = np.linalg.eigh(centred.T @ centred)

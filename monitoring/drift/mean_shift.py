@@ -21,7 +21,7 @@ class Settings(Section):
 def measure(settings: Settings, samples: Samples) -> Measured:
     """The effect is the distance in standard deviations: the root of the summed variances of all dimensions."""
     samples = samples.embedded()
-    of_window, of_reference = samples.means(samples.vectors - samples.vectors.mean(axis=0))
+    of_window, of_reference = samples.vector_means
     distances = np.linalg.norm(of_window - of_reference, axis=1)
     deviation = float(np.sqrt(samples.vectors.var(axis=0, dtype=np.float64).sum())) or 1.0
     return Measured(distances, float(distances[0]) / deviation, "standard deviations", {})

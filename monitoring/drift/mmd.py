@@ -10,6 +10,7 @@ from __future__ import annotations
 from typing import Literal
 
 import numpy as np
+from numpy.typing import NDArray
 from pydantic import Field
 
 from components.embedder import Vectors
@@ -30,9 +31,9 @@ def measure(settings: Settings, samples: Samples) -> Measured:
     """The effect is the squared discrepancy, 0 to 2."""
     samples = samples.embedded()
     if len(samples.vectors) > settings.most:
-        drawn = np.random.default_rng(0).permutation(len(samples.vectors))[: settings.most]
-        samples = samples.where(np.sort(drawn))
-    values = discrepancies(gaussian_kernel(samples.vectors), samples)
+        samples = samples.where(np.sort(samples.drawn(settings.most)))
+    squared = squared_distances(samples.vectors, samples.vectors)
+    values = discrepancies(gaussian(squared, samples.drawn(MEDIAN_OF)), samples)
     return Measured(values, float(values[0]), "squared discrepancy", {})
 
 
@@ -52,24 +53,24 @@ def discrepancies(kernel: Vectors, samples: Samples) -> Numbers:
     return found
 
 
-def gaussian_kernel(vectors: Vectors) -> Vectors:
-    """Returns `exp(-d² / 2m²)` of all pairs `(n, n)` float32: `d` is their distance, `m` the median one."""
-    squared = squared_distances(vectors, vectors)
-    some = np.random.default_rng(0).permutation(len(vectors))[:MEDIAN_OF]
-    median = float(np.median(squared[np.ix_(some, some)][np.triu_indices(len(some), 1)]))
-    squared *= -0.5 / (median or 1.0)
+def gaussian(squared: Vectors, some: NDArray[np.int64]) -> Vectors:
+    """Returns `exp(-d² / 2m²)` of squared distances `(n, n)`, written over them; `m` is the median of `some` rows."""
+    squared *= -0.5 / _median(squared[np.ix_(some, some)])
     return np.exp(squared, out=squared)
 
 
 def witness(vectors: Vectors, window: Vectors, reference: Vectors) -> Vectors:
     """Returns by how much the window is denser than the reference at each of `vectors (n, dimension)`."""
     everything = np.concatenate([window, reference])
-    some = np.random.default_rng(0).permutation(len(everything))[:MEDIAN_OF]
-    among = squared_distances(everything[some], everything[some])
-    width = float(np.median(among[np.triu_indices(len(some), 1)])) or 1.0
+    some = everything[np.random.default_rng(0).permutation(len(everything))[:MEDIAN_OF]]
+    width = _median(squared_distances(some, some))
     near = [np.exp(squared_distances(vectors, side) * (-0.5 / width)).mean(axis=1) for side in (window, reference)]
     found: Vectors = near[0] - near[1]
     return found
+
+
+def _median(squared: Vectors) -> float:
+    return float(np.median(squared[np.triu_indices(len(squared), 1)])) or 1.0
 
 
 def squared_distances(one: Vectors, other: Vectors) -> Vectors:

@@ -39,7 +39,7 @@ def measure(settings: Settings, samples: Samples) -> Measured:
 
 
 def _centres(samples: Samples) -> tuple[Numbers, Numbers]:
-    return samples.means(samples.vectors)
+    return samples.vector_means
 
 
 def _gap(one: Numbers, other: Numbers) -> Numbers:

@@ -23,9 +23,10 @@ class Settings(Section):
 
 def measure(settings: Settings, samples: Samples) -> Measured:
     """The effect is the largest distance of the two distribution functions, 0 to 1."""
-    if samples.training is None or len(samples.training) < settings.neighbours:
+    training = samples.training
+    if training is None or len(training) < settings.neighbours:
         raise Inapplicable("no training vectors are given")
-    samples, training = samples.embedded(), samples.training
+    samples = samples.embedded()
     if samples.vectors.shape[1] != training.shape[1]:
         raise Inapplicable("the training vectors are of another dimension")
     parts = [samples.vectors[start : start + ROWS_AT_ONCE] for start in range(0, len(samples.vectors), ROWS_AT_ONCE)]

@@ -28,7 +28,7 @@ def measure(settings: Settings, samples: Samples) -> Measured:
     """The effect is the mean agreement of the window less that of the reference."""
     samples = samples.embedded()
     vectors, size = samples.vectors, settings.dimension or max(1, samples.vectors.shape[1] // 4)
-    anchors = np.random.default_rng(0).permutation(len(vectors))[: settings.anchors]
+    anchors = samples.drawn(settings.anchors)
     whole = _nearest(vectors, anchors, settings.neighbours)
     prefix = _nearest(vectors[:, :size], anchors, settings.neighbours)
     agreement = (whole & prefix).sum(axis=1) / whole.sum(axis=1)

@@ -10,6 +10,7 @@ from typing import Literal
 
 import numpy as np
 from numpy.typing import NDArray
+from pydantic import Field
 
 from components.sections import Section
 from monitoring.permutations import Inapplicable, Measured, Numbers, Samples, largest
@@ -19,7 +20,7 @@ class Settings(Section):
     """`columns` hold the names of slices; those that are not recorded are left out."""
 
     name: Literal["slice_shares"] = "slice_shares"
-    columns: list[str] = ["modality", "language", "instruction"]
+    columns: list[str] = Field(default_factory=lambda: ["modality", "language", "instruction"])
 
 
 def measure(settings: Settings, samples: Samples) -> Measured:

@@ -96,7 +96,8 @@ class TrafficWriter:
 
     def _run(self) -> None:
         while not (self._closing.is_set() and self._queue.empty()):
-            rows, until = [], time.monotonic() + self.seconds
+            rows: list[Any] = []
+            until = time.monotonic() + self.seconds
             while len(rows) < self.rows_a_file and (left := until - time.monotonic()) > 0:
                 try:
                     rows.append(self._queue.get(timeout=min(left, 0.05)))
