@@ -22,6 +22,7 @@ PANELS = {
     "Judge it": ("evaluate", "compare"),
     "Serve it": ("serve", "rollback"),
     "Search with it": ("search",),
+    "Watch it": ("monitor", "backtest"),
     "Look after the workspace": ("doctor", "reset"),
 }
 """What `--help` shows together. Each command is the function of its name in the module of its name."""

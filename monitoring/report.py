@@ -138,9 +138,7 @@ def append_history(path: Path, reports: Iterable[WindowReport]) -> None:
     """Adds a line a report to a history."""
     path.parent.mkdir(parents=True, exist_ok=True)
     with path.open("a", encoding="utf-8") as history:
-        for report in reports:
-            history.write(report.json() + "\n")
-            history.flush()
+        history.write("".join(report.json() + "\n" for report in reports))
 
 
 def read_history(path: Path) -> list[WindowReport]:

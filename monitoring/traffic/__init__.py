@@ -1,7 +1,7 @@
 """Recorded requests: what one is, how it is written off the request path, and how a window of them is read again."""
 
 from monitoring.traffic.schema import Feedback, Request, feedback_table, request_table
-from monitoring.traffic.window import Window, read_feedback, read_window
+from monitoring.traffic.window import Window, read_column, read_feedback, read_window
 from monitoring.traffic.writer import TrafficWriter, forget
 
 __all__ = [
@@ -11,6 +11,7 @@ __all__ = [
     "Window",
     "feedback_table",
     "forget",
+    "read_column",
     "read_feedback",
     "read_window",
     "request_table",

@@ -30,7 +30,7 @@ Column = NDArray[Any]
 @dataclass(frozen=True)
 class Window:
     """Requests in the order of time: `vectors (n, dimension)` float32, NaN where a request got none, and the other
-    columns that were recorded, by name. Numbers are float64, NaN where they are not known; words are str, empty there.
+    columns that were recorded, by name: those with a value in any row. Numbers are float64, NaN where they are not known; words are str, empty there.
 
     `count` is how many requests there were, of which these `n` are a random sample.
     """
@@ -83,8 +83,17 @@ def read_window(
         return Window(np.empty((0, 0), np.float32), {}, 0)
     kept, _ = _sample(kept, keys, most)
     kept = kept.sort_by([("time", "ascending"), ("request_id", "ascending")])
-    columns = {name: _column(kept[name]) for name in kept.column_names if name != "embedding"}
+    recorded = [name for name in kept.column_names if name != "embedding" and kept[name].null_count < kept.num_rows]
+    columns = {name: _column(kept[name]) for name in recorded}
     return Window(_vectors(kept["embedding"]), columns, there)
+
+
+def read_column(source: Path | pa.Table | pd.DataFrame, name: str, since: float, until: float) -> Column:
+    """Returns one column of all requests of a period, empty where it is not recorded; raises as `read_window` does."""
+    names = list(dict.fromkeys(["time", name]))
+    found = [_chosen(batch, since, until, {}) for batch in _batches(source, since, until, names)]
+    parts = [_column(batch[name]) for batch in found if name in batch.column_names]
+    return np.concatenate(parts) if parts else np.empty(0)
 
 
 def read_feedback(folder: Path, since: float, until: float) -> dict[str, int]:
