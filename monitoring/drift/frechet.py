@@ -9,6 +9,7 @@ from __future__ import annotations
 from typing import Literal
 
 import numpy as np
+from scipy.linalg import eigh
 
 from components.embedder import Vectors
 from components.sections import Positive, Section
@@ -46,8 +47,10 @@ def frechet_distance(mean: Numbers, covariance: Numbers, other_mean: Numbers, ot
 def principal_components(vectors: Vectors, components: int) -> Numbers:
     """Returns the rows' coordinates along the first principal components, centred, `(n, components)` float64."""
     centred = vectors - vectors.mean(axis=0)
-    _, directions = np.linalg.eigh(centred.T @ centred)
-    return np.asarray(centred @ directions[:, ::-1][:, :components], np.float64)
+    dimension = centred.shape[1]
+    last = [max(0, dimension - components), dimension - 1]
+    _, directions = eigh(centred.T @ centred, subset_by_index=last)
+    return np.asarray(centred @ directions[:, ::-1], np.float64)
 
 
 def _covariances(mean: Numbers, products: Numbers, upper: tuple[np.ndarray, ...]) -> Numbers:

@@ -30,7 +30,8 @@ Column = NDArray[Any]
 @dataclass(frozen=True)
 class Window:
     """Requests in the order of time: `vectors (n, dimension)` float32, NaN where a request got none, and the other
-    columns that were recorded, by name: those with a value in any row. Numbers are float64, NaN where they are not known; words are str, empty there.
+    columns that were recorded, by name: those with a value in any row. Numbers are float64, NaN where they are not
+    known; words are str, empty there.
 
     `count` is how many requests there were, of which these `n` are a random sample.
     """

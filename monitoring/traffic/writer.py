@@ -6,9 +6,9 @@ FOLDER/2026-11-30/FIRST-LAST-PROCESS-NUMBER.parquet     a file every few seconds
 from __future__ import annotations
 
 import os
-import queue
 import threading
 import time
+from collections import deque
 from collections.abc import Callable, Sequence
 from dataclasses import dataclass, replace
 from datetime import UTC, datetime
@@ -24,6 +24,8 @@ from components.files import atomic_file
 from monitoring.traffic.schema import Request, request_table
 
 DAY = "%Y-%m-%d"
+POLL = 0.05
+"""Seconds between two looks at whether a file is due."""
 
 
 @dataclass(frozen=True)
@@ -62,7 +64,8 @@ class TrafficWriter:
         self.written = Written()
         self._dropped_queue = 0
         self._random = Random()
-        self._queue: queue.Queue[Any] = queue.Queue(queued)
+        self.queued = queued
+        self._rows: deque[Any] = deque()  # takes and gives rows without a lock
         self._closing = threading.Event()
         self._thread = threading.Thread(target=self._run, name="traffic", daemon=True)
         self._thread.start()
@@ -71,11 +74,10 @@ class TrafficWriter:
         """Returns whether the row was taken; never waits."""
         if self.share < 1 and self._random.random() >= self.share:
             return False
-        try:
-            self._queue.put_nowait(row)
-        except queue.Full:
+        if len(self._rows) >= self.queued:
             self._dropped_queue += 1
             return False
+        self._rows.append(row)
         return True
 
     def close(self) -> Written:
@@ -95,24 +97,23 @@ class TrafficWriter:
         self.close()
 
     def _run(self) -> None:
-        while not (self._closing.is_set() and self._queue.empty()):
-            rows: list[Any] = []
-            until = time.monotonic() + self.seconds
-            while len(rows) < self.rows_a_file and (left := until - time.monotonic()) > 0:
-                try:
-                    rows.append(self._queue.get(timeout=min(left, 0.05)))
-                except queue.Empty:
-                    if self._closing.is_set():
-                        break
-            if rows:
+        began = time.monotonic()
+        while not (closing := self._closing.wait(POLL)) or self._rows:
+            if not (closing or len(self._rows) >= self.rows_a_file or time.monotonic() - began >= self.seconds):
+                continue
+            if rows := [self._rows.popleft() for _ in range(min(len(self._rows), self.rows_a_file))]:
                 self._write(rows)
+            began = time.monotonic()
 
     def _write(self, rows: list[Any]) -> None:
         before = self.written
         try:
             path = _path(self.folder, rows, before.files)
             with atomic_file(path) as partial:
-                pq.write_table(self.table([self._kept(row) for row in rows]), partial, compression="zstd")
+                table = self.table([self._kept(row) for row in rows])
+                words = [name for name in table.column_names if name != "embedding"]  # vectors do not get smaller
+                compression = {name: "zstd" if name in words else "none" for name in _leaves(table)}
+                pq.write_table(table, partial, compression=compression, use_dictionary=words)
         except Exception as fault:  # the request that a row is of was answered: a row lost is counted, nothing else
             self.written = replace(
                 before, dropped_disk=before.dropped_disk + len(rows), fault=f"{type(fault).__name__}: {fault}"
@@ -144,6 +145,11 @@ def forget(folder: Path, before: float) -> int:
         if day != folder and not any(day.iterdir()):
             day.rmdir()
     return len(old)
+
+
+def _leaves(table: pa.Table) -> list[str]:
+    """Returns the names of the columns as Parquet stores them, the numbers of a vector below their list."""
+    return ["embedding.list.element" if name == "embedding" else name for name in table.column_names]
 
 
 def _path(folder: Path, rows: Sequence[Any], number: int) -> Path:

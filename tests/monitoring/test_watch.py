@@ -75,7 +75,7 @@ def test_traffic_is_judged_once_an_alarm_stands_and_goes_when_the_shift_goes(wor
     assert code == ALARM_STANDS
     assert "alarm" in table and "moved most" in table
     assert command(workspace, "monitor", "--json") == (ALARM_STANDS, []), "nothing new, and the alarm still stands"
-    send(traffic, draw(300, 4), 3)
+    send(traffic, draw(300, 5), 3)
     assert command(workspace, "monitor", "--json")[0] == 0
     history = (workspace / ".embedline/monitoring/history.jsonl").read_text().splitlines()
     assert len(history) == 4
