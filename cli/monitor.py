@@ -41,21 +41,26 @@ def monitor(
     from components.config import PARAMETERS, read_section
     from components.monitoring.config import Monitoring
     from monitoring.report import append_history, read_history
+    from monitoring.policies import DAY
+    from monitoring.traffic import forget
     from monitoring.watch import judge_traffic
 
     settings = read_section(Path(PARAMETERS), Monitoring)
     healthy = _reference(traffic, reference, healthy_since, healthy_until, settings.most)
     before = read_history(history)
     reports: list[WindowReport] = []
-    for found in judge_traffic(traffic, healthy, settings, before, time.time()):
+    now = time.time()
+    for found in judge_traffic(traffic, healthy, settings, before, now):
         append_history(history, found)
         reports += found
-    newest = {report.version: report for report in [*before, *reports]}
+    if settings.retention_days:
+        forget(traffic, now - settings.retention_days * DAY)
     if machine:
         say([asdict(report) for report in reports])
     else:
         _show(reports)
-    if any(report.verdict == "alarm" for report in newest.values()):
+    everything = [*before, *reports]
+    if any(report.verdict == "alarm" for report in everything if report.until == everything[-1].until):
         raise typer.Exit(ALARM_STANDS)
 
 

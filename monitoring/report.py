@@ -193,12 +193,13 @@ def _tested(
     """Returns what each test found, by slice and by test, and why others were not made."""
     found: dict[str, dict[str, Measured]] = {}
     skipped = {}
+    tests = [(test, TESTS.of(test)) for test in settings.chosen()]
     for name, *rows in _slices(reference, window, settings):
         sides = reference.where(rows[0]), window.where(rows[1])
         samples = pooled(*sides, settings.permutations, seed, settings.block, training)
-        for test in settings.chosen():
+        for test, module in tests:
             try:
-                found.setdefault(name, {})[test.name] = TESTS.of(test).measure(test, samples)
+                found.setdefault(name, {})[test.name] = module.measure(test, samples)
             except Inapplicable as reason:
                 skipped[f"{name}, {test.name}"] = str(reason)
     return {name: tests for name, tests in found.items() if tests}, skipped

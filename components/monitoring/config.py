@@ -54,7 +54,8 @@ class Monitoring(Section):
     columns whose values are looked at apart, where both sides have `min_requests`; so many a window needs, too. `most`
     requests a side are compared. `block` requests that follow each other are moved together by a permutation, which
     correlated requests need. A shift counts as one that costs nothing only where quality was measured and did not fall
-    by `harm` or more. `kappa` is that of the e-values.
+    by `harm` or more. `kappa` is that of the e-values. `embedline monitor` removes recorded requests that are older than
+    `retention_days`, and none if that is None.
     """
 
     false_alarms_per_month: Rate = 1.0
@@ -69,7 +70,7 @@ class Monitoring(Section):
     slices: list[str] = Field(default_factory=lambda: ["modality", "language"])
     tests: list[Annotated[Any, TESTS]] | None = None
     harm: Fraction = 0.02
-    retention_days: Rate = 30.0
+    retention_days: Rate | None = None
     policies: dict[str, Policy] = Field(default_factory=lambda: dict(POLICIES))
     seed: Seed = 0
 

@@ -99,6 +99,12 @@ def test_a_past_period_is_a_reference_too_and_bad_input_is_explained(workspace: 
     arguments = ("monitor", "--traffic", "elsewhere", "--healthy-until", day, "--json")
     code, reports = command(workspace, *arguments)
     assert (code, {report["verdict"] for report in reports}) == (0, {"ok"})
+    assert len(list((workspace / "elsewhere").rglob("*.parquet"))) == 3
+    parameters = yaml.safe_load((workspace / "params.yaml").read_text(encoding="utf-8"))
+    parameters["monitoring"]["retention_days"] = (time.time() - START - DAY / 4) / DAY
+    (workspace / "params.yaml").write_text(yaml.safe_dump(parameters), encoding="utf-8")
+    command(workspace, *arguments)
+    assert len(list((workspace / "elsewhere").rglob("*.parquet"))) == 2
 
 
 def test_windows_by_time_are_whole_and_windows_by_count_have_that_many(tmp_path: Path, draw: Draw) -> None:
