@@ -80,8 +80,8 @@ class StandIn:
         if not images:
             return np.asarray(self.texts.encode(items), np.float32)
         pixels = np.stack([np.asarray(image.resize((SMALL, SMALL)), np.float32).ravel() for image in images])
-        vectors: Vectors = (pixels / 255 - 0.8) @ self.projection
-        return vectors / np.linalg.norm(vectors, axis=1, keepdims=True)
+        vectors = (pixels / 255 - 0.8) @ self.projection
+        return np.asarray(vectors / np.linalg.norm(vectors, axis=1, keepdims=True), np.float32)
 
 
 def main(
@@ -195,15 +195,18 @@ def power(
 ) -> Iterator[Row]:
     """Yields the smallest share of shifted requests that is found in 95 % of windows, by the kind of shift."""
     for name, vectors, modality in shifts(pool, embedder, texts, images):
-        found = {}
-        for ours in (True, False):
-            found[ours] = next(
-                (share for share in SHARES if rate_found(pool, vectors, modality, share, trials, ours) >= FOUND), None
+        ours, theirs = (
+            next(
+                (100 * share for share in SHARES if rate_found(pool, vectors, modality, share, trials, by) >= FOUND),
+                None,
             )
-        ours, theirs = (None if share is None else 100 * share for share in (found[True], found[False]))
-        value = float("nan") if ours is None else ours
-        ratio = None if ours is None or theirs is None else ours / theirs
-        yield Row(f"smallest share found, {name} (Evidently's model)", value, "%", theirs, ratio)
+            for by in (True, False)
+        )
+        if ours is None:
+            yield Row(f"{name}: not found at (Evidently's model found)", 100 * SHARES[-1], "%", theirs)
+        else:
+            ratio = None if theirs is None else ours / theirs
+            yield Row(f"{name}: smallest share found (Evidently's model)", ours, "%", theirs, ratio)
 
 
 def rate_found(pool: Pool, vectors: Vectors, modality: str, share: float, trials: int, ours: bool) -> float:

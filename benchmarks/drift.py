@@ -12,6 +12,7 @@ import statistics
 import tempfile
 import time
 from collections.abc import Callable, Iterator
+from functools import partial
 from pathlib import Path
 from typing import Annotated, Any
 
@@ -24,7 +25,7 @@ import numpy as np
 import typer
 
 from components.monitoring.config import TESTS, Monitoring
-from monitoring.permutations import Inapplicable, pooled
+from monitoring.permutations import Inapplicable, Samples, pooled
 from monitoring.report import judge_window
 from monitoring.traffic import Request, TrafficWriter, Window, read_window
 from table import Row, show
@@ -83,11 +84,7 @@ def judged(requests: int, peer: bool) -> Iterator[Row]:
             typer.echo(f"{test.name} is not measured: {reason}", err=True)
             continue
         fresh = [pooled(reference, window, PERMUTATIONS, SEED, training=reference.vectors) for _ in range(REPEATS)]
-        yield Row(
-            f"  {test.name}",
-            timed(lambda module=module, test=test, fresh=fresh: module.measure(test, fresh.pop())),
-            "s",
-        )
+        yield Row(f"  {test.name}", timed(partial(_measured, module, test, fresh)), "s")
     by_slice = settings.model_copy(update={"slices": ["modality", "language"]})
     yield Row("  with its slices", timed(lambda: judge_window(reference, window, by_slice, since=0.0, until=1.0)), "s")
 
@@ -126,6 +123,11 @@ def evidently_report(reference: Window, window: Window) -> float:
     began = time.perf_counter()
     Report([EmbeddingsDrift(embeddings_name="vectors")]).run(*sides)
     return time.perf_counter() - began
+
+
+def _measured(module: Any, test: Any, samples: list[Samples]) -> None:
+    """Measures samples of its own, for which nothing was computed before."""
+    module.measure(test, samples.pop())
 
 
 def timed(work: Callable[[], object]) -> float:

@@ -40,8 +40,8 @@ def monitor(
     """
     from components.config import PARAMETERS, read_section
     from components.monitoring.config import Monitoring
-    from monitoring.report import append_history, read_history
     from monitoring.policies import DAY
+    from monitoring.report import append_history, read_history
     from monitoring.traffic import forget
     from monitoring.watch import judge_traffic
 

@@ -54,8 +54,8 @@ class Monitoring(Section):
     columns whose values are looked at apart, where both sides have `min_requests`; so many a window needs, too. `most`
     requests a side are compared. `block` requests that follow each other are moved together by a permutation, which
     correlated requests need. A shift counts as one that costs nothing only where quality was measured and did not fall
-    by `harm` or more. `kappa` is that of the e-values. `embedline monitor` removes recorded requests that are older than
-    `retention_days`, and none if that is None.
+    by `harm` or more. `kappa` is that of the e-values. `embedline monitor` removes what was recorded more than
+    `retention_days` ago, nothing if that is None.
     """
 
     false_alarms_per_month: Rate = 1.0

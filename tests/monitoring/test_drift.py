@@ -190,8 +190,7 @@ def test_step_down_keeps_the_rate_of_any_false_alarm_and_finds_the_test_that_mov
 
 
 def test_what_is_not_recorded_is_said(draw: Draw) -> None:
-    bare = [replace(draw(30, seed), columns={}) for seed in (0, 1)]
-    samples = pooled(*bare, 19, 0)
+    samples = pooled(replace(draw(30, 0), columns={}), replace(draw(30, 1), columns={}), 19, 0)
     for name in ("norm", "top_score", "slice_shares", "data_quality", "modality_gap", "neighbour_distance"):
         with pytest.raises(Inapplicable):
             measured(name, samples)

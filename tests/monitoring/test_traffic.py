@@ -6,8 +6,10 @@ import subprocess
 import sys
 import threading
 import time
+from collections.abc import Callable, Sequence
 from dataclasses import replace
 from pathlib import Path
+from typing import Any
 
 import numpy as np
 import pyarrow as pa
@@ -46,10 +48,11 @@ print(pa.default_memory_pool().max_memory())
 """
 
 
-def request(number: int, **other: object) -> Request:
+def request(number: int, **other: Any) -> Request:
     vector = np.array([np.cos(number), np.sin(number)], np.float32)
-    facts = {"modality": "text" if number % 2 else "image", "model_version": "2" if number % 4 == 0 else "1"}
-    return Request(**{"time": float(number), "request_id": f"{number:04}", "embedding": vector, **facts, **other})
+    facts: dict[str, Any] = {"time": float(number), "request_id": f"{number:04}", "embedding": vector}
+    facts |= {"modality": "text" if number % 2 else "image", "model_version": "2" if number % 4 == 0 else "1"}
+    return Request(**(facts | other))
 
 
 def test_what_is_recorded_is_read_again(tmp_path: Path) -> None:
@@ -60,7 +63,8 @@ def test_what_is_recorded_is_read_again(tmp_path: Path) -> None:
     assert writer.counts().rows == 3
     window = read_window(tmp_path)
     assert window.count == 3
-    np.testing.assert_array_equal(window.vectors[:2], np.stack([rows[0].embedding, rows[1].embedding]))
+    for vector, row in zip(window.vectors[:2], rows, strict=False):
+        np.testing.assert_array_equal(vector, row.embedding)
     assert np.isnan(window.vectors[2]).all()
     assert window.columns["norm"].tolist()[0] == 2.5
     assert window.columns["language"].tolist() == ["de", "", ""]
@@ -73,7 +77,7 @@ def test_raw_inputs_are_kept_only_where_that_is_switched_on_and_as_they_are_reda
     with TrafficWriter(tmp_path / "without") as writer:
         writer.record(row)
     with TrafficWriter(
-        tmp_path / "with", raw=True, redact=lambda row: replace(row, raw_text=row.raw_text.replace("555", "***"))
+        tmp_path / "with", raw=True, redact=lambda row: replace(row, raw_text=str(row.raw_text).replace("555", "***"))
     ) as writer:
         writer.record(row)
     stored = {name: pq.read_table(tmp_path / name).to_pylist()[0] for name in ("without", "with")}
@@ -85,7 +89,7 @@ def test_raw_inputs_are_kept_only_where_that_is_switched_on_and_as_they_are_reda
 def test_a_full_queue_drops_and_counts_and_does_not_wait(tmp_path: Path) -> None:
     held = threading.Event()
 
-    def slow(rows: list[Request]) -> pa.Table:
+    def slow(rows: Sequence[Request]) -> pa.Table:
         held.wait(10)
         return request_table(rows)
 
@@ -105,7 +109,7 @@ def test_a_disk_that_cannot_be_written_drops_and_counts_and_recovers(tmp_path: P
     writer = TrafficWriter(folder, seconds=0.05)
     writer.record(request(1))
     _wait(lambda: writer.counts().dropped_disk == 1)
-    assert "FileExistsError" in writer.counts().fault or "NotADirectory" in writer.counts().fault
+    assert "FileExistsError" in str(writer.counts().fault)
     folder.unlink()
     writer.record(request(2))
     assert writer.close().rows == 1
@@ -167,7 +171,7 @@ def test_windows_by_time_by_count_by_version_and_by_slice(tmp_path: Path) -> Non
             for number in part:
                 writer.record(request(number))
 
-    def ids(**chosen: object) -> list[int]:
+    def ids(**chosen: Any) -> list[int]:
         return [int(name) for name in read_window(tmp_path, **chosen).columns["request_id"]]
 
     assert ids(since=10, until=20) == list(range(10, 20))
@@ -249,8 +253,8 @@ def test_a_share_of_the_requests_is_recorded(tmp_path: Path) -> None:
     assert writer.counts().rows == taken
 
 
-def _wait(holds: object, seconds: float = 5) -> None:
+def _wait(holds: Callable[[], bool], seconds: float = 20) -> None:
     until = time.monotonic() + seconds
-    while not holds():  # type: ignore[operator]
+    while not holds():
         assert time.monotonic() < until
         time.sleep(0.01)

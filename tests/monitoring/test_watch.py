@@ -1,8 +1,6 @@
 """`embedline monitor` and `embedline backtest` on a folder of traffic, as a person calls them."""
 
 import json
-import os
-import subprocess
 import sys
 import time
 from collections.abc import Callable
@@ -13,12 +11,14 @@ import numpy as np
 import pytest
 import yaml
 
+from cli.main import main
 from components.monitoring.config import Monitoring
 from monitoring.policies import DAY
 from monitoring.traffic import Feedback, Request, TrafficWriter, Window, feedback_table
 from monitoring.watch import Period, judge_traffic, periods
 
 Draw = Callable[..., Window]
+Command = Callable[..., tuple[int, Any]]
 ROOT = Path(__file__).parents[2]
 SETTINGS = {
     "windows_a_day": 4,
@@ -40,13 +40,20 @@ def send(traffic: Path, window: Window, number: int, version: str = "1") -> None
             writer.record(Request(when, name, vector, str(window.columns["modality"][row]), version))
 
 
-def command(folder: Path, *arguments: str) -> tuple[int, Any]:
-    done = subprocess.run(
-        [sys.executable, "-m", "cli.main", *arguments], cwd=folder, capture_output=True, text=True,
-        env={**os.environ, "PYTHONPATH": str(ROOT), "COLUMNS": "200"},
-    )  # fmt: skip
-    assert "Traceback" not in done.stderr, done.stderr
-    return done.returncode, json.loads(done.stdout) if "--json" in arguments else done.stdout
+@pytest.fixture
+def command(workspace: Path, monkeypatch: pytest.MonkeyPatch, capsys: pytest.CaptureFixture[str]) -> Command:
+    """Runs a command in the workspace, and returns its exit code and what it printed."""
+    monkeypatch.chdir(workspace)
+    monkeypatch.setenv("COLUMNS", "200")
+
+    def called(*arguments: str) -> tuple[int, Any]:
+        monkeypatch.setattr(sys, "argv", ["embedline", *arguments])
+        with pytest.raises(SystemExit) as ended:
+            main()
+        printed = capsys.readouterr().out
+        return int(ended.value.code or 0), json.loads(printed) if "--json" in arguments else printed
+
+    return called
 
 
 @pytest.fixture
@@ -63,47 +70,51 @@ def workspace(tmp_path: Path, draw: Draw) -> Path:
     return tmp_path
 
 
-def test_traffic_is_judged_once_an_alarm_stands_and_goes_when_the_shift_goes(workspace: Path, draw: Draw) -> None:
+def test_traffic_is_judged_once_an_alarm_stands_and_goes_when_the_shift_goes(
+    workspace: Path, command: Command, draw: Draw
+) -> None:
     traffic = workspace / ".embedline" / "traffic"
     send(traffic, draw(300, 1), 0)
-    code, reports = command(workspace, "monitor", "--json")
+    code, reports = command("monitor", "--json")
     assert (code, [report["verdict"] for report in reports]) == (0, ["ok"])
-    assert command(workspace, "monitor", "--json") == (0, [])
+    assert command("monitor", "--json") == (0, [])
     send(traffic, draw(300, 2, shift=1.5), 1)
     send(traffic, draw(300, 3, shift=1.5), 2)
-    code, table = command(workspace, "monitor")
+    code, table = command("monitor")
     assert code == ALARM_STANDS
     assert "alarm" in table and "moved most" in table
-    assert command(workspace, "monitor", "--json") == (ALARM_STANDS, []), "nothing new, and the alarm still stands"
+    assert command("monitor", "--json") == (ALARM_STANDS, []), "nothing new, and the alarm still stands"
     send(traffic, draw(300, 5), 3)
-    assert command(workspace, "monitor", "--json")[0] == 0
+    assert command("monitor", "--json")[0] == 0
     history = (workspace / ".embedline/monitoring/history.jsonl").read_text().splitlines()
     assert len(history) == 4
 
-    code, found = command(workspace, "backtest", "all", "--json")
+    code, found = command("backtest", "all", "--json")
     assert (code, {each["policy"]: len(each["retrainings"]) for each in found})[0] == 0
     eager, patient = (next(each for each in found if each["policy"] == name) for name in ("eager", "patient"))
     assert len(eager["retrainings"]) >= len(patient["retrainings"])
     assert eager["retrainings"][0]["reason"] == "1 of the last 1 windows are alarms"
-    assert "eager" in command(workspace, "backtest", "eager")[1]
-    assert command(workspace, "backtest", "nothing")[0] == 2
+    assert "eager" in command("backtest", "eager")[1]
+    assert command("backtest", "nothing")[0] == 2
 
 
-def test_a_past_period_is_a_reference_too_and_bad_input_is_explained(workspace: Path, draw: Draw) -> None:
-    code, error = command(workspace, "monitor", "--json")
+def test_a_past_period_is_a_reference_too_and_bad_input_is_explained(
+    workspace: Path, command: Command, draw: Draw
+) -> None:
+    code, error = command("monitor", "--json")
     assert (code, error["error"]) == (2, ".embedline/traffic: no such folder")
-    assert command(workspace, "backtest", "--json")[0] == 2
+    assert command("backtest", "--json")[0] == 2
     for number in range(3):
         send(workspace / "elsewhere", draw(300, number + 1, shift=1.5), number)
     day = time.strftime("%Y-%m-%dT%H:%M:%S", time.gmtime(START + DAY / 4))
     arguments = ("monitor", "--traffic", "elsewhere", "--healthy-until", day, "--json")
-    code, reports = command(workspace, *arguments)
+    code, reports = command(*arguments)
     assert (code, {report["verdict"] for report in reports}) == (0, {"ok"})
     assert len(list((workspace / "elsewhere").rglob("*.parquet"))) == 3
     parameters = yaml.safe_load((workspace / "params.yaml").read_text(encoding="utf-8"))
     parameters["monitoring"]["retention_days"] = (time.time() - START - DAY / 4) / DAY
     (workspace / "params.yaml").write_text(yaml.safe_dump(parameters), encoding="utf-8")
-    command(workspace, *arguments)
+    command(*arguments)
     assert len(list((workspace / "elsewhere").rglob("*.parquet"))) == 2
 
 
