@@ -169,7 +169,7 @@ def false_alarms(pool: Pool, windows: int) -> Iterator[Row]:
     ):
         unchanged[name] = p_values(pool, draw, windows, settings, windows)
         rate = float(np.mean(np.array(unchanged[name]) <= LEVEL))
-        met = None if goal is None else low <= rate <= high
+        met = None if goal is None else bool(low <= rate <= high)
         yield Row(f"false alarms, {name}", 100 * rate, "% of windows", goal=goal and 100 * goal, met=met)
     yield budget("a reference for each", unchanged["resampled"])
     yield budget("ten references", p_values(pool, resampled(pool), windows, SETTINGS, 10))
