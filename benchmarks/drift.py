@@ -64,18 +64,18 @@ def traffic(count: int, seed: int) -> Window:
 
 
 def judged(requests: int, peer: bool) -> Iterator[Row]:
-    reference, window = traffic(REFERENCE, 1), traffic(requests, 2)
+    reference, window, training = traffic(REFERENCE, 1), traffic(requests, 2), traffic(REFERENCE, 3).vectors
     settings = Monitoring(permutations=PERMUTATIONS, slices=[])
     name = f"{requests} x {DIMENSION}, {PERMUTATIONS} permutations, all tests"
-    ours = timed(lambda: judge_window(reference, window, settings, since=0.0, until=1.0, training=reference.vectors))
+    ours = timed(lambda: judge_window(reference, window, settings, since=0.0, until=1.0, training=training))
     theirs = evidently_report(reference, window) if peer else None
     ratio = None if theirs is None else ours / theirs
     name = f"{name} (Evidently's report)" if peer else name
     yield Row(name, ours, "s", theirs, ratio, SECONDS, ours <= SECONDS)
     began = time.process_time()
-    judge_window(reference, window, settings, since=0.0, until=1.0, training=reference.vectors)
+    judge_window(reference, window, settings, since=0.0, until=1.0, training=training)
     yield Row("  of which both cores together computed", time.process_time() - began, "s")
-    samples = pooled(reference, window, PERMUTATIONS, SEED, training=reference.vectors)
+    samples = pooled(reference, window, PERMUTATIONS, SEED, training=training)
     for test in settings.chosen():
         module = TESTS.of(test)
         try:
@@ -83,7 +83,7 @@ def judged(requests: int, peer: bool) -> Iterator[Row]:
         except Inapplicable as reason:
             typer.echo(f"{test.name} is not measured: {reason}", err=True)
             continue
-        fresh = [pooled(reference, window, PERMUTATIONS, SEED, training=reference.vectors) for _ in range(REPEATS)]
+        fresh = [pooled(reference, window, PERMUTATIONS, SEED, training=training) for _ in range(REPEATS)]
         yield Row(f"  {test.name}", timed(partial(_measured, module, test, fresh)), "s")
     by_slice = settings.model_copy(update={"slices": ["modality", "language"]})
     yield Row("  with its slices", timed(lambda: judge_window(reference, window, by_slice, since=0.0, until=1.0)), "s")
@@ -102,7 +102,7 @@ def recorded(count: int) -> Iterator[Row]:
         name = "recording a request, the writer's thread included"
         yield Row(name, cost, "microseconds of a core", goal=MICROSECONDS, met=cost <= MICROSECONDS)
         resident = resource.getrusage(resource.RUSAGE_SELF).ru_maxrss
-        seconds = timed(lambda: read_window(Path(folder)))
+        seconds = timed(lambda: read_window(Path(folder), most=Monitoring().most))
         grown = (resource.getrusage(resource.RUSAGE_SELF).ru_maxrss - resident) / 1e3
         yield Row(f"reading a window of {count:,} requests", seconds, "s")
         yield Row("  by how much memory grew", grown, "MB", goal=MEGABYTES, met=grown <= MEGABYTES)

@@ -163,7 +163,7 @@ def test_the_reference_of_a_bundle(tmp_path: Path) -> None:
     with pytest.raises(UsageError, match="no such file"):
         bundle_reference(path)
     vectors = np.eye(3, dtype=np.float32)
-    np.savez(path, vectors=vectors, norms=np.ones(3, np.float32), top1=np.float32([0.5, 1, 0]),
+    np.savez(path, vectors=vectors, norms=np.ones(3, np.float32), top1=np.array([0.5, 1, 0], np.float32),
              modalities=np.array(["text", "image", "text"]), tasks=np.array(["a", "a", "b"]))  # fmt: skip
     window = bundle_reference(path)
     assert window.columns["top_score"].tolist() == [0.5, 1, 0]
@@ -176,5 +176,5 @@ def test_the_reference_of_a_bundle(tmp_path: Path) -> None:
 
 def test_p_values_of_a_null_are_uniform() -> None:
     noise = np.random.default_rng(0)
-    found = [p_value(noise.standard_normal(20)) for _ in range(2000)]
+    found = np.array([p_value(noise.standard_normal(20)) for _ in range(2000)])
     assert np.histogram(found, 20, (0.025, 1.025))[0].min() > 60
