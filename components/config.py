@@ -16,6 +16,7 @@ from components.evaluation.config import Evaluation
 from components.export.config import AUTO, Export, Serving
 from components.found_by_name import FoundByName
 from components.gateway import Gateway
+from components.monitoring.config import Monitoring
 from components.registry.config import Promotion
 from components.sections import Model, Section, demand
 from components.training.config import Negatives, Recipe, TeacherEmbeddings, Towers
@@ -36,6 +37,7 @@ class Config(Section):
     serving: Serving
     gateway: Gateway
     promotion: Promotion
+    monitoring: Monitoring = Monitoring()
 
     @model_validator(mode="after")
     def _student_sees_what_teachers_saw(self) -> Self:
@@ -65,8 +67,8 @@ def read(path: Path) -> Config:
 
 def read_section(path: Path, kind: type[Model]) -> Model:
     """Returns one section, such as `Serving`, and looks at no other; raises as `read` does."""
-    (name,) = (name for name, field in Config.model_fields.items() if field.annotation is kind)
-    alone = create_model("Alone", **{name: (kind, ...)})  # type: ignore[call-overload]
+    ((name, field),) = ((name, field) for name, field in Config.model_fields.items() if field.annotation is kind)
+    alone = create_model("Alone", **{name: (kind, field)})  # type: ignore[call-overload]
     section: Model = getattr(_validated(alone, _load(path), path.name), name)
     return section
 

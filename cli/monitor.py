@@ -1,0 +1,116 @@
+"""`embedline monitor`: whether what is asked has shifted since the last look, and whether that costs quality."""
+
+from __future__ import annotations
+
+import time
+from collections.abc import Sequence
+from dataclasses import asdict
+from datetime import UTC, datetime
+from pathlib import Path
+from typing import TYPE_CHECKING, Annotated
+
+import typer
+
+from cli.options import Machine
+from cli.screen import say, screen
+from components.workspace import BUNDLE, STATE
+
+if TYPE_CHECKING:
+    from monitoring.report import WindowReport
+    from monitoring.traffic import Window
+
+ALARM_STANDS = 5
+TIMES = ["%Y-%m-%d", "%Y-%m-%dT%H:%M", "%Y-%m-%dT%H:%M:%S"]
+COLOURS = {"alarm": "red", "note": "yellow", "ok": "green"}
+
+
+def monitor(
+    traffic: Annotated[Path, typer.Option(help="A folder of recorded requests.")] = STATE / "traffic",
+    reference: Annotated[Path, typer.Option(help="The reference window of a bundle.")] = BUNDLE / "reference.npz",
+    healthy_since: Annotated[
+        datetime | None, typer.Option(formats=TIMES, help="Compare with a past period instead; UTC.")
+    ] = None,
+    healthy_until: Annotated[datetime | None, typer.Option(formats=TIMES, help="Where that ends; UTC.")] = None,
+    history: Annotated[Path, typer.Option(help="Where reports are kept.")] = STATE / "monitoring" / "history.jsonl",
+    machine: Machine = False,
+) -> None:
+    """Judge the windows of traffic since the last time, and exit with 5 while an alarm stands.
+
+    Example: `embedline monitor`
+    """
+    from components.config import PARAMETERS, read_section
+    from components.monitoring.config import Monitoring
+    from monitoring.policies import DAY
+    from monitoring.report import append_history, read_history
+    from monitoring.traffic import forget
+    from monitoring.watch import judge_traffic
+
+    settings = read_section(Path(PARAMETERS), Monitoring)
+    healthy = _reference(traffic, reference, healthy_since, healthy_until, settings.most)
+    before = read_history(history)
+    reports: list[WindowReport] = []
+    now = time.time()
+    for found in judge_traffic(traffic, healthy, settings, before, now):
+        append_history(history, found)
+        reports += found
+    if settings.retention_days:
+        forget(traffic, now - settings.retention_days * DAY)
+    if machine:
+        say([asdict(report) for report in reports])
+    else:
+        _show(reports)
+    everything = [*before, *reports]
+    if any(report.verdict == "alarm" for report in everything if report.until == everything[-1].until):
+        raise typer.Exit(ALARM_STANDS)
+
+
+def _reference(traffic: Path, bundle: Path, since: datetime | None, until: datetime | None, most: int) -> Window:
+    from monitoring.reference import bundle_reference
+    from monitoring.traffic import read_window
+
+    if since is None and until is None:
+        return bundle_reference(bundle)
+    start, end = (None if at is None else at.replace(tzinfo=UTC).timestamp() for at in (since, until))
+    return read_window(traffic, start, end, most=most)
+
+
+def _show(reports: Sequence[WindowReport]) -> None:
+    from rich.table import Table
+
+    if not reports:
+        screen.print("No window has ended since the last time.")
+        return
+    table = Table("window", "version", "requests", "verdict", "p", "evidence", "what moved most", "by")
+    for report in reports:
+        first = report.findings[0] if report.findings else None
+        colour = COLOURS.get(report.verdict, "dim")
+        table.add_row(
+            datetime.fromtimestamp(report.since, UTC).strftime("%Y-%m-%d %H:%M"),
+            report.version,
+            str(report.count),
+            f"[{colour}]{report.verdict}[/{colour}]",
+            f"{report.p:.3g}",
+            f"{report.evidence:.3g} of {report.limit:g}",
+            f"{first.slice}: {first.test}" if first else "",
+            f"{first.effect:.3g} {first.unit}" if first else "",
+        )
+    screen.print(table)
+    for report in reports:
+        if report.verdict == "alarm":
+            screen.print(f"{report.version or 'all versions'}: {_explained(report)}")
+
+
+def _explained(report: WindowReport) -> str:
+    said = []
+    if report.stands:
+        certain = [finding for finding in report.findings if finding.adjusted <= report.findings[0].adjusted][:3]
+        said.append(
+            "shifted: " + "; ".join(f"{one.slice}, {one.test} by {one.effect:.3g} {one.unit}" for one in certain)
+        )
+    if report.quality:
+        said.append(f"{report.quality.measure} {report.quality.reference:.3f}, now {report.quality.window:.3f}")
+    if report.moved:
+        said.append("moved most: " + ", ".join(
+            one.request_id + (f" ({', '.join(one.concepts)})" if one.concepts else "") for one in report.moved[:5]
+        ))  # fmt: skip
+    return ". ".join(said)

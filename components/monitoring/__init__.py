@@ -1,0 +1,1 @@
+"""How production is watched, as `params.yaml` says it; the watching itself is in `monitoring/`."""

@@ -1,0 +1,87 @@
+"""The windows since the last time, one after the other: what to judge, against what, and what was found before."""
+
+from __future__ import annotations
+
+from collections.abc import Iterator
+from dataclasses import dataclass
+from pathlib import Path
+
+import numpy as np
+
+from components.embedder import Vectors
+from components.monitoring.config import Monitoring
+from components.workspace import STATE
+from monitoring.policies import DAY
+from monitoring.quality import Quality, reciprocal_rank
+from monitoring.report import Concepts, WindowReport, judge_window
+from monitoring.traffic import Window, read_column, read_feedback, read_window
+
+TRAFFIC, FEEDBACK = STATE / "traffic", "feedback"
+HISTORY = STATE / "monitoring" / "history.jsonl"
+
+
+@dataclass(frozen=True)
+class Period:
+    """A stretch of time, in seconds since 1970, UTC."""
+
+    since: float
+    until: float
+
+
+def judge_traffic(
+    traffic: Path,
+    reference: Window,
+    settings: Monitoring,
+    history: list[WindowReport],
+    now: float,
+    *,
+    training: Vectors | None = None,
+    concepts: Concepts | None = None,
+) -> Iterator[list[WindowReport]]:
+    """Yields, for each full window that ended since the last one of `history`, a report of each model version.
+
+    Feedback is read from the folder `feedback` beside `traffic`; quality is compared with all feedback before the
+    window. Raises as `read_window` and `judge_window` do.
+    """
+    last = {report.version: report for report in history}
+    start = max((report.until for report in history), default=None)
+    for period in periods(traffic, settings, start, now):
+        quality = _quality(traffic.with_name(FEEDBACK), period)
+        for version in _versions(traffic, period):
+            window = read_window(
+                traffic, period.since, period.until, version=version or None, most=settings.most, seed=settings.seed
+            )
+            last[version] = judge_window(
+                reference, window, settings, since=period.since, until=period.until, version=version,
+                before=last.get(version), training=training, concepts=concepts, quality=quality,
+            )  # fmt: skip
+        yield [report for report in last.values() if report.since == period.since]
+
+
+def periods(traffic: Path, settings: Monitoring, start: float | None, now: float) -> Iterator[Period]:
+    """Yields the full windows from `start` (None: the first request) to `now` that have a request, in order."""
+    times = np.sort(read_column(traffic, "time", -np.inf if start is None else start, now))
+    if settings.requests_a_window:
+        size = settings.requests_a_window
+        ends = times[size - 1 :: size]
+        since = start if start is not None else (float(times[0]) if len(times) else 0.0)
+        for end in ends:
+            until = float(np.nextafter(end, np.inf))
+            yield Period(since, until)
+            since = until
+        return
+    length = DAY / settings.windows_a_day
+    for number in np.unique(times // length):
+        if (number + 1) * length <= now:
+            yield Period(float(number * length), float((number + 1) * length))
+
+
+def _versions(traffic: Path, period: Period) -> list[str]:
+    return sorted({str(version) for version in read_column(traffic, "model_version", period.since, period.until)}) or [
+        ""
+    ]
+
+
+def _quality(feedback: Path, period: Period) -> Quality | None:
+    before = read_feedback(feedback, -np.inf, period.since)
+    return reciprocal_rank(before.values(), read_feedback(feedback, period.since, period.until).values())

@@ -1,0 +1,150 @@
+"""`embedline monitor` and `embedline backtest` on a folder of traffic, as a person calls them."""
+
+import json
+import sys
+import time
+from collections.abc import Callable
+from pathlib import Path
+from typing import Any
+
+import numpy as np
+import pytest
+import yaml
+
+from cli.main import main
+from components.monitoring.config import Monitoring
+from monitoring.policies import DAY
+from monitoring.traffic import Feedback, Request, TrafficWriter, Window, feedback_table
+from monitoring.watch import Period, judge_traffic, periods
+
+Draw = Callable[..., Window]
+Command = Callable[..., tuple[int, Any]]
+ROOT = Path(__file__).parents[2]
+SETTINGS = {
+    "windows_a_day": 4,
+    "false_alarms_per_month": 12,
+    "permutations": 499,
+    "min_requests": 50,
+    "slices": ["modality"],
+}
+START = 80_000 * DAY / 4
+ALARM_STANDS = 5
+
+
+def send(traffic: Path, window: Window, number: int, version: str = "1") -> None:
+    """Records the requests of a window in the `number`-th quarter of a day."""
+    with TrafficWriter(traffic) as writer:
+        for row, vector in enumerate(window.vectors):
+            when = START + (number + (row + 0.5) / len(window)) * DAY / 4
+            name = f"{number}-{window.columns['request_id'][row]}"
+            writer.record(Request(when, name, vector, str(window.columns["modality"][row]), version))
+
+
+@pytest.fixture
+def command(workspace: Path, monkeypatch: pytest.MonkeyPatch, capsys: pytest.CaptureFixture[str]) -> Command:
+    """Runs a command in the workspace, and returns its exit code and what it printed."""
+    monkeypatch.chdir(workspace)
+    monkeypatch.setenv("COLUMNS", "200")
+
+    def called(*arguments: str) -> tuple[int, Any]:
+        monkeypatch.setattr(sys, "argv", ["embedline", *arguments])
+        with pytest.raises(SystemExit) as ended:
+            main()
+        printed = capsys.readouterr().out
+        return int(ended.value.code or 0), json.loads(printed) if "--json" in arguments else printed
+
+    return called
+
+
+@pytest.fixture
+def workspace(tmp_path: Path, draw: Draw) -> Path:
+    parameters = yaml.safe_load((ROOT / "params.yaml").read_text(encoding="utf-8"))
+    policies = {"eager": {"alarms": 1}, "patient": {"alarms": 2, "of_windows": 2}}
+    parameters["monitoring"] = {**SETTINGS, "policies": policies}
+    (tmp_path / "params.yaml").write_text(yaml.safe_dump(parameters), encoding="utf-8")
+    reference = draw(500, 0)
+    (tmp_path / "artifacts" / "bundle").mkdir(parents=True)
+    ones = np.ones(500, np.float32)
+    np.savez(tmp_path / "artifacts/bundle/reference.npz", vectors=reference.vectors, norms=ones, top1=ones,
+             modalities=reference.columns["modality"], tasks=np.array(["a"] * 500))  # fmt: skip
+    return tmp_path
+
+
+def test_traffic_is_judged_once_an_alarm_stands_and_goes_when_the_shift_goes(
+    workspace: Path, command: Command, draw: Draw
+) -> None:
+    traffic = workspace / ".embedline" / "traffic"
+    send(traffic, draw(300, 1), 0)
+    code, reports = command("monitor", "--json")
+    assert (code, [report["verdict"] for report in reports]) == (0, ["ok"])
+    assert command("monitor", "--json") == (0, [])
+    send(traffic, draw(300, 2, shift=1.5), 1)
+    send(traffic, draw(300, 3, shift=1.5), 2)
+    code, table = command("monitor")
+    assert code == ALARM_STANDS
+    assert "alarm" in table and "moved most" in table
+    assert command("monitor", "--json") == (ALARM_STANDS, []), "nothing new, and the alarm still stands"
+    send(traffic, draw(300, 5), 3)
+    assert command("monitor", "--json")[0] == 0
+    history = (workspace / ".embedline/monitoring/history.jsonl").read_text().splitlines()
+    assert len(history) == 4
+
+    code, found = command("backtest", "all", "--json")
+    assert (code, {each["policy"]: len(each["retrainings"]) for each in found})[0] == 0
+    eager, patient = (next(each for each in found if each["policy"] == name) for name in ("eager", "patient"))
+    assert len(eager["retrainings"]) >= len(patient["retrainings"])
+    assert eager["retrainings"][0]["reason"] == "1 of the last 1 windows are alarms"
+    assert "eager" in command("backtest", "eager")[1]
+    assert command("backtest", "nothing")[0] == 2
+
+
+def test_a_past_period_is_a_reference_too_and_bad_input_is_explained(
+    workspace: Path, command: Command, draw: Draw
+) -> None:
+    code, error = command("monitor", "--json")
+    assert (code, error["error"]) == (2, ".embedline/traffic: no such folder")
+    assert command("backtest", "--json")[0] == 2
+    for number in range(3):
+        send(workspace / "elsewhere", draw(300, number + 1, shift=1.5), number)
+    day = time.strftime("%Y-%m-%dT%H:%M:%S", time.gmtime(START + DAY / 4))
+    arguments = ("monitor", "--traffic", "elsewhere", "--healthy-until", day, "--json")
+    code, reports = command(*arguments)
+    assert (code, {report["verdict"] for report in reports}) == (0, {"ok"})
+    assert len(list((workspace / "elsewhere").rglob("*.parquet"))) == 3
+    parameters = yaml.safe_load((workspace / "params.yaml").read_text(encoding="utf-8"))
+    parameters["monitoring"]["retention_days"] = (time.time() - START - DAY / 4) / DAY
+    (workspace / "params.yaml").write_text(yaml.safe_dump(parameters), encoding="utf-8")
+    command(*arguments)
+    assert len(list((workspace / "elsewhere").rglob("*.parquet"))) == 2
+
+
+def test_windows_by_time_are_whole_and_windows_by_count_have_that_many(tmp_path: Path, draw: Draw) -> None:
+    for number in (0, 1, 3):
+        send(tmp_path, draw(100, number), number)
+    settings, now = Monitoring.model_validate(SETTINGS), START + 3.5 * DAY / 4
+    expected = [Period(START, START + DAY / 4), Period(START + DAY / 4, START + 2 * DAY / 4)]
+    assert list(periods(tmp_path, settings, None, now)) == expected, "the fourth has not ended"
+    assert list(periods(tmp_path, settings, expected[0].until, now)) == expected[1:]
+    by_count = settings.model_copy(update={"requests_a_window": 80})
+    found = list(periods(tmp_path, by_count, None, now))
+    assert len(found) == 3  # of the 300 requests, the last 50 have not come yet
+    assert [judged[0].count for judged in judge_traffic(tmp_path, draw(300, 9), by_count, [], now)] == [80, 80, 80]
+
+
+def test_versions_are_judged_apart_and_feedback_tells_of_harm(tmp_path: Path, draw: Draw) -> None:
+    traffic = tmp_path / "traffic"
+    for number in range(2):
+        send(traffic, draw(200, 10 + number), number, "1")
+        send(traffic, draw(200, 20 + number, shift=1.5), number, "2")
+    with TrafficWriter(tmp_path / "feedback", table=feedback_table) as writer:
+        for number, rank in ((0, 1), (1, 5)):
+            for row in range(100):
+                writer.record(Feedback(START + (number + row / 100) * DAY / 4, f"{number}-{row}", rank + row % 2))
+    settings = Monitoring.model_validate(SETTINGS)
+    reports = [each for found in judge_traffic(traffic, draw(500, 0), settings, [], START + DAY) for each in found]
+    assert [(report.version, report.since) for report in reports] == [
+        ("1", START), ("2", START), ("1", START + DAY / 4), ("2", START + DAY / 4),
+    ]  # fmt: skip
+    assert [(report.stands, report.harm) for report in reports][2:] == [(False, True), (True, True)]
+    assert reports[0].quality is None
+    assert reports[2].quality and reports[2].quality.window == pytest.approx((1 / 5 + 1 / 6) / 2)
