@@ -13,7 +13,10 @@ SOURCES = FoundByName("components.corpus.sources", "source")
 
 
 class SourceSettings(Section):
-    """Where the data come from, how much is kept for evaluation, how much may be broken before the ingest fails."""
+    """Where the data come from, how much is kept for evaluation, how much may be broken before the ingest fails.
+
+    `additions` are folders and tables of new pairs that join the training set (`components/corpus/additions.py`).
+    """
 
     source: str
     name: str
@@ -22,6 +25,7 @@ class SourceSettings(Section):
     quarantine_limit: Fraction = 0.01
     dev_fraction: Fraction = 0.05
     eval_fraction: Fraction = 0.2
+    additions: list[str] = Field(default_factory=lambda: ["incoming"])
 
     @model_validator(mode="after")
     def _leaves_something_to_train_on(self) -> Self:

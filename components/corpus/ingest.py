@@ -6,8 +6,9 @@ import os
 import shutil
 from pathlib import Path
 
+from components.corpus import additions
 from components.corpus.config import SOURCES, SourceSettings
-from components.corpus.manifest import Manifest, data_digest
+from components.corpus.manifest import Input, Manifest, data_digest
 from components.corpus.quarantine import QUARANTINE, Quarantine
 from components.errors import DataInvalid, EmbedlineError
 
@@ -43,7 +44,12 @@ def is_current(config: SourceSettings, data: Path) -> bool:
         manifest = Manifest.read(data)
     except EmbedlineError:
         return False
-    return manifest.corpus == config.model_dump(mode="json") and manifest.inputs == SOURCES.of(config).inputs(config)
+    return manifest.corpus == config.model_dump(mode="json") and manifest.inputs == all_inputs(config)
+
+
+def all_inputs(config: SourceSettings) -> dict[str, Input]:
+    """Returns what the data set is made from: the inputs of its source, and its additions."""
+    return {**SOURCES.of(config).inputs(config), **additions.inputs(config)}
 
 
 def recover(destination: Path, partial: Path, old: Path) -> None:
@@ -57,9 +63,9 @@ def recover(destination: Path, partial: Path, old: Path) -> None:
 
 def _build(config: SourceSettings, directory: Path) -> Manifest:
     source = SOURCES.of(config)
-    inputs = source.inputs(config)
+    inputs = all_inputs(config)
     with Quarantine(directory / QUARANTINE) as quarantine:
-        tasks = source.build(config, directory, quarantine)
+        tasks = additions.add(config, directory, quarantine, source.build(config, directory, quarantine))
     quarantine.check(config.quarantine_limit)
     if not tasks.rows:
         raise DataInvalid(
