@@ -22,7 +22,7 @@ PANELS = {
     "Judge it": ("evaluate", "compare", "history", "lineage"),
     "Serve it": ("serve", "gateway", "keys", "deploy", "routes", "rollback"),
     "Search with it": ("search",),
-    "Watch it": ("monitor", "backtest"),
+    "Watch it": ("monitor", "backtest", "schedule"),
     "Look after the workspace": ("doctor", "reconcile", "reset"),
 }
 """What `--help` shows together. Each command is the function of its name in the module of its name."""

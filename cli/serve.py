@@ -57,7 +57,7 @@ def serve(
         case Action.START if detach:
             from serving.supervisor.detach import detach as start
 
-            show(start(STATE, [] if gateway else ["--no-gateway"]), machine)
+            show(start(STATE, ["serve", *([] if gateway else ["--no-gateway"])]), machine)
         case Action.START:
             start_here(gateway)
 

@@ -52,8 +52,8 @@ def _may_pass(_task: object, _run: object, state: Any) -> bool:
 
 
 @flow(name="retrain", description="One round: from the data set to a promoted version on a running server.")
-def retrain(parameters: Path = Path(configuration.PARAMETERS)) -> Outcome:
-    """Runs one round in the present folder and returns its outcome.
+def retrain(parameters: Path = Path(configuration.PARAMETERS), reason: str = "") -> Outcome:
+    """Runs one round in the present folder and returns its outcome; the ledger keeps the `reason`.
 
     Raises `DataInvalid`, `Refused` or another `EmbedlineError` with what to do; whatever was finished stays.
     """
@@ -69,6 +69,7 @@ def retrain(parameters: Path = Path(configuration.PARAMETERS)) -> Outcome:
             "data": data_hash,
             "git_commit": lineage.git_state(root).commit or "none",
             "flow_run": str(flow_run.get_id()),
+            "reason": reason,
         }
         round_ = tracking.start_round(tracked, config.model_dump(), tags)
         succeeded = False
@@ -77,7 +78,7 @@ def retrain(parameters: Path = Path(configuration.PARAMETERS)) -> Outcome:
             repeated = run_stages(config, round_)
             version = register(round_, config, tags)
             write_lineage(config, round_, version)
-            roles = bless(config, tracked, round_, version)
+            roles = bless(config, tracked, round_, version, reason)
             succeeded = True
         finally:
             tracking.end_round(round_, succeeded=succeeded)
@@ -138,7 +139,7 @@ def register(round_: Run, config: Config, tags: Mapping[str, str]) -> str:
     return version
 
 
-def bless(config: Config, tracked: Tracking, round_: Run, version: str) -> Mapping[str, str | None]:
+def bless(config: Config, tracked: Tracking, round_: Run, version: str, reason: str) -> Mapping[str, str | None]:
     """Compares, tries and promotes a challenger; a running server follows the promotion and nothing before it."""
     champion = models.role(tracked, "champion")
     if champion:  # the round that promoted it may have been killed before a server followed
@@ -151,7 +152,7 @@ def bless(config: Config, tracked: Tracking, round_: Run, version: str) -> Mappi
     checks = try_on_triton(config)
     blessing = infrastructure(str(read_json(BUNDLE / "bundle.json")["fingerprint"]), checks, config.promotion)
     round_.log_metrics(checks)
-    return promote(config, tracked, version, quality, blessing)
+    return promote(config, tracked, version, quality, blessing, reason)
 
 
 @task(name="compare with the champion", cache_policy=NO_CACHE, persist_result=False)
@@ -192,13 +193,14 @@ def try_on_triton(config: Config) -> dict[str, float]:
 
 @task(name="promote", cache_policy=NO_CACHE, persist_result=False)
 def promote(
-    config: Config, tracked: Tracking, version: str, quality: Verdict, blessing: Verdict
+    config: Config, tracked: Tracking, version: str, quality: Verdict, blessing: Verdict, reason: str
 ) -> Mapping[str, str | None]:
     """Moves the aliases; from then on a running server answers with the new champion and keeps the previous one.
 
     Raises `Refused`, and changes nothing, unless both verdicts passed.
     """
-    roles = promotion.promote(tracked, version, quality, blessing, quality.sentence)
+    why = f"{reason}: {quality.sentence}" if reason else quality.sentence
+    roles = promotion.promote(tracked, version, quality, blessing, why)
     follow_roles(STATE, tracked, config.serving.servers)
     return roles
 

@@ -23,6 +23,9 @@ Kind = Literal[
     "canary_returned",
     "shadow_started",
     "shadow_ended",
+    "golden_failed",
+    "drift_alarm",
+    "retrain_wanted",
 ]
 EVENTS, PREVIOUS = "events.jsonl", "events.previous.jsonl"
 MAX_BYTES = 5_000_000

@@ -10,6 +10,7 @@ from components.found_by_name import FoundByName
 from components.sections import Fraction, NotNegative, Positive, Rate, Section, Seed, demand
 
 TESTS = FoundByName("monitoring.drift", "name")
+ALERTS = FoundByName("monitoring.alerts", "name")
 
 
 class Policy(Section):
@@ -72,7 +73,14 @@ class Monitoring(Section):
     harm: Fraction = 0.02
     retention_days: Rate | None = None
     policies: dict[str, Policy] = Field(default_factory=lambda: dict(POLICIES))
+    retrain: str | None = "alarm"
+    alerts: list[Annotated[Any, ALERTS]] = Field(default_factory=lambda: [{"name": "log"}], validate_default=True)
     seed: Seed = 0
+
+    @model_validator(mode="after")
+    def _retrains_by_a_policy(self) -> Self:
+        there = self.retrain is None or self.retrain in self.policies
+        return demand(self, there, f"retrain: {self.retrain} is none of policies: {', '.join(self.policies)}")
 
     def modules(self) -> list[str]:
         return [f"{TESTS.package}.{test.name}" for test in self.chosen()]

@@ -1,4 +1,4 @@
-"""`embedline serve` without a terminal."""
+"""A command that stays, without a terminal."""
 
 from __future__ import annotations
 
@@ -16,15 +16,15 @@ from serving.supervisor.supervise import OWN_LOG
 SHOWN_LINES = 10
 
 
-def detach(home: Path, options: Sequence[str]) -> State:
-    """Starts `embedline serve` in a session of its own and returns its state once all answers.
+def detach(home: Path, arguments: Sequence[str], log_name: str = OWN_LOG) -> State:
+    """Starts the command `embedline ARGUMENTS` in a session of its own and returns its state once all answers.
 
     Raises `EmbedlineError` with the end of its log if it ends before. Ctrl-C stops what is being started.
     """
     home.mkdir(parents=True, exist_ok=True)
-    with (home / OWN_LOG).open("ab") as log:
+    with (home / log_name).open("ab") as log:
         process = subprocess.Popen(
-            [sys.executable, "-m", "cli.main", "serve", *options],
+            [sys.executable, "-m", "cli.main", *arguments],
             stdin=subprocess.DEVNULL,
             stdout=log,
             stderr=log,
@@ -40,7 +40,7 @@ def detach(home: Path, options: Sequence[str]) -> State:
         process.terminate()
         process.wait()
         raise
-    said = (home / OWN_LOG).read_text(encoding="utf-8", errors="replace").splitlines()[-SHOWN_LINES:]
+    said = (home / log_name).read_text(encoding="utf-8", errors="replace").splitlines()[-SHOWN_LINES:]
     raise EmbedlineError(
-        f"it ended at start-up, exit code {process.returncode}:\n" + "\n".join(said), f"See {home / OWN_LOG}."
+        f"it ended at start-up, exit code {process.returncode}:\n" + "\n".join(said), f"See {home / log_name}."
     )

@@ -68,7 +68,7 @@ class Workspace:
         monkeypatch.setattr(retrain, "publish", lambda *_: None)
         for task in ("try_on_triton", "promote"):
             monkeypatch.setattr(retrain, task, getattr(retrain, task).fn)
-        return retrain.bless(configuration.read(ROOT / "params.yaml"), self.tracked, self.round_, version)
+        return retrain.bless(configuration.read(ROOT / "params.yaml"), self.tracked, self.round_, version, "")
 
 
 def verdict(blessing: Literal["quality", "infrastructure"], subject: str, against: str | None = None) -> Verdict:

@@ -1,0 +1,75 @@
+"""Watching: windows of traffic judged, people told of an alarm, and a retraining asked for when a policy says so."""
+
+from __future__ import annotations
+
+import time
+from dataclasses import asdict
+from datetime import datetime
+from pathlib import Path
+
+from prefect import flow, get_run_logger
+from prefect.artifacts import create_table_artifact
+from prefect.events import emit_event
+
+from components import config as configuration
+from components.monitoring.config import Monitoring
+from components.workspace import BUNDLE, STATE
+from monitoring.alert import alert
+from monitoring.policies import reason_to_retrain
+from monitoring.reference import bundle_reference
+from monitoring.report import ALARM, WindowReport, append_history, read_history
+from monitoring.watch import HISTORY, TRAFFIC, judge_traffic
+from serving import events
+
+RETRAIN = "embedline.retrain.wanted"
+RESOURCE = {"prefect.resource.id": "embedline.model.champion"}
+
+
+@flow(name="monitor", description="Judges the windows of traffic since the last time.")
+def monitor(parameters: Path = Path(configuration.PARAMETERS)) -> str | None:
+    """Returns why a retraining was asked for, None if none was.
+
+    Raises as `judge_traffic` does. Nothing is judged before there is traffic.
+    """
+    if not TRAFFIC.is_dir():
+        get_run_logger().info("no traffic has been recorded yet")
+        return None
+    settings = configuration.read_section(parameters, Monitoring)
+    reference = bundle_reference(BUNDLE / "reference.npz")
+    history = read_history(HISTORY)
+    for reports in judge_traffic(TRAFFIC, reference, settings, list(history), time.time()):
+        append_history(HISTORY, reports)
+        history += reports
+        for report in reports:
+            publish(report, settings)
+    return ask_for_retraining(settings, history)
+
+
+def publish(report: WindowReport, settings: Monitoring) -> None:
+    """Leaves the findings as an artifact; an alarm is an event and is sent to people."""
+    rows = [
+        {key: value for key, value in asdict(finding).items() if key != "detail"} for finding in report.findings[:20]
+    ]
+    create_table_artifact(rows, key="drift", description=f"version {report.version}: {report.verdict}")
+    get_run_logger().info("version %s, %d requests: %s", report.version, report.count, report.verdict)
+    if report.verdict == ALARM and report.raised:
+        moved = ", ".join(f"{finding.slice}, {finding.test}" for finding in report.findings[:3])
+        events.record(STATE, "drift_alarm", version=report.version, until=report.until, p=report.p, moved=moved)
+        alert(settings, f"Embedline: drift alarm, version {report.version}", f"{report.count} requests: {moved}")
+
+
+def ask_for_retraining(settings: Monitoring, history: list[WindowReport]) -> str | None:
+    """Emits the event that starts a retraining if the policy says so; it counts as done from then on."""
+    if settings.retrain is None:
+        return None
+    asked = [
+        datetime.fromisoformat(event["time"]).timestamp()
+        for event in events.read_events(STATE)
+        if event["kind"] == "retrain_wanted"
+    ]
+    reason = reason_to_retrain(settings.policies[settings.retrain], history, asked)
+    if reason:
+        events.record(STATE, "retrain_wanted", reason=reason, policy=settings.retrain)
+        emit_event(RETRAIN, resource=RESOURCE, payload={"reason": reason, "policy": settings.retrain})
+        get_run_logger().warning("a retraining is asked for: %s", reason)
+    return reason
