@@ -37,7 +37,7 @@ from prefect.settings import (
     PREFECT_API_URL,
     PREFECT_HOME,
     PREFECT_SERVER_ALLOW_EPHEMERAL_MODE,
-    Setting,
+    PREFECT_SERVER_SERVICES_SCHEDULER_LOOP_SECONDS,
     temporary_settings,
 )
 from prefect.states import Scheduled
@@ -63,8 +63,9 @@ AUTOMATION = "embedline: retrain when a policy says so"
 STARTUP_SECONDS, DEPLOY_SECONDS, PROOF_SECONDS = 120, 180, 180
 PROBE_SECONDS = 10.0
 RESTARTS = Policy(max_restarts=5, window_seconds=600)
-SOON, LONG = timedelta(seconds=10), timedelta(days=1)
-"""When the schedule of the proof fires for the first time, and when again."""
+OFTEN = timedelta(seconds=20)
+SCHEDULER_SECONDS = 10
+"""How often the server looks what a schedule asks for; as it is, once a minute."""
 REQUEST_SECONDS = 10
 JINJA = "jinja"
 LOG = logging.getLogger("serving.schedule")
@@ -159,10 +160,11 @@ def described(client: SyncPrefectClient, name: str, identity: Any, schedules: Se
 def server_at(home: Path, port: int) -> Iterator[None]:
     """Inside, Prefect uses the workspace's own server: in this process, which has read its settings already, and in
     those that it starts."""
-    wanted: dict[Setting, str | bool] = {
+    wanted: dict[Any, str | int] = {
         PREFECT_HOME: str(home / "prefect"),
         PREFECT_API_URL: f"http://{HOST}:{port}/api",
         PREFECT_SERVER_ALLOW_EPHEMERAL_MODE: False,
+        PREFECT_SERVER_SERVICES_SCHEDULER_LOOP_SECONDS: SCHEDULER_SECONDS,
     }
     before = dict(os.environ)
     os.environ.update({setting.name: str(value) for setting, value in wanted.items()})
@@ -218,9 +220,7 @@ def prove() -> None:
         proof = client.read_deployment_by_name("heartbeat/proof")
         for left in client.read_deployment_schedules(proof.id):
             client.delete_deployment_schedule(proof.id, left.id)
-        (schedule,) = client.create_deployment_schedules(
-            proof.id, [(IntervalSchedule(interval=LONG, anchor_date=began + SOON), True)]
-        )
+        (schedule,) = client.create_deployment_schedules(proof.id, [(IntervalSchedule(interval=OFTEN), True)])
         try:
             deadline = time.monotonic() + PROOF_SECONDS
             while time.monotonic() < deadline:
