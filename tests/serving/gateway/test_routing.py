@@ -31,12 +31,13 @@ def routed(triton_address: str, tmp_path_factory: pytest.TempPathFactory) -> Ite
 def follow(gateway: RunningGateway, routes: Routes) -> None:
     """Writes the routes and waits until the gateway follows them."""
     write_routes(gateway.home, routes)
-    wanted = {name for name in ("canary", "shadow") if getattr(routes, name)} | {"stable"}
+    wanted = {name: target for name in ("stable", "canary", "shadow") if (target := getattr(routes, name))}
 
     def followed() -> bool:
         facts = gateway.get("/v1/routes").json()
-        shares = [(name, facts[name]["share"]) for name in wanted - {"stable"} if name in facts]
-        return set(facts) == wanted and shares == [(name, getattr(routes, f"{name}_share")) for name, _ in shares]
+        found = {name: Target(each["model"], each["version"]) for name, each in facts.items()}
+        trials = [name for name in wanted if name != "stable"]
+        return found == wanted and all(facts[name]["share"] == getattr(routes, f"{name}_share") for name in trials)
 
     wait_until(followed)
 
