@@ -34,10 +34,10 @@ from components.corpus.sources.emoji.characters import read_annotations, read_em
 from components.corpus.sources.emoji.images import colour_image, line_art_image, on_white
 from components.embedder import Embedder, TorchEmbedder, Vectors, find_model
 from components.monitoring.config import Monitoring
+from components.traffic import Window
 from components.workspace import STUDENT
 from monitoring.calibration import DAYS_A_MONTH, alarms, threshold
 from monitoring.report import judge_window
-from monitoring.traffic import Window
 from table import Row, show
 
 TEXT_MODEL = "sentence-transformers/all-MiniLM-L6-v2"

@@ -25,9 +25,9 @@ import numpy as np
 import typer
 
 from components.monitoring.config import TESTS, Monitoring
+from components.traffic import Request, TrafficWriter, Window, read_window
 from monitoring.permutations import Inapplicable, Samples, pooled
 from monitoring.report import judge_window
-from monitoring.traffic import Request, TrafficWriter, Window, read_window
 from table import Row, show
 
 DIMENSION, REFERENCE, PERMUTATIONS, SEED = 512, 2000, 200, 0

@@ -16,8 +16,8 @@ from cli.screen import say, screen
 from components.workspace import BUNDLE, STATE
 
 if TYPE_CHECKING:
+    from components.traffic import Window
     from monitoring.report import WindowReport
-    from monitoring.traffic import Window
 
 ALARM_STANDS = 5
 TIMES = ["%Y-%m-%d", "%Y-%m-%dT%H:%M", "%Y-%m-%dT%H:%M:%S"]
@@ -40,9 +40,9 @@ def monitor(
     """
     from components.config import PARAMETERS, read_section
     from components.monitoring.config import Monitoring
+    from components.traffic import forget
     from monitoring.policies import DAY
     from monitoring.report import append_history, read_history
-    from monitoring.traffic import forget
     from monitoring.watch import judge_traffic
 
     settings = read_section(Path(PARAMETERS), Monitoring)
@@ -65,8 +65,8 @@ def monitor(
 
 
 def _reference(traffic: Path, bundle: Path, since: datetime | None, until: datetime | None, most: int) -> Window:
+    from components.traffic import read_window
     from monitoring.reference import bundle_reference
-    from monitoring.traffic import read_window
 
     if since is None and until is None:
         return bundle_reference(bundle)

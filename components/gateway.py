@@ -6,7 +6,7 @@ from typing import Annotated
 
 from pydantic import Field
 
-from components.sections import Port, Positive, Rate, Section
+from components.sections import Fraction, Port, Positive, Rate, Section
 
 
 class RemoteImages(Section):
@@ -21,6 +21,7 @@ class Gateway(Section):
     """Every limit holds for one request, unless it says otherwise, and before anything is decoded.
 
     `triton` is the gRPC address `host:port` of the server behind; null takes the one that runs in this folder.
+    `record_share` of the answered items is kept in `.embedline/traffic` for `embedline monitor`, without their content.
     `in_flight` batches of a version are with Triton at once; what arrives meanwhile waits and makes the next batch.
     """
 
@@ -42,3 +43,4 @@ class Gateway(Section):
     timeout_seconds: Rate = 30.0
     drain_seconds: Rate = 30.0
     remote_images: RemoteImages | None = None
+    record_share: Fraction = 0.1

@@ -17,7 +17,7 @@ import numpy as np
 from numpy.typing import NDArray
 
 from components.embedder import Vectors
-from monitoring.traffic import Window
+from components.traffic import Window
 
 TIE = 1e-9
 """What sums in another order may differ by: so much less still counts as equal, which is the safe side."""

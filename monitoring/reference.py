@@ -7,7 +7,7 @@ from pathlib import Path
 import numpy as np
 
 from components.errors import DataInvalid, UsageError
-from monitoring.traffic import Window
+from components.traffic import Window
 
 NAMES = {"top1": "top_score", "modalities": "modality"}
 """What the arrays of a bundle's reference window are called in recorded traffic."""

@@ -14,11 +14,11 @@ from numpy.typing import NDArray
 from components.embedder import Vectors
 from components.errors import DataInvalid
 from components.monitoring.config import TESTS, Monitoring
+from components.traffic import Window
 from monitoring.calibration import gathered, threshold
 from monitoring.drift.mmd import witness
 from monitoring.permutations import Inapplicable, Measured, p_value, pooled, step_down
 from monitoring.quality import Quality
-from monitoring.traffic import Window
 
 WHOLE = "all"
 MOVED, NEAREST = 10, 3

@@ -10,11 +10,11 @@ import numpy as np
 
 from components.embedder import Vectors
 from components.monitoring.config import Monitoring
+from components.traffic import Window, read_column, read_feedback, read_window
 from components.workspace import STATE
 from monitoring.policies import DAY
 from monitoring.quality import Quality, reciprocal_rank
 from monitoring.report import Concepts, WindowReport, judge_window
-from monitoring.traffic import Window, read_column, read_feedback, read_window
 
 TRAFFIC, FEEDBACK = STATE / "traffic", "feedback"
 HISTORY = STATE / "monitoring" / "history.jsonl"

@@ -16,12 +16,22 @@ from typing import Any, TypeVar
 from fastapi import FastAPI, Request, Response
 from fastapi.exceptions import HTTPException
 from fastapi.responses import JSONResponse
+from pydantic import BaseModel
 from starlette.exceptions import HTTPException as StarletteHTTPException
 from starlette.types import ASGIApp, Message, Receive, Scope, Send
 
 from serving.gateway import log
 from serving.gateway.limits import ClientDisconnect, read_body
-from serving.gateway.openai_api import MODEL, EmbeddingRequest, EmbeddingResponse, Error, Models, response
+from serving.gateway.openai_api import (
+    MODEL,
+    EmbeddingRequest,
+    EmbeddingResponse,
+    Error,
+    Models,
+    Taken,
+    parse,
+    response,
+)
 from serving.gateway.refusal import Refusal
 from serving.gateway.service import Service
 from serving.routes import Target
@@ -75,12 +85,7 @@ def create_app(service: Service) -> ASGIApp:
         EMBEDDINGS,
         response_model=EmbeddingResponse,
         responses=ERRORS,
-        openapi_extra={
-            "requestBody": {
-                "required": True,
-                "content": {"application/json": {"schema": {"$ref": "#/components/schemas/EmbeddingRequest"}}},
-            }
-        },
+        openapi_extra=body_of(EmbeddingRequest),
     )
     async def embeddings(request: Request) -> Response:
         """Returns one vector an item, of length 1: texts, images, and both together."""
@@ -94,6 +99,15 @@ def create_app(service: Service) -> ASGIApp:
             record.items, record.target, record.version = len(done.results), done.target, done.version
             content = response(done.results, f"{MODEL}/{done.version}", done.request.encoding_format)
         return Response(content, media_type="application/json", headers={"embedline-version": str(done.version)})
+
+    @app.post("/v1/feedback", status_code=202, responses=ERRORS, openapi_extra=body_of(Taken))
+    async def feedback(request: Request) -> Response:
+        """Takes which hit of a search the user took, or that none was right."""
+        service.keys.authorise(request.headers.get("authorization"))
+        async with read_body(request, service.settings, service.held) as body:
+            taken = parse(Taken, body)
+        service.recorder.took(taken.request_id, taken.rank)
+        return JSONResponse({"taken": True}, 202)
 
     @app.get("/v1/models", response_model=Models, responses=ERRORS)
     async def models(request: Request) -> Response:
@@ -140,11 +154,18 @@ def failed() -> Response:
     return JSONResponse({"error": Refusal(500, "this is a fault of ours; the log says more").error}, 500)
 
 
+def body_of(model: type[BaseModel]) -> dict[str, Any]:
+    """Returns what the OpenAPI page says of a body that the application reads by itself."""
+    schema = {"$ref": f"#/components/schemas/{model.__name__}"}
+    return {"requestBody": {"required": True, "content": {"application/json": {"schema": schema}}}}
+
+
 def describe(app: FastAPI) -> None:
-    """Adds the body of a request, which the application reads by itself, to the OpenAPI page."""
+    """Adds the bodies of requests, which the application reads by itself, to the OpenAPI page."""
     page = app.openapi()
-    schema = EmbeddingRequest.model_json_schema(ref_template="#/components/schemas/{model}")
-    page["components"]["schemas"]["EmbeddingRequest"] = schema
+    for model in (EmbeddingRequest, Taken):
+        schema = model.model_json_schema(ref_template="#/components/schemas/{model}")
+        page["components"]["schemas"][model.__name__] = schema
     page["components"]["securitySchemes"] = {"key": {"type": "http", "scheme": "bearer"}}
     page["security"] = [{"key": []}, {}]
 

@@ -4,7 +4,7 @@ from __future__ import annotations
 
 import base64
 from collections.abc import Sequence
-from typing import Annotated, Any, Literal
+from typing import Annotated, Any, Literal, TypeVar
 
 import numpy as np
 from pydantic import BaseModel, ConfigDict, Field, ValidationError, WithJsonSchema
@@ -42,6 +42,9 @@ INPUT = {
     "oneOf": [TEXT, PARTS, {"type": "array", "items": {"oneOf": [TEXT, PARTS]}, "minItems": 1}],
     "description": "A text, the content parts of one item, or a list of texts and of lists of parts.",
 }
+
+
+Form = TypeVar("Form", bound=BaseModel)
 
 
 class EmbeddingRequest(BaseModel):
@@ -122,10 +125,20 @@ class Models(BaseModel):
     data: list[Model]
 
 
-def parse(body: bytes) -> EmbeddingRequest:
-    """Returns the request. Raises `Refusal` 400 that names what is wrong with it."""
+class Taken(BaseModel):
+    """Which hit of the search that followed a request its user took: its rank from 1, or 0 for none. The items of a
+    request that had several have its id and their number from 0: `ID-2`."""
+
+    model_config = ConfigDict(extra="forbid")
+
+    request_id: Annotated[str, Field(pattern=r"^[\w.:-]{1,150}$")]
+    rank: Annotated[int, Field(ge=0, le=1_000_000)]
+
+
+def parse(form: type[Form], body: bytes) -> Form:
+    """Returns a request of that form. Raises `Refusal` 400 that names what is wrong with it."""
     try:
-        return EmbeddingRequest.model_validate_json(body)
+        return form.model_validate_json(body)
     except ValidationError as error:
         raise refused(error) from error
 

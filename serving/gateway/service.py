@@ -22,6 +22,7 @@ from serving.gateway.limits import HeldBytes, Rates
 from serving.gateway.metrics import Metrics
 from serving.gateway.openai_api import EmbeddingRequest, parse
 from serving.gateway.readiness import Readiness
+from serving.gateway.recording import Recorder
 from serving.gateway.refusal import Refusal
 from serving.gateway.remote_images import Fetcher
 from serving.gateway.routing import Judge, Router
@@ -58,6 +59,7 @@ class Service:
         self.inference = Inference(lambda: settings.triton or address_in(home))
         self.batcher = Batcher(self.inference, settings, self.metrics)
         self.shadow = Shadow(home, self.inference, self.metrics)
+        self.recorder = Recorder(home, settings.record_share)
         self.readiness = Readiness(self.inference, self.router)
         self.fetcher = fetcher
         if fetcher is None and settings.remote_images:
@@ -65,6 +67,7 @@ class Service:
         self.large = asyncio.Semaphore(LARGE_AT_ONCE)
         self.metrics.watch("embedline_gateway_waiting_items", "Items that wait", lambda: self.batcher.waiting)
         self.metrics.watch("embedline_gateway_held_bytes", "Bytes of bodies in memory", lambda: self.held.held)
+        self.metrics.watch("embedline_traffic_lost_rows", "Rows that could not be kept", self.recorder.lost)
         self.mirroring: asyncio.Task[None] | None = None
 
     async def start(self) -> None:
@@ -78,6 +81,7 @@ class Service:
         if self.fetcher:
             await self.fetcher.close()
         await self.inference.close()
+        await asyncio.to_thread(self.recorder.close)
 
     async def embed(self, body: bytes, key: Key | None, request_id: str) -> Embedded:
         """Returns the vectors that a request asks for. Raises `Refusal`."""
@@ -109,6 +113,10 @@ class Service:
             raise refused[0]
         pairs = zip(rows, answer.results, strict=True)
         good = [(row, result) for row, result in pairs if not isinstance(result, Refusal)]
+        version = answer.version or target.version
+        self.recorder.answered(
+            request_id, [row for row, _ in good], [found for _, found in good], version, milliseconds
+        )
         if target != self.router.routes.shadow:
             self.shadow.offer(
                 self.router.routes,
@@ -118,10 +126,10 @@ class Service:
                 milliseconds,
                 request_id,
             )
-        return Embedded(request, results, target, answer.version or target.version)
+        return Embedded(request, results, target, version)
 
     def _read(self, body: bytes) -> tuple[EmbeddingRequest, list[Row | RemoteImage | Refusal]]:
-        request = parse(body)
+        request = parse(EmbeddingRequest, body)
         return request, items_of(request.input, request.instruction, self.settings)
 
     async def _fetched(self, items: Sequence[Row | RemoteImage | Refusal]) -> list[Row | Refusal]:

@@ -3,7 +3,7 @@ from collections.abc import Callable
 import numpy as np
 import pytest
 
-from monitoring.traffic import Window
+from components.traffic import Window
 
 Draw = Callable[..., Window]
 

@@ -9,6 +9,7 @@ from scipy.linalg import sqrtm
 from scipy.stats import binom, ks_2samp, mannwhitneyu
 
 from components.monitoring.config import TESTS
+from components.traffic import Window
 from monitoring.drift import classifier, frechet, mmd
 from monitoring.permutations import (
     Inapplicable,
@@ -19,7 +20,6 @@ from monitoring.permutations import (
     standardised,
     step_down,
 )
-from monitoring.traffic import Window
 
 Draw = Callable[..., Window]
 PERMUTATIONS, TRIALS, LEVEL = 39, 120, 0.1

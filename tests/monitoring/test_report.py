@@ -12,12 +12,12 @@ from scipy.stats import binom, poisson
 
 from components.errors import DataInvalid, UsageError
 from components.monitoring.config import Monitoring
+from components.traffic import Window
 from monitoring.calibration import alarms, e_value, threshold
 from monitoring.permutations import p_value
 from monitoring.quality import Quality, reciprocal_rank
 from monitoring.reference import bundle_reference
 from monitoring.report import WindowReport, append_history, judge_window, read_history
-from monitoring.traffic import Window
 
 Draw = Callable[..., Window]
 DAILY = Monitoring(windows_a_day=1, false_alarms_per_month=3, permutations=499, min_requests=50, slices=["modality"])

@@ -19,7 +19,7 @@ import psutil
 import pytest
 import yaml
 
-from monitoring.traffic import Request, TrafficWriter, Window
+from components.traffic import Request, TrafficWriter, Window
 
 Draw = Callable[..., Window]
 ROOT = Path(__file__).parents[2]

@@ -17,7 +17,7 @@ import pyarrow.parquet as pq
 import pytest
 
 from components.errors import DataInvalid, UsageError
-from monitoring.traffic import (
+from components.traffic import (
     Feedback,
     Request,
     TrafficWriter,
@@ -31,7 +31,7 @@ from monitoring.traffic import (
 CRASHES = """
 import sys, time
 from pathlib import Path
-from monitoring.traffic import Request, TrafficWriter
+from components.traffic import Request, TrafficWriter
 writer = TrafficWriter(Path(sys.argv[1]), seconds=0.3)
 for number in range(10**9):
     writer.record(Request(time.time(), str(number), None, "text", "1"))
@@ -42,7 +42,7 @@ PEAK = """
 import sys
 from pathlib import Path
 import pyarrow as pa
-from monitoring.traffic import read_window
+from components.traffic import read_window
 read_window(Path(sys.argv[1]), most=int(sys.argv[2]))
 print(pa.default_memory_pool().max_memory())
 """
@@ -120,7 +120,7 @@ def test_a_full_disk_leaves_no_half_file(tmp_path: Path) -> None:
     """A limit on the size of files stands for the disk that is full in the middle of one."""
     script = (
         "import resource, signal, sys\nfrom pathlib import Path\nimport numpy as np\n"
-        "from monitoring.traffic import Request, TrafficWriter\n"
+        "from components.traffic import Request, TrafficWriter\n"
         "signal.signal(signal.SIGXFSZ, signal.SIG_IGN)\n"
         "resource.setrlimit(resource.RLIMIT_FSIZE, (20000, 20000))\n"
         "writer = TrafficWriter(Path(sys.argv[1]))\n"

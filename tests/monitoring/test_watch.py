@@ -13,8 +13,8 @@ import yaml
 
 from cli.main import main
 from components.monitoring.config import Monitoring
+from components.traffic import Feedback, Request, TrafficWriter, Window, feedback_table
 from monitoring.policies import DAY
-from monitoring.traffic import Feedback, Request, TrafficWriter, Window, feedback_table
 from monitoring.watch import Period, judge_traffic, periods
 
 Draw = Callable[..., Window]

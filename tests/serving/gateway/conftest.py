@@ -47,6 +47,9 @@ class RunningGateway:
         body = {"input": content, **more}
         return httpx.post(f"{self.url}/v1/embeddings", json=body, headers=headers, timeout=30, trust_env=False)
 
+    def post(self, path: str, body: Any) -> httpx.Response:
+        return httpx.post(self.url + path, json=body, timeout=30, trust_env=False)
+
     def get(self, path: str) -> httpx.Response:
         return httpx.get(self.url + path, timeout=30, trust_env=False)
 

@@ -14,8 +14,8 @@ from numpy.typing import NDArray
 
 from components.embedder import Vectors
 from components.errors import DataInvalid, UsageError
-from monitoring.traffic.schema import FEEDBACK, REQUESTS
-from monitoring.traffic.writer import period
+from components.traffic.schema import FEEDBACK, REQUESTS
+from components.traffic.writer import period
 
 if TYPE_CHECKING:
     import pandas as pd
@@ -143,7 +143,7 @@ def _of_schema(table: pa.Table, names: list[str], origin: str) -> pa.Table:
         return table.select(there).cast(pa.schema([schema.field(name) for name in there]))
     except (pa.ArrowInvalid, pa.ArrowNotImplementedError, ValueError) as error:
         raise DataInvalid(f"{origin}: is not of the schema of recorded requests: {error}",
-                          "monitoring/traffic/schema.py says what each column is.") from error  # fmt: skip
+                          "components/traffic/schema.py says what each column is.") from error  # fmt: skip
 
 
 def _chosen(table: pa.Table, since: float, until: float, wanted: Mapping[str, str]) -> pa.Table:

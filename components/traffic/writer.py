@@ -21,7 +21,7 @@ import pyarrow as pa
 import pyarrow.parquet as pq
 
 from components.files import atomic_file
-from monitoring.traffic.schema import Request, request_table
+from components.traffic.schema import Request, request_table
 
 DAY = "%Y-%m-%d"
 POLL = 0.05

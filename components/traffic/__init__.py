@@ -1,8 +1,8 @@
 """Recorded requests: what one is, how it is written off the request path, and how a window of them is read again."""
 
-from monitoring.traffic.schema import Feedback, Request, feedback_table, request_table
-from monitoring.traffic.window import Window, read_column, read_feedback, read_window
-from monitoring.traffic.writer import TrafficWriter, forget
+from components.traffic.schema import Feedback, Request, feedback_table, request_table
+from components.traffic.window import Window, read_column, read_feedback, read_window
+from components.traffic.writer import TrafficWriter, forget
 
 __all__ = [
     "Feedback",
