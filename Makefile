@@ -14,7 +14,7 @@ test: $(INSTALLED)
 	@$(BIN)/python -m pytest -m "not slow" -n 2 --dist loadgroup
 
 test-slow: $(INSTALLED)
-	@$(BIN)/python -m pytest -m slow
+	@$(BIN)/python -m pytest -m slow -n 2 --dist loadgroup
 
 serve: $(INSTALLED)
 	@$(BIN)/embedline serve

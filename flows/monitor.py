@@ -1,4 +1,4 @@
-"""Watching: windows of traffic judged, people told of an alarm, and a retraining asked for when a policy says so."""
+"""Watching: windows of traffic judged, alarms sent to people, and a retraining asked for when a policy says so."""
 
 from __future__ import annotations
 

@@ -226,7 +226,7 @@ class Recorded:
         except ClientDisconnect:
             record.status = CLIENT_LEFT
             self.service.metrics.dropped.inc()
-        except Exception:  # FastAPI has told the client
+        except Exception:  # FastAPI has answered the client
             logging.getLogger("gateway").exception("request %s has failed by a fault of ours", record.request_id)
         self._write(scope, record)
 

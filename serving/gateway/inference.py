@@ -1,4 +1,4 @@
-"""One gRPC call to Triton: rows in, vectors out, and what went wrong told apart."""
+"""One gRPC call to Triton: rows in, vectors out, and the kinds of what went wrong."""
 
 from __future__ import annotations
 
@@ -122,7 +122,7 @@ def version_text(target: Target) -> str:
 
 
 def explained(error: grpc.aio.AioRpcError) -> Refusal:
-    """Returns what a client is told; messages of a broken server stay in its log."""
+    """Returns what a client reads; messages of a broken server stay in its log."""
     code, message = error.code(), error.details() or ""
     if code == grpc.StatusCode.INVALID_ARGUMENT:
         if message.startswith(BAD_DIMENSION):

@@ -53,19 +53,19 @@ def items_of(content: Any, instruction: Any, settings: Gateway) -> list[Row | Re
 def item_of(position: int, content: Any, instruction: str | None, settings: Gateway) -> Row | RemoteImage | Refusal:
     """Returns one item, or the refusal of it."""
     try:
-        told = checked_text(instruction, "the instruction", settings) if instruction else b""
+        asked = checked_text(instruction, "the instruction", settings) if instruction else b""
         if isinstance(content, str):
             if not content:
                 raise Refusal(400, "the text is empty", code="empty_item")
-            return checked_text(content, "the text", settings), b"", told
+            return checked_text(content, "the text", settings), b"", asked
         text, source = parts_of(content)
         words = checked_text(text, "the text", settings) if text else b""
         if source and source.partition(":")[0].lower() in ("http", "https"):
-            return RemoteImage(words, source, told)
+            return RemoteImage(words, source, asked)
         image = checked_image(decoded(source, settings), settings) if source else b""
         if not words and not image:
             raise Refusal(400, "the item has neither text nor image", code="empty_item")
-        return words, image, told
+        return words, image, asked
     except Refusal as refusal:
         return refusal.of_item(position)
 

@@ -1,4 +1,4 @@
-"""What a client is told when its request, or one item of it, is not answered: errors in OpenAI's shape."""
+"""What a client reads when its request, or one item of it, is not answered: errors in OpenAI's shape."""
 
 from __future__ import annotations
 

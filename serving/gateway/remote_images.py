@@ -119,12 +119,12 @@ class Fetcher:
         host = str(urlsplit(url).hostname)
         headers = [("host", host), ("accept", "image/*"), ("accept-encoding", "identity")]
         async with self.pool.stream("GET", url, headers=headers) as answer:
-            told = {name.lower(): value for name, value in answer.headers}
-            if answer.status in REDIRECTS and b"location" in told:
-                return told[b"location"].decode("latin-1")
+            fields = {name.lower(): value for name, value in answer.headers}
+            if answer.status in REDIRECTS and b"location" in fields:
+                return fields[b"location"].decode("latin-1")
             if answer.status != 200:
                 raise Refusal(400, f"the image's host answers {answer.status}", code="remote_image")
-            if told.get(b"content-encoding", b"identity").lower() != b"identity":
+            if fields.get(b"content-encoding", b"identity").lower() != b"identity":
                 raise Refusal(400, "the image's host sends it compressed", code="remote_image")
             parts, size = [], 0
             async for part in answer.aiter_stream():

@@ -1,4 +1,4 @@
-"""The servers that hold versions: the one of this workspace, and any other Triton that lets itself be told."""
+"""The servers that hold versions: the one of this workspace, and any other Triton that lets others choose its models."""
 
 from __future__ import annotations
 
@@ -123,7 +123,7 @@ class Remote:
         message = str(error.message())
         if NOT_ALLOWED in message:
             return Refused(
-                f"the Triton at {self.url} does not let itself be told what to load: {message}",
+                f"the Triton at {self.url} does not let others choose what it loads: {message}",
                 "Start it with `--model-control-mode=explicit`.",
             )
         if RESTRICTED in message:

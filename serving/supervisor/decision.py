@@ -32,7 +32,7 @@ class Heal:
 def next_step(heals: Sequence[Heal], running: bool, reloadable: bool, now: float, policy: Policy) -> Step:
     """Returns what to do about an unhealthy process, `heals` being what was tried before, the oldest first.
 
-    A running server is told to load its model again unless that has just failed or has not lasted; else it is
+    A running server has to load its model again unless that has just failed or has not lasted; else it is
     restarted, the first time at once, then after 1, 2, 4, ... seconds. The limit holds for the restarts of the window,
     and for failures in a row however long they took.
     """

@@ -1,4 +1,4 @@
-"""What systemd is told about the service (sd_notify(3)): ready, stopping, alive, and a line of status."""
+"""What systemd hears of the service (sd_notify(3)): ready, stopping, alive, and a line of status."""
 
 from __future__ import annotations
 

@@ -4,10 +4,11 @@ from __future__ import annotations
 
 import logging
 import secrets
+from contextlib import suppress
 from pathlib import Path
 
 from components.corpus import Item
-from components.errors import EmbedlineError
+from components.errors import EmbedlineError, UsageError
 from components.export.config import Serving
 from components.registry import models
 from components.registry.tracking import Tracking
@@ -86,7 +87,8 @@ class TritonProcess:
         """
         try:
             self._ask()
-            watch_canary(self.home, self.running.url)
+            with suppress(UsageError):  # before the first deployment there are no routes
+                watch_canary(self.home, self.running.url)
         except EmbedlineError as error:
             self.reloadable = not isinstance(error.__cause__, TimeoutError)  # what hangs would not let go of the model
             raise

@@ -23,7 +23,7 @@ def call(root: Path, *arguments: str) -> subprocess.CompletedProcess[str]:
 
 
 @pytest.fixture
-def told(root: Path) -> Iterator[dict[str, Any]]:
+def started(root: Path) -> Iterator[dict[str, Any]]:
     """What starting it in the background has printed."""
     started = call(root, "--detach", "--json")
     assert started.returncode == 0, started.stderr
@@ -32,15 +32,15 @@ def told(root: Path) -> Iterator[dict[str, Any]]:
 
 
 @pytest.mark.slow
-def test_it_tells_how_it_is_and_stops(root: Path, told: dict[str, Any]) -> None:
-    assert told["ready"] and told["version"] == 1 and process_birth(told["pid"]) == told["born"]
+def test_it_tells_how_it_is_and_stops(root: Path, started: dict[str, Any]) -> None:
+    assert started["ready"] and started["version"] == 1 and process_birth(started["pid"]) == started["born"]
     status = call(root, "status", "--json")
     known = json.loads(status.stdout)
-    assert status.returncode == 0 and known["healthy"] == {"triton": True} and known["pid"] == told["pid"]
+    assert status.returncode == 0 and known["healthy"] == {"triton": True} and known["pid"] == started["pid"]
     again = call(root)
-    assert again.returncode == 2 and f"runs here already: process {told['pid']}" in again.stderr
-    assert json.loads(call(root, "stop", "--json").stdout) == {"stopped": told["pid"]}
-    assert process_birth(told["pid"]) is None and leftovers(root / ".embedline") == []
+    assert again.returncode == 2 and f"runs here already: process {started['pid']}" in again.stderr
+    assert json.loads(call(root, "stop", "--json").stdout) == {"stopped": started["pid"]}
+    assert process_birth(started["pid"]) is None and leftovers(root / ".embedline") == []
     assert call(root, "status").returncode == 1
     assert "It did not run" in call(root, "stop").stdout
 
