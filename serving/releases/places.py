@@ -1,4 +1,4 @@
-"""The servers that hold versions: the one of this workspace, and any other Triton that lets others choose its models."""
+"""The servers that hold versions: the one of this workspace, and any other Triton whose models others may choose."""
 
 from __future__ import annotations
 

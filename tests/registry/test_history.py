@@ -39,7 +39,7 @@ def write(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> Write:
 
 
 @pytest.fixture
-def told(write: Write, tmp_path: Path) -> list[Entry]:
+def entries(write: Write, tmp_path: Path) -> list[Entry]:
     write("2026-03-01T10:00", "promote", "1", None, "pending")
     write("2026-03-01T10:01", "promote", "1", None)
     write("2026-03-02T12:00", "promote", "2", "1")
@@ -48,8 +48,8 @@ def told(write: Write, tmp_path: Path) -> list[Entry]:
     return ledger.verify(tmp_path / "ledger.jsonl")
 
 
-def test_reigns_follow_one_another_and_say_why(told: list[Entry]) -> None:
-    first, second, third = reigns(told)
+def test_reigns_follow_one_another_and_say_why(entries: list[Entry]) -> None:
+    first, second, third = reigns(entries)
     assert (first.version, second.version, third.version) == ("1", "2", "1"), "3 was reverted"
     assert first.since.startswith("2026-03-01T10:01"), "the line `done` says when"
     assert (first.until, second.until, third.until) == (second.since, third.since, None)
@@ -74,8 +74,8 @@ def test_reigns_follow_one_another_and_say_why(told: list[Entry]) -> None:
         ("2026-03-04", ["1"]),
     ],
 )
-def test_a_day_or_a_moment_has_its_champions(told: list[Entry], when: str, versions: list[str]) -> None:
-    assert [reign.version for reign in during(reigns(told), period(when))] == versions
+def test_a_day_or_a_moment_has_its_champions(entries: list[Entry], when: str, versions: list[str]) -> None:
+    assert [reign.version for reign in during(reigns(entries), period(when))] == versions
 
 
 def test_what_is_no_past_date_is_refused() -> None:
@@ -96,7 +96,7 @@ def test_the_command_speaks_before_the_first_round_and_makes_nothing(
 
 
 def test_the_command_reads_a_verified_ledger_alone(
-    server: Tracking, told: list[Entry], tmp_path: Path, monkeypatch: pytest.MonkeyPatch
+    server: Tracking, entries: list[Entry], tmp_path: Path, monkeypatch: pytest.MonkeyPatch
 ) -> None:
     monkeypatch.chdir(server.root)
     path = server.root / ".embedline" / "ledger.jsonl"

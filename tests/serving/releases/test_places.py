@@ -46,7 +46,7 @@ def test_a_version_goes_to_a_server_of_others_and_to_ours_or_to_none(
         np.testing.assert_allclose(answer, workspace.answer_of(version), atol=1e-5)
 
     closed = foreign("none")
-    with pytest.raises(Refused, match="does not let itself be told") as caught:
+    with pytest.raises(Refused, match="does not let others choose what it loads") as caught:
         try_version(HOME, 3, "canary", 0.5, [*urls, closed.url])
     assert "--model-control-mode=explicit" in caught.value.remedy
     with pytest.raises(EmbedlineError, match=r"no Triton answers at 127\.0\.0\.1:9"):

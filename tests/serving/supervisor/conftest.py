@@ -33,11 +33,11 @@ SECONDS = 90
 
 @dataclass
 class Serving:
-    """A running `embedline serve`; `told` are the datagrams that it has sent to its service manager."""
+    """A running `embedline serve`; `notices` are the datagrams that it has sent to its service manager."""
 
     process: subprocess.Popen[str]
     root: Path
-    told: list[str] = field(default_factory=list)
+    notices: list[str] = field(default_factory=list)
 
     @property
     def home(self) -> Path:
@@ -155,16 +155,16 @@ def lasting(registered: Path, tmp_path_factory: pytest.TempPathFactory) -> Itera
         try:
             serving.wait_ready()
             manager.setblocking(False)
-            read_all(manager, serving.told)
+            read_all(manager, serving.notices)
             yield serving
         finally:
             serving.process.terminate()
             assert serving.process.wait(SECONDS) == 0
 
 
-def read_all(manager: socket.socket, told: list[str]) -> None:
+def read_all(manager: socket.socket, notices: list[str]) -> None:
     while True:
         try:
-            told.append(manager.recv(4096).decode())
+            notices.append(manager.recv(4096).decode())
         except BlockingIOError:
             return

@@ -34,9 +34,9 @@ def answers_as(url: str, bundle: Path) -> bool:
     return False
 
 
-def test_systemd_is_told_when_it_answers(lasting: Serving) -> None:
-    assert lasting.told[0].startswith(f"READY=1\nSTATUS=version 1 answers on {lasting.triton.url}")
-    assert set(lasting.told[1:]) <= {"WATCHDOG=1"}
+def test_systemd_is_notified_when_it_answers(lasting: Serving) -> None:
+    assert lasting.notices[0].startswith(f"READY=1\nSTATUS=version 1 answers on {lasting.triton.url}")
+    assert set(lasting.notices[1:]) <= {"WATCHDOG=1"}
 
 
 def test_a_killed_model_process_is_healed_by_loading_again(lasting: Serving, bundles: tuple[Path, Path]) -> None:
