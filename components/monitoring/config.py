@@ -73,7 +73,7 @@ class Monitoring(Section):
     harm: Fraction = 0.02
     retention_days: Rate | None = None
     policies: dict[str, Policy] = Field(default_factory=lambda: dict(POLICIES))
-    retrain: str | None = "alarm"
+    retrain: str | None = None
     alerts: list[Annotated[Any, ALERTS]] = Field(default_factory=lambda: [{"name": "log"}], validate_default=True)
     seed: Seed = 0
 

@@ -156,7 +156,7 @@ def test_every_kind_of_input_is_sent_as_content_parts(
         "dimensions": 4,
         "instruction": words,
     }
-    expected = normalise(np.stack([vector_of(parts, told, 4) for parts, told in zip(items, words, strict=True)]))
+    expected = normalise(np.stack([vector_of(parts, wording, 4) for parts, wording in zip(items, words, strict=True)]))
     assert vectors.dtype == np.float32
     np.testing.assert_array_equal(vectors, expected)
 

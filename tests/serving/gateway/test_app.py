@@ -94,8 +94,8 @@ def test_parts_and_instructions_mean_what_they_mean_to_triton(
     np.testing.assert_allclose(vectors(gateway.ask(one_item)), direct.encode(items[:1]), atol=1e-6)
     plain = [{"type": "image_url", "image_url": {"url": base64.b64encode(blue).decode()}}]
     np.testing.assert_allclose(vectors(gateway.ask(plain)), direct.encode(items[1:2]), atol=1e-6)
-    told = gateway.ask("a cat", instruction="find the image")
-    np.testing.assert_allclose(vectors(told), direct.encode([Item("a cat", instruction="find the image")]), atol=1e-6)
+    answer = gateway.ask("a cat", instruction="find the image")
+    np.testing.assert_allclose(vectors(answer), direct.encode([Item("a cat", instruction="find the image")]), atol=1e-6)
 
 
 def test_shorter_vectors_are_cut_and_of_length_one(gateway: RunningGateway, direct: TritonEmbedder) -> None:
