@@ -25,6 +25,7 @@ from components.export.bundle import (
     write_example,
     write_version,
 )
+from components.export.capacity import Capacity
 from components.export.config import VARIANTS, Export, Serving
 from components.export.exporters import exporter_of
 from components.registry import Verdict, models, promotion, tracking
@@ -63,8 +64,9 @@ def make_bundle(folder: Path, config: Serving) -> Bundle:
     (variant,) = Export.model_validate(settings).variants
     VARIANTS.of(variant).write(variant, folder / "graphs", folder / "fp32", [])
     write_version(folder / "fp32", folder / VERSION)
-    (folder / TRITON_CONFIG).write_text(triton_config(config), encoding="utf-8")
-    embedder = OnnxEmbedder(folder / VERSION, threads=config.threads)
+    threads = int(config.threads)
+    (folder / TRITON_CONFIG).write_text(triton_config(config, Capacity(threads, 1)), encoding="utf-8")
+    embedder = OnnxEmbedder(folder / VERSION, threads=threads)
     items = text_items(4)
     np.save(folder / EXPECTED, embedder.encode(items))
     bundle = Bundle(

@@ -30,7 +30,7 @@ from prefect.client.schemas.filters import (
     FlowRunFilterStateType,
 )
 from prefect.client.schemas.objects import DeploymentSchedule, FlowRun, StateType, WorkerStatus
-from prefect.client.schemas.schedules import IntervalSchedule
+from prefect.client.schemas.schedules import SCHEDULE_TYPES, IntervalSchedule
 from prefect.client.schemas.sorting import FlowRunSort
 from prefect.exceptions import ObjectNotFound
 from prefect.settings import (
@@ -208,7 +208,9 @@ def automate() -> None:
             expect={RETRAIN}, match={"prefect.resource.id": "embedline.model.*"}, posture=Posture.Reactive, threshold=1,
             within=timedelta(0),
         ),
-        actions=[RunDeployment(source="selected", deployment_id=retrain.id, parameters={"reason": reason})],
+        actions=[
+            RunDeployment(source="selected", deployment_id=retrain.id, parameters={"reason": reason}, job_variables=None)
+        ],
     ).create()  # fmt: skip
 
 
@@ -220,7 +222,8 @@ def prove() -> None:
         proof = client.read_deployment_by_name("heartbeat/proof")
         for left in client.read_deployment_schedules(proof.id):
             client.delete_deployment_schedule(proof.id, left.id)
-        (schedule,) = client.create_deployment_schedules(proof.id, [(IntervalSchedule(interval=OFTEN), True)])
+        often: list[tuple[SCHEDULE_TYPES, bool]] = [(IntervalSchedule(interval=OFTEN), True)]
+        (schedule,) = client.create_deployment_schedules(proof.id, often)
         try:
             deadline = time.monotonic() + PROOF_SECONDS
             while time.monotonic() < deadline:

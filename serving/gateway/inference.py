@@ -78,7 +78,7 @@ class Inference:
 
     async def max_batch_size(self, target: Target, seconds: float) -> int:
         """Returns the most rows that a model takes at once. Raises `Refusal` as `infer` does."""
-        return max(1, (await self.config(target, seconds)).max_batch_size)
+        return max(1, int((await self.config(target, seconds)).max_batch_size))
 
     async def config(self, target: Target, seconds: float) -> Any:
         """Returns the configuration of a model, asked for once. Raises `Refusal` as `infer` does."""
