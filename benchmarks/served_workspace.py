@@ -64,7 +64,7 @@ def make_bundle(folder: Path, config: Serving) -> Bundle:
     (variant,) = Export.model_validate(settings).variants
     VARIANTS.of(variant).write(variant, folder / "graphs", folder / "fp32", [])
     write_version(folder / "fp32", folder / VERSION)
-    threads = int(config.threads)
+    threads = config.threads or 1
     (folder / TRITON_CONFIG).write_text(triton_config(config, Capacity(threads, 1)), encoding="utf-8")
     embedder = OnnxEmbedder(folder / VERSION, threads=threads)
     items = text_items(4)

@@ -201,7 +201,7 @@ def automate() -> None:
         retrain = client.read_deployment_by_name("retrain/scheduled")
         for old in client.read_automations_by_name(AUTOMATION):
             client.delete_automation(old.id)
-    reason = {"__prefect_kind": JINJA, "template": "{{ event.payload.reason }}"}
+    given = {"reason": {"__prefect_kind": JINJA, "template": "{{ event.payload.reason }}"}}
     Automation(
         name=AUTOMATION,
         trigger=EventTrigger(
@@ -209,7 +209,7 @@ def automate() -> None:
             within=timedelta(0),
         ),
         actions=[
-            RunDeployment(source="selected", deployment_id=retrain.id, parameters={"reason": reason}, job_variables=None)
+            RunDeployment(source="selected", deployment_id=retrain.id, parameters=given, job_variables=None),
         ],
     ).create()  # fmt: skip
 
