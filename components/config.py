@@ -35,7 +35,7 @@ class Config(Section):
     export: Export
     evaluation: Evaluation
     serving: Serving
-    gateway: Gateway
+    gateway: Gateway = Gateway()
     promotion: Promotion
     monitoring: Monitoring = Monitoring()
 

@@ -26,7 +26,7 @@ class Gateway(Section):
     """
 
     host: str = "127.0.0.1"
-    port: Port
+    port: Port = 8080
     triton: str | None = None
     max_bytes: Positive = 32_000_000
     max_items: Positive = 256

@@ -49,4 +49,4 @@ def test_commands_are_found_where_they_are_named() -> None:
     )
     assert named(Path("module.py"), module) == {"run", "deploy"}
     assert named(Path("page.md"), "Embedline is one; `embedline fly --now`; in ~/.cache/embedline and so on") == {"fly"}
-    assert not {"deploy", "fly"} & COMMANDS
+    assert not {"swim", "fly"} & COMMANDS

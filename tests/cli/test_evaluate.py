@@ -7,6 +7,7 @@ import os
 import shutil
 import subprocess
 import sys
+from collections.abc import Callable
 from pathlib import Path
 from typing import Any
 
@@ -22,6 +23,7 @@ from components.evaluation import probes, read_suite
 from components.evaluation.any_model import Evaluated, Questions, evaluate_elsewhere, evaluate_model, read_scores
 from components.evaluation.config import Evaluation
 from serving.client import open_model
+from tests.cli.conftest import Called
 from tests.evaluation.conftest import CONFIG, HashEmbedder, row, write_data
 
 REPOSITORY = Path(__file__).parents[2]
@@ -118,10 +120,10 @@ def test_rows_that_lead_out_of_the_data_end_in_a_message_that_names_set_and_row(
     ],
 )
 def test_wrong_use_ends_in_a_message_and_its_exit_code(
-    workspace: Path, arguments: list[str], code: int, problem: str
+    workspace: Path, call: Callable[..., Called], arguments: list[str], code: int, problem: str
 ) -> None:
-    found, said = embedline(workspace, *arguments)
-    assert found == code and problem in said["error"]
+    found, said, _ = call(workspace, *arguments, "--json")
+    assert found == code and problem in json.loads(said)["error"]
 
 
 @pytest.fixture

@@ -8,6 +8,7 @@ import os
 import shutil
 import subprocess
 import sys
+from collections.abc import Callable
 from pathlib import Path
 
 import numpy as np
@@ -23,6 +24,7 @@ from components.errors import UsageError
 from components.export.config import Export
 from components.export.export import require_former_export
 from components.export.tensorrt.settings import TensorRT
+from tests.cli.conftest import Called
 from tests.export.conftest import EXPORT, make_data, make_encoder
 
 REPOSITORY = Path(__file__).parents[2]
@@ -72,18 +74,20 @@ def test_a_model_is_exported_and_its_variants_shown(workspace: Path) -> None:
         (("model", "--output", "data"), "data: is there, and holds no export"),
     ],
 )
-def test_what_cannot_be_exported_is_refused(workspace: Path, arguments: tuple[str, ...], said: str) -> None:
+def test_what_cannot_be_exported_is_refused(
+    workspace: Path, call: Callable[..., Called], arguments: tuple[str, ...], said: str
+) -> None:
     before = sorted(workspace.rglob("*"))
-    done = embedline(workspace, *arguments)
-    assert done.returncode == UsageError.exit_code and said in done.stderr.replace("\n", " ")
+    code, _, errors = call(workspace, "export", *arguments)
+    assert code == UsageError.exit_code and said in errors.replace("\n", " ")
     assert sorted(workspace.rglob("*")) == before
 
 
-def test_without_data_it_says_how_to_get_some(workspace: Path, tmp_path: Path) -> None:
+def test_without_data_it_says_how_to_get_some(workspace: Path, call: Callable[..., Called], tmp_path: Path) -> None:
     shutil.copy(REPOSITORY / PARAMETERS, tmp_path)
-    done = embedline(tmp_path, str(workspace / "model"), "--output", "new")
-    assert done.returncode == UsageError.exit_code
-    assert "no training items" in done.stderr and "embedline ingest" in done.stderr
+    code, _, errors = call(tmp_path, "export", str(workspace / "model"), "--output", "new")
+    assert code == UsageError.exit_code
+    assert "no training items" in errors and "embedline ingest" in errors
     assert not (tmp_path / "new").exists()
 
 
