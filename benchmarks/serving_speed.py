@@ -4,8 +4,8 @@ Models with random weights: the student's architecture, and a dual encoder of th
 of this process, each with a gRPC connection of its own; each peer is measured by turns with Triton. A model that does
 nothing shows what the way through Triton's python backend costs at least.
 
-    python benchmarks/serving.py            both models, five concurrencies
-    python benchmarks/serving.py --quick    the student's architecture, three concurrencies, shorter
+    python benchmarks/serving_speed.py            both models, five concurrencies
+    python benchmarks/serving_speed.py --quick    the student's architecture, three concurrencies, shorter
 """
 
 # ruff: noqa: E402  (tools read the switches that configure() sets when they are imported)
@@ -13,7 +13,6 @@ from __future__ import annotations
 
 import io
 import statistics
-import sys
 import tempfile
 import time
 from collections.abc import Callable, Iterator, Sequence
@@ -28,7 +27,6 @@ from typing import Annotated
 from components.quiet import configure
 
 configure()
-sys.path.append(sys.path.pop(0))  # this folder comes last: a file of it is called as the package is that it measures
 
 # isort: split
 import numpy as np
