@@ -174,6 +174,18 @@ def step_down(tests: Sequence[Numbers]) -> list[float]:
     return [float(p) for p in adjusted]
 
 
+def distribution_shift(samples: Samples, column: str) -> Measured:
+    """Returns how far the distributions of a column lie apart: the effect is their largest distance, 0 to 1; the
+    medians are in the detail. Raises `Inapplicable` where the column is not known."""
+    values, samples = samples.known(column)
+    distances = kolmogorov_smirnov(values, samples)
+    medians = {
+        "window": float(np.median(values[samples.ways[0]])),
+        "reference": float(np.median(values[~samples.ways[0]])),
+    }
+    return Measured(distances, float(distances[0]), "distance of distributions", medians)
+
+
 def kolmogorov_smirnov(values: Numbers, samples: Samples) -> Numbers:
     """Returns the largest distance between the two distribution functions of `values (n,)`, by way."""
     order = np.argsort(values, kind="stable")

@@ -7,10 +7,8 @@ from __future__ import annotations
 
 from typing import Literal
 
-import numpy as np
-
 from components.sections import Section
-from monitoring.permutations import Measured, Samples, kolmogorov_smirnov
+from monitoring.permutations import Measured, Samples, distribution_shift
 
 
 class Settings(Section):
@@ -19,10 +17,4 @@ class Settings(Section):
 
 def measure(settings: Settings, samples: Samples) -> Measured:
     """The effect is the largest distance of the two distribution functions, 0 to 1; the medians are in the detail."""
-    values, samples = samples.known("norm")
-    distances = kolmogorov_smirnov(values, samples)
-    medians = {
-        "window": float(np.median(values[samples.ways[0]])),
-        "reference": float(np.median(values[~samples.ways[0]])),
-    }
-    return Measured(distances, float(distances[0]), "distance of distributions", medians)
+    return distribution_shift(samples, "norm")

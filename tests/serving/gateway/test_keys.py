@@ -58,7 +58,7 @@ def test_a_running_gateway_follows_the_file(tmp_path: Path, monkeypatch: pytest.
         running.authorise(f"Bearer {secret}")
 
 
-def test_wrong_names_and_damaged_files_are_told(tmp_path: Path) -> None:
+def test_wrong_names_and_damaged_files_are_explained(tmp_path: Path) -> None:
     keys.create(tmp_path, "first")
     with pytest.raises(UsageError, match="already"):
         keys.create(tmp_path, "first")
