@@ -2,7 +2,6 @@
 
 from __future__ import annotations
 
-import time
 from collections.abc import Sequence
 from dataclasses import asdict
 from datetime import UTC, datetime
@@ -40,21 +39,13 @@ def monitor(
     """
     from components.config import PARAMETERS, read_section
     from components.monitoring.config import Monitoring
-    from components.traffic import forget
-    from monitoring.policies import DAY
-    from monitoring.report import append_history, read_history
-    from monitoring.watch import judge_traffic
+    from monitoring.report import read_history
+    from monitoring.watch import look
 
     settings = read_section(Path(PARAMETERS), Monitoring)
     healthy = _reference(traffic, reference, healthy_since, healthy_until, settings.most)
     before = read_history(history)
-    reports: list[WindowReport] = []
-    now = time.time()
-    for found in judge_traffic(traffic, healthy, settings, before, now):
-        append_history(history, found)
-        reports += found
-    if settings.retention_days:
-        forget(traffic, now - settings.retention_days * DAY)
+    reports = [report for found in look(traffic, healthy, settings, history, before) for report in found]
     if machine:
         say([asdict(report) for report in reports])
     else:

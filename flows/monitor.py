@@ -2,7 +2,6 @@
 
 from __future__ import annotations
 
-import time
 from dataclasses import asdict
 from datetime import datetime
 from pathlib import Path
@@ -17,8 +16,8 @@ from components.workspace import BUNDLE, STATE
 from monitoring.alert import alert
 from monitoring.policies import reason_to_retrain
 from monitoring.reference import bundle_reference
-from monitoring.report import ALARM, WindowReport, append_history, read_history
-from monitoring.watch import HISTORY, TRAFFIC, judge_traffic
+from monitoring.report import ALARM, WindowReport, read_history
+from monitoring.watch import HISTORY, TRAFFIC, look
 from serving import events
 
 RETRAIN = "embedline.retrain.wanted"
@@ -29,7 +28,7 @@ RESOURCE = {"prefect.resource.id": "embedline.model.champion"}
 def monitor(parameters: Path = Path(configuration.PARAMETERS)) -> str | None:
     """Returns why a retraining was asked for, None if none was.
 
-    Raises as `judge_traffic` does. Nothing is judged before there is traffic.
+    Raises as `look` does. Nothing is judged before there is traffic.
     """
     if not TRAFFIC.is_dir():
         get_run_logger().info("no traffic has been recorded yet")
@@ -37,8 +36,7 @@ def monitor(parameters: Path = Path(configuration.PARAMETERS)) -> str | None:
     settings = configuration.read_section(parameters, Monitoring)
     reference = bundle_reference(BUNDLE / "reference.npz")
     history = read_history(HISTORY)
-    for reports in judge_traffic(TRAFFIC, reference, settings, list(history), time.time()):
-        append_history(HISTORY, reports)
+    for reports in look(TRAFFIC, reference, settings, HISTORY, list(history)):
         history += reports
         for report in reports:
             publish(report, settings)

@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import time
 from collections.abc import Iterator
 from dataclasses import dataclass
 from pathlib import Path
@@ -10,11 +11,11 @@ import numpy as np
 
 from components.embedder import Vectors
 from components.monitoring.config import Monitoring
-from components.traffic import Window, read_column, read_feedback, read_window
+from components.traffic import Window, forget, read_column, read_feedback, read_window
 from components.workspace import STATE
 from monitoring.policies import DAY
 from monitoring.quality import Quality, reciprocal_rank
-from monitoring.report import Concepts, WindowReport, judge_window
+from monitoring.report import Concepts, WindowReport, append_history, judge_window
 
 TRAFFIC, FEEDBACK = STATE / "traffic", "feedback"
 HISTORY = STATE / "monitoring" / "history.jsonl"
@@ -56,6 +57,19 @@ def judge_traffic(
                 before=last.get(version), training=training, concepts=concepts, quality=quality,
             )  # fmt: skip
         yield [report for report in last.values() if report.since == period.since]
+
+
+def look(
+    traffic: Path, reference: Window, settings: Monitoring, history: Path, before: list[WindowReport]
+) -> Iterator[list[WindowReport]]:
+    """Yields what `judge_traffic` does since the last of `before`, each once it is kept in the file `history`; removes
+    at the end what is older than `monitoring.retention_days`. Raises as `judge_traffic` does."""
+    now = time.time()
+    for reports in judge_traffic(traffic, reference, settings, before, now):
+        append_history(history, reports)
+        yield reports
+    if settings.retention_days:
+        forget(traffic, now - settings.retention_days * DAY)
 
 
 def periods(traffic: Path, settings: Monitoring, start: float | None, now: float) -> Iterator[Period]:
