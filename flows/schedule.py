@@ -67,7 +67,6 @@ OFTEN = timedelta(seconds=20)
 SCHEDULER_SECONDS = 10
 """How often the server looks what a schedule asks for; as it is, once a minute."""
 REQUEST_SECONDS = 10
-JINJA = "jinja"
 LOG = logging.getLogger("serving.schedule")
 
 
@@ -101,18 +100,19 @@ def run(port: int, ready: Callable[[State], None]) -> NoReturn:
         current.write(home)
         server = ChildProcess(Child("prefect-server", server_command(port), probe_server), home, STARTUP_SECONDS)
         worker = ChildProcess(Child("prefect-worker", worker_command(), probe_worker), home, STARTUP_SECONDS)
-        for process, before in ((server, nothing), (worker, prepare)):
-            before()
-            stack.callback(process.stop)
-            process.start()
+        stack.callback(server.stop)
+        server.start()
+        prepare()
+        stack.callback(worker.stop)
+        worker.start()
         prove()
 
         def changed(watched: Sequence[Watched]) -> None:
             known(current, watched).write(home)
+            restart_lost_runs()
 
         def looked() -> None:
             rotate(home / OWN_LOG)
-            restart_lost_runs()
             stop.leave_if_asked()
 
         watch = Watch(home, [server, worker], RESTARTS, PROBE_SECONDS, Metrics(), changed, looked)
@@ -184,10 +184,6 @@ def worker_command() -> tuple[str, ...]:
     return (sys.executable, "-m", "prefect", "worker", "start", "--pool", POOL, "--type", "process", "--name", POOL)
 
 
-def nothing() -> None:
-    """Before the server starts there is nothing to do."""
-
-
 def prepare() -> None:
     """Writes pool, deployments and automation to the running server. Raises `EmbedlineError` with Prefect's words."""
     prefect("work-pool", "create", POOL, "--type", "process", "--overwrite")
@@ -201,7 +197,7 @@ def automate() -> None:
         retrain = client.read_deployment_by_name("retrain/scheduled")
         for old in client.read_automations_by_name(AUTOMATION):
             client.delete_automation(old.id)
-    given = {"reason": {"__prefect_kind": JINJA, "template": "{{ event.payload.reason }}"}}
+    given = {"reason": {"__prefect_kind": "jinja", "template": "{{ event.payload.reason }}"}}
     Automation(
         name=AUTOMATION,
         trigger=EventTrigger(
