@@ -3,7 +3,7 @@
 import ast
 import sys
 import tomllib
-from collections.abc import Mapping, Sequence
+from collections.abc import Iterable, Mapping, Sequence
 from importlib.metadata import packages_distributions
 from pathlib import Path
 
@@ -20,13 +20,16 @@ MODULES = sorted(
     path for package in PACKAGES for path in (ROOT / package).rglob("*.py") if not IN_TRITON & set(path.parts)
 )
 PROJECT = tomllib.loads((ROOT / "pyproject.toml").read_text(encoding="utf-8"))["project"]
-DECLARED = {
-    canonicalize_name(Requirement(line).name)
-    for line in [
-        *PROJECT["dependencies"],
-        *(line for name in ("mteb", "openvino") for line in PROJECT["optional-dependencies"][name]),
-    ]
-}
+EXTRAS = PROJECT["optional-dependencies"]
+
+
+def names(lines: Iterable[str]) -> set[str]:
+    return {canonicalize_name(Requirement(line).name) for line in lines}
+
+
+DECLARED = names([*PROJECT["dependencies"], *EXTRAS["mteb"], *EXTRAS["openvino"]])
+DECLARED_FOR_TESTS = DECLARED | names(line for extra in EXTRAS.values() for line in extra)
+TESTS = sorted(path for folder in ("tests", "benchmarks") for path in (ROOT / folder).rglob("*.py"))
 
 
 @pytest.fixture(scope="module")
@@ -54,6 +57,13 @@ def test_every_import_is_declared(path: Path, distributions: Mapping[str, Sequen
     assert not undeclared(path.read_text(encoding="utf-8"), DECLARED, distributions)
 
 
+def test_every_import_of_tests_and_benchmarks_is_declared(distributions: Mapping[str, Sequence[str]]) -> None:
+    ours = {"tests", "benchmarks", *(path.stem for path in TESTS)}
+    for path in TESTS:
+        missing = undeclared(path.read_text(encoding="utf-8"), DECLARED_FOR_TESTS, distributions) - ours
+        assert not missing, f"{path.relative_to(ROOT)} imports {missing}, which pyproject.toml does not declare"
+
+
 @pytest.mark.parametrize(
     ("source", "expected"),
     [
@@ -77,8 +87,10 @@ def locked() -> dict[str, str]:
 
 
 def test_every_declared_package_is_locked_at_a_version_in_its_range() -> None:
-    for line in PROJECT["dependencies"]:
+    for line in [*PROJECT["dependencies"], *(line for extra in EXTRAS.values() for line in extra)]:
         requirement = Requirement(line)
+        if requirement.name == PROJECT["name"]:
+            continue
         assert requirement.specifier.contains(locked()[canonicalize_name(requirement.name)]), line
 
 
