@@ -35,6 +35,9 @@ def evaluate(
     backbone: Annotated[
         str | None, typer.Option(help="The family whose prompts the model wants, such as qwen2_vl.")
     ] = None,
+    dimension: Annotated[
+        int | None, typer.Option(help="Cut the vectors to their first numbers, as many as this.")
+    ] = None,
     vlm2vec: Annotated[Path | None, typer.Option(help="Write the scores in VLM2Vec's report layout too.")] = None,
     page: Annotated[bool, typer.Option("--open", help="Open the HTML page of the scores.")] = False,
     machine: Machine = False,
@@ -50,7 +53,7 @@ def evaluate(
     from serving.client import open_model
 
     settings = configuration.read(Path(configuration.PARAMETERS)).evaluation
-    questions = Questions(suite, mirror, task or (), backbone)
+    questions = Questions(suite, mirror, task or (), backbone, dimension)
     if suite.startswith((MTEB, SIMILARITY)):
         with bars() as show:
             numbers = evaluate_elsewhere(model, questions, settings, open_model, show)

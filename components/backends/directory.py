@@ -4,6 +4,7 @@ from __future__ import annotations
 
 import json
 import os
+from collections.abc import Sequence
 from dataclasses import dataclass
 from pathlib import Path
 from typing import TYPE_CHECKING, Any
@@ -18,6 +19,8 @@ if TYPE_CHECKING:
     from components.backends.multi_vector import MultiVectorEmbedder
 
 MODULES, CONFIGURATION = "modules.json", "config_sentence_transformers.json"
+MATRYOSHKA = "matryoshka_dimensions"
+"""What we add to that configuration; sentence-transformers reads over it."""
 MULTI_VECTOR_TYPES = ("MultiVectorEncoder", "ColBERT")  # the latter is what PyLate writes
 
 
@@ -117,3 +120,18 @@ def _configuration(directory: Path) -> dict[str, Any]:
         return dict(json.loads(file.read_text(encoding="utf-8"))) if file.is_file() else {}
     except (ValueError, TypeError) as error:
         raise UsageError(f"{file}: {error}", "Get the model again.") from error
+
+
+def write_matryoshka_dimensions(directory: Path, sizes: Sequence[int]) -> None:
+    """Adds to a directory that sentence-transformers has written to how many numbers its vectors may be cut."""
+    file = directory / CONFIGURATION
+    known = json.loads(file.read_text(encoding="utf-8"))
+    file.write_text(json.dumps({**known, MATRYOSHKA: list(sizes)}, indent=2, ensure_ascii=False) + "\n", "utf-8")
+
+
+def matryoshka_dimensions(directory: Path) -> tuple[int, ...]:
+    """Returns to how many numbers the vectors of a model of sentence-transformers may be cut; none where none is
+    known."""
+    file = directory / CONFIGURATION
+    known = json.loads(file.read_text(encoding="utf-8")) if file.is_file() else {}
+    return tuple(known.get(MATRYOSHKA, ()))

@@ -27,6 +27,7 @@ from components.evaluation.config import Evaluation
 from components.evaluation.probes import probe, probe_names
 from components.evaluation.prompts import require_backbone
 from components.evaluation.reports import published, report_page, worst, write_page
+from components.evaluation.shortened import shortened
 from components.evaluation.similarity import regression
 from components.evaluation.suites import chosen, mirrored_suite
 from components.evaluation.xtd import XTD, xtd_suite
@@ -56,12 +57,14 @@ class Evaluated:
 
 @dataclass(frozen=True)
 class Questions:
-    """What to ask of a model: the name of a suite, the folder of a published one, which of its sets, in whose words."""
+    """What to ask of a model: the name of a suite, the folder of a published one, which of its sets, in whose words,
+    and to how many numbers its vectors are cut."""
 
     suite: str
     mirror: Path | None = None
     tasks: Sequence[str] = ()
     backbone: str | None = None
+    dimension: int | None = None
 
 
 def evaluate_model(
@@ -69,12 +72,14 @@ def evaluate_model(
 ) -> Evaluated:
     """Scores a model, keeps the scores under `.embedline/evaluations/SUITE/` and writes the page beside them.
 
-    Another model of the same name, other sets, another backbone or other data have a file of their own.
+    Another model of the same name, other sets, another backbone, other data or shorter vectors have their own file.
     """
     suite = find_suite(questions)
     embedder, fingerprint = open_model(model, config.batch_size, suite.root)
     chunk = config.batch_size * BATCHES_PER_CHUNK
     sides, speed = cached_vectors(embedder, embedder.name, fingerprint, suite, chunk, VECTORS, progress)
+    if questions.dimension is not None:
+        sides = shortened(sides, questions.dimension)
     described = Model(embedder.name, fingerprint, dimension(sides), _parameters(model))
     scores = score(described, suite, sides)
     by = "multilingual" if questions.suite == XTD else questions.suite
@@ -93,8 +98,9 @@ def evaluate_elsewhere(
     """Returns the numbers of a suite that is no set of questions of ours: `mteb:TASK`, or `sts:FILE` of rated pairs."""
     suite = questions.suite
     _require_fitting(questions)
-    if questions.tasks:
-        raise UsageError(f"{suite} is scored as a whole", "Leave --task out.")
+    for option, value in (("--task", questions.tasks), ("--dimension", questions.dimension)):
+        if value:
+            raise UsageError(f"{suite} is scored as a whole, with whole vectors", f"Leave {option} out.")
     found, fingerprint = open_model(model, config.batch_size, DATA)
     embedder = opened(found)
     if not isinstance(embedder, Embedder):
@@ -155,9 +161,10 @@ def _require_fitting(questions: Questions) -> None:
 
 def _file_name(scores: Scores, questions: Questions) -> str:
     """Returns the model's name, and eight digits of what else tells its evaluations on a suite apart."""
-    inputs = scores.model.fingerprint, sorted(set(questions.tasks)), questions.backbone, scores.dataset_digest
+    model = scores.model
+    inputs = model.fingerprint, model.dimension, sorted(set(questions.tasks)), questions.backbone, scores.dataset_digest
     digest = hashlib.sha256(repr(inputs).encode()).hexdigest()
-    return f"{scores.model.name.replace('/', '-')}-{digest[:8]}"
+    return f"{model.name.replace('/', '-')}-{digest[:8]}"
 
 
 def _parameters(model: str) -> int | None:

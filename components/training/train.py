@@ -10,7 +10,7 @@ from dataclasses import dataclass
 from pathlib import Path
 from typing import TYPE_CHECKING
 
-from components.backends.directory import find_directory
+from components.backends.directory import find_directory, write_matryoshka_dimensions
 from components.corpus import Manifest
 from components.embedder import fingerprint
 from components.embedder.model_card import CARD, Origin, model_card
@@ -66,6 +66,8 @@ def _train(recipe: Recipe, paths: TrainingPaths, scorer: Scorer | None, report: 
         with atomic_directory(paths.output) as partial:
             encoder.save(partial)
             sizes = list(recipe.matryoshka_dimensions)
+            if not isinstance(recipe.backbone, Towers):  # towers keep them in their own description
+                write_matryoshka_dimensions(partial, sizes)
             card = model_card(partial, paths.output.name, encoder.dimension, sizes, source)
             (partial / CARD).write_text(card, encoding="utf-8")
         shutil.rmtree(workspace)

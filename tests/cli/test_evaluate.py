@@ -172,6 +172,20 @@ def test_a_part_of_the_sets_is_scored_and_the_others_are_named(inside: Path) -> 
     assert name in caught.value.remedy
 
 
+def test_shorter_vectors_score_as_a_model_that_has_no_more_numbers(inside: Path) -> None:
+    suite = read_suite(inside / "data")
+    short = vectors_of(suite.items, 2.0)[:, :5]
+    write_precomputed(inside / "short", suite.items, short / np.linalg.norm(short, axis=1, keepdims=True), suite.root)
+    whole, cut, alone = (
+        evaluated("vectors:good"), evaluated("vectors:good", dimension=5), evaluated("vectors:short")
+    )  # fmt: skip
+    assert cut.scores.tasks == alone.scores.tasks != whole.scores.tasks
+    assert cut.scores.model.dimension == 5 and cut.file != whole.file
+    for size in (0, 10_000):
+        with pytest.raises(UsageError, match=f"--dimension {size}: the model's vectors have"):
+            evaluated("vectors:good", dimension=size)
+
+
 def test_a_probe_in_a_new_file_is_a_suite(inside: Path, monkeypatch: pytest.MonkeyPatch) -> None:
     (inside / "probes").mkdir()
     (inside / "probes" / "as_it_is.py").write_text(AS_IT_IS)
@@ -201,8 +215,9 @@ def test_what_a_suite_does_not_take_is_refused(inside: Path, suite: str) -> None
     with pytest.raises(UsageError, match=f"{suite} takes no --mirror"):
         evaluate(mirror=Path("mirror"))
     if ":" in suite:
-        with pytest.raises(UsageError, match="is scored as a whole"):
-            evaluate(tasks=["Names"])
+        for option in ({"tasks": ["Names"]}, {"dimension": 5}):
+            with pytest.raises(UsageError, match="is scored as a whole"):
+                evaluate(**option)
 
 
 def test_a_folder_that_cannot_be_written_is_said_to_be(inside: Path) -> None:

@@ -323,7 +323,7 @@ def test_large_weights_lie_beside_the_graph(tmp_path: Path, monkeypatch: pytest.
 
 
 def preparation_of(model: Any) -> Preparation:
-    return Preparation(exporter.describe(model, "model"), exporter.tokenizer_of(model[0]))
+    return Preparation(exporter.describe(model, Path("model")), exporter.tokenizer_of(model[0]))
 
 
 def as_bytes(image: Image.Image, form: str, **settings: Any) -> bytes:
@@ -593,7 +593,7 @@ def test_what_is_not_in_the_graph_is_refused(
     model = opened(sentence_transformer)
     change(model)
     with pytest.raises(Refused, match=problem):
-        exporter.describe(model, "model")
+        exporter.describe(model, Path("model"))
 
 
 def test_a_processor_of_other_pixels_is_refused(sentence_transformer: Path) -> None:
@@ -620,4 +620,4 @@ def test_reads_what_it_can_export_and_nothing_else(sentence_transformer: Path, t
 
 def test_a_module_of_another_name_is_no_transformer(sentence_transformer: Path) -> None:
     with pytest.raises(Refused, match="no Transformer with a Pooling"):
-        exporter.describe(SentenceTransformer(modules=[opened(sentence_transformer)[0]]), "model")
+        exporter.describe(SentenceTransformer(modules=[opened(sentence_transformer)[0]]), Path("model"))

@@ -56,7 +56,8 @@ SCHEDULE = {
 
 def recipe(model: str) -> Recipe:
     backbone = {"kind": "whole", "model": model}
-    return Recipe.model_validate({"backbone": backbone, "phases": [{"losses": LOSSES}], "schedule": SCHEDULE})
+    content = {"backbone": backbone, "phases": [{"losses": LOSSES}], "schedule": SCHEDULE}
+    return Recipe.model_validate({**content, "matryoshka_dimensions": [32, 8]})
 
 
 def opened(directory: Path) -> Embedder:
@@ -86,6 +87,7 @@ def test_a_whole_student_is_distilled_exported_and_packaged(student: Path, data:
     bundle = package(serving, tmp_path / "onnx", data, tmp_path / "bundle", "# A model card")
     served, items = OnnxEmbedder(tmp_path / "bundle" / VERSION), of_each_modality(training_items(data), 20)
     assert bundle.dimension == served.dimension == 32
+    assert served.runtime.description.matryoshka_dimensions == (32, 8), "the served model may be asked for these"
     np.testing.assert_allclose(served.encode(items), opened(trained).encode(items), atol=1e-5)
 
     write_tiny("clip", tmp_path / "untrained", SCHEDULE["seed"])

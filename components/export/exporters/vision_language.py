@@ -25,7 +25,7 @@ from tokenizers import Tokenizer
 from torch import Tensor, nn
 from torch.nn import functional
 
-from components.backends.directory import transformers_type
+from components.backends.directory import matryoshka_dimensions, transformers_type
 from components.backends.sentence_transformer import load_model
 from components.embedder.embedders import RUNTIME
 from components.embedder.module_file import module_source
@@ -72,7 +72,7 @@ def export(directory: Path, target: Path, opset: int) -> None:
     otherwise than the model's own processor; `UsageError` if sentence-transformers cannot load the directory.
     """
     model: Any = load_model(SentenceTransformer, directory).float().cpu()
-    description, tokenizer = describe(model, directory.name), tokenizer_of(model[0])
+    description, tokenizer = describe(model, directory), tokenizer_of(model[0])
     preparation = Preparation(description, tokenizer)
     demand_same_inputs(preparation, model[0], directory.name)
     target.mkdir(parents=True, exist_ok=True)
@@ -199,8 +199,9 @@ def rotary_axes(rotary: Any) -> Tensor:
     return axes
 
 
-def describe(model: Any, name: str) -> Description:
+def describe(model: Any, directory: Path) -> Description:
     """Returns what the runtime must know. Raises `Refused` if the model does something that it does not do."""
+    name = directory.name
     transformer, pooling, *rest = list(model) if len(model) > 1 else [model[0], None]
     if not isinstance(transformer, Transformer) or not isinstance(pooling, Pooling):
         raise Refused(f"{name}: its modules are no Transformer with a Pooling", REMEDY)
@@ -238,7 +239,7 @@ def describe(model: Any, name: str) -> Description:
     table = getattr(transformer.model.visual, "num_grid_per_side", None)
     return Description(
         dimension=text.hidden_size,
-        matryoshka_dimensions=(),
+        matryoshka_dimensions=matryoshka_dimensions(directory),
         pooling=pooling.pooling_mode,
         prompt=prompt,
         instructed=instructed,

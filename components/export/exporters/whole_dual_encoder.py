@@ -18,7 +18,7 @@ from tokenizers import Tokenizer
 from torch import Tensor, nn
 from torch.nn import functional
 
-from components.backends.directory import transformers_type
+from components.backends.directory import matryoshka_dimensions, transformers_type
 from components.backends.sentence_transformer import load_model
 from components.corpus import Item
 from components.embedder.embedders import RUNTIME
@@ -149,7 +149,7 @@ def describe(model: SentenceTransformer, directory: Path) -> Description:
     made = model.preprocess([{"text": "text"}])
     return Description(
         dimension=dimension,
-        matryoshka_dimensions=(),  # of a whole model they are not known
+        matryoshka_dimensions=matryoshka_dimensions(directory),
         prompt=default or "",
         text_inputs=tuple(name for name in KINDS_OF_TOKENS if name in made),
         size=size,
