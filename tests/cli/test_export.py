@@ -45,6 +45,7 @@ def embedline(workspace: Path, *arguments: str) -> subprocess.CompletedProcess[s
     return subprocess.run(command, cwd=workspace, env=ENVIRONMENT, capture_output=True, text=True, timeout=300)
 
 
+@pytest.mark.slow
 def test_a_model_is_exported_and_its_variants_shown(workspace: Path) -> None:
     done = embedline(workspace, "model", "--output", "exported", "--variants", "fp32,int8", "--json")
     assert done.returncode == 0, done.stderr
@@ -92,6 +93,7 @@ def test_without_data_it_says_how_to_get_some(workspace: Path, call: Callable[..
 
 
 @pytest.mark.skipif(importlib.util.find_spec("tensorrt_rtx") is None, reason="tensorrt-rtx is not installed")
+@pytest.mark.slow
 def test_engines_are_built_where_they_are_asked_for(workspace: Path) -> None:
     done = embedline(workspace, "model", "--output", "engines", "--variants", "fp32", "--tensorrt")
     assert done.returncode == 0, done.stderr

@@ -105,6 +105,7 @@ def test_ctrl_c_says_how_to_go_on(machine: bool, tmp_path: Path) -> None:
 
 
 @pytest.mark.system("git")
+@pytest.mark.slow
 def test_ctrl_c_in_a_flow_says_so_too(line: Line) -> None:
     process = line.start("ingest")
     holder = line.root / ".embedline" / "holder.json"

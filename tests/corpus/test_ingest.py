@@ -149,6 +149,7 @@ def peaks(sections: list[SourceSettings], data: Path) -> list[tuple[int, int]]:
     return found
 
 
+@pytest.mark.slow
 def test_memory_grows_by_less_than_a_kilobyte_with_each_row(
     tmp_path: Path, config: MakeConfig, make_image: MakeImage
 ) -> None:

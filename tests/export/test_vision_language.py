@@ -39,6 +39,7 @@ from components.errors import Refused
 from components.export import onnx_graphs
 from components.export.exporters import exporter_of
 from components.export.exporters import vision_language as exporter
+from components.export.quantisation import quantise
 from components.export.runtimes import vision_language as runtime
 from components.export.runtimes.vision_language import Preparation, Prepared, Runtime, UnreadableImage
 
@@ -166,6 +167,15 @@ def test_one_graph_takes_any_batch(exported: Exported) -> None:
 def test_every_item_alone_is_as_in_company(exported: Exported) -> None:
     found = exported.runtime()
     assert agrees(np.concatenate([encode(found, [request]) for request in REQUESTS]), encode(found, REQUESTS))
+
+
+def test_int8_is_near_and_no_item_depends_on_its_neighbours(exported: Exported, tmp_path: Path) -> None:
+    quantise(exported.target, tmp_path / "int8", calibration={})
+    found = Runtime(tmp_path / "int8", threads=1)
+    together = encode(found, REQUESTS)
+    assert agrees(np.concatenate([encode(found, [request]) for request in REQUESTS]), together)
+    cosines = (together * exported.expected).sum(1)
+    assert 0.9 < cosines.min() < 1 - 1e-6, "near, though these weights are twenty times the usual, and rounded"
 
 
 def test_a_run_is_no_larger_than_its_bound(exported: Exported, monkeypatch: pytest.MonkeyPatch) -> None:

@@ -105,7 +105,13 @@ class Exported:
         return OnnxEmbedder(self.directory, batch_size, threads=1)
 
 
-@pytest.fixture(scope="module", params=PADDING)
+MINUTES = ("siglip2", "vision_text")
+
+
+@pytest.fixture(
+    scope="module",
+    params=[pytest.param(kind, marks=pytest.mark.slow) if kind in MINUTES else kind for kind in PADDING],
+)
 def exported(request: pytest.FixtureRequest, tmp_path_factory: pytest.TempPathFactory) -> Exported:
     folder = tmp_path_factory.mktemp(request.param)
     source = write_source(request.param, folder)

@@ -66,6 +66,7 @@ def opened(directory: Path) -> Embedder:
     return embedder
 
 
+@pytest.mark.slow
 def test_a_whole_student_is_distilled_exported_and_packaged(student: Path, data: Path, tmp_path: Path) -> None:
     teacher = student
     nothing = Negatives(model=None, reranker=None, per_query=2, depth=5, margin=1.0, other_modalities=True)

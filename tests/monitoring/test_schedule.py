@@ -147,6 +147,7 @@ def replaced(workspace: Workspace, word: str, pid: int) -> bool:
         return False
 
 
+@pytest.mark.slow
 def test_without_deployments_it_says_what_is_missing(tmp_path: Path) -> None:
     made = Workspace(tmp_path, {**os.environ, "PYTHONPATH": str(ROOT)})
     refused = made.call("cli.main", "schedule", "up", "--foreground")

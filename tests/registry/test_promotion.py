@@ -149,6 +149,7 @@ def test_a_promotion_killed_at_any_step_is_completed(line: Line, step: int, monk
     assert promotion.promote(line.tracking, version, *line.verdicts(2, 1)) == moved
 
 
+@pytest.mark.slow
 def test_a_process_killed_in_the_middle_of_a_promotion_loses_nothing(line: Line) -> None:
     line.promote(1, None)
     version = line.register(2)

@@ -105,6 +105,7 @@ def test_a_stage_that_dvc_skips_names_the_run_that_made_its_outputs(server: Trac
     assert lineage.producing_runs(root) == {"first": first.info.run_id}
 
 
+@pytest.mark.slow
 def test_processes_that_meet_on_a_fresh_workspace_create_its_database_once(tmp_path: Path) -> None:
     code = (
         "import pathlib; from components.registry import tracking\n"

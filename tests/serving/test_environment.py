@@ -31,6 +31,7 @@ def test_the_model_answers_with_the_packages_that_it_was_scored_with(package: st
     assert f"{package}=={version(package)}" in pins(REQUIREMENTS)
 
 
+@pytest.mark.slow
 def test_two_that_need_it_at_once_make_it_once_also_after_a_kill(
     tmp_path: Path, monkeypatch: pytest.MonkeyPatch
 ) -> None:
@@ -46,6 +47,7 @@ def test_two_that_need_it_at_once_make_it_once_also_after_a_kill(
     assert stub.stat().st_mode & 0o111
 
 
+@pytest.mark.slow
 def test_an_installation_that_fails_leaves_nothing_and_says_why(
     tmp_path: Path, monkeypatch: pytest.MonkeyPatch
 ) -> None:

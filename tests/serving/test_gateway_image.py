@@ -41,6 +41,8 @@ ONLY = """
 import importlib, sys
 from importlib.abc import MetaPathFinder
 
+pytestmark = pytest.mark.slow  # imports with few packages
+
 foreign = set(sys.argv[1].split(","))
 
 class Only(MetaPathFinder):

@@ -34,6 +34,8 @@ import numpy as np
 import onnxruntime
 import triton_python_backend_utils as pb_utils
 
+pytestmark = pytest.mark.slow  # a server of its own
+
 class TritonPythonModel:
     def initialize(self, args):
         self.outputs = [output["name"] for output in json.loads(args["model_config"])["output"]]

@@ -27,6 +27,7 @@ def held(server: Foreign) -> dict[str, list[int]]:
     return {model: Remote(server.url).loaded(model) for model in (STABLE, TRIAL)}
 
 
+@pytest.mark.slow
 def test_a_version_goes_to_a_server_of_others_and_to_ours_or_to_none(
     workspace: Workspace, own_server: TritonServer, foreign: Callable[..., Foreign], monkeypatch: pytest.MonkeyPatch
 ) -> None:

@@ -18,6 +18,8 @@ from serving.roles import roll_back, serve_versions
 from serving.routes import STABLE, TRIAL, Routes, Target, read_routes
 from tests.serving.releases.conftest import HOME, Workspace, traffic
 
+pytestmark = pytest.mark.slow  # a server and the releases of several versions
+
 
 def held(server: TritonServer) -> dict[str, list[int]]:
     return {model: loaded(server, model) for model in (STABLE, TRIAL)}
@@ -145,7 +147,6 @@ def test_a_canary_is_returned_by_the_gateway_and_when_its_process_dies(
     assert read_routes(HOME).canary is None
 
 
-@pytest.mark.slow
 def test_a_restarted_server_goes_on_with_the_trial_or_without_one_that_is_broken(
     workspace: Workspace, own_server: TritonServer
 ) -> None:

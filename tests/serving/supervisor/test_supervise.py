@@ -24,6 +24,8 @@ from serving.supervisor import state
 from serving.triton import process_birth
 from tests.serving.supervisor.conftest import SECONDS, Serving, promote, start, wait_for
 
+pytestmark = pytest.mark.slow  # servers are killed and come back
+
 QUESTION = Item(text="a sad cat")
 
 
@@ -94,7 +96,6 @@ def test_a_promotion_and_a_rollback_by_another_command_stay(
     assert lasting.events("unhealthy") == unhealthy
 
 
-@pytest.mark.slow
 def test_a_closed_terminal_ends_all(root: Path) -> None:
     terminal, end = pty.openpty()
     serving = start(root, stdin=end, stdout=end, stderr=end, preexec_fn=lambda: take_terminal(end))
@@ -113,7 +114,6 @@ def take_terminal(end: int) -> None:
     fcntl.ioctl(end, termios.TIOCSCTTY, 0)
 
 
-@pytest.mark.slow
 def test_what_never_answers_again_is_given_up(root: Path) -> None:
     serving = start(root)
     serving.wait_ready()
@@ -129,7 +129,6 @@ def test_what_never_answers_again_is_given_up(root: Path) -> None:
     assert serving.is_gone() and state.find(serving.home) is None
 
 
-@pytest.mark.slow
 def test_after_a_kill_nothing_is_left_and_the_next_start_is_clean(root: Path, bundles: tuple[Path, Path]) -> None:
     content = yaml.safe_load((root / "params.yaml").read_text())
     first = start(root)
