@@ -22,6 +22,7 @@ class Gateway(Section):
 
     `triton` is the gRPC address `host:port` of the server behind; null takes the one that runs in this folder.
     `record_share` of the answered items is kept in `.embedline/traffic` for `embedline monitor`, without their content.
+    Spans of all requests go to `traces`, the URL of a collector that takes OTLP over HTTP; null: nowhere.
     `in_flight` batches of a version are with Triton at once; what arrives meanwhile waits and makes the next batch.
     """
 
@@ -44,3 +45,4 @@ class Gateway(Section):
     drain_seconds: Rate = 30.0
     remote_images: RemoteImages | None = None
     record_share: Fraction = 0.1
+    traces: str | None = None

@@ -20,7 +20,7 @@ from pydantic import BaseModel
 from starlette.exceptions import HTTPException as StarletteHTTPException
 from starlette.types import ASGIApp, Message, Receive, Scope, Send
 
-from serving.gateway import log
+from serving.gateway import log, traces
 from serving.gateway.limits import ClientDisconnect, read_body
 from serving.gateway.openai_api import (
     MODEL,
@@ -219,8 +219,10 @@ class Recorded:
 
         try:
             if scope["path"] == EMBEDDINGS and scope["method"] == "POST":
-                answer = await self._answer(Request(scope, receive), record)
-                await answer(scope, receive, sending)
+                with traces.of_request(scope["headers"], record.request_id):
+                    answer = await self._answer(Request(scope, receive), record)
+                    await answer(scope, receive, sending)
+                    traces.describe(status=record.status, items=record.items, version=record.version, code=record.code)
             else:
                 await self.app(scope, receive, sending)
         except ClientDisconnect:

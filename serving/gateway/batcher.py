@@ -12,6 +12,7 @@ import numpy as np
 
 from components.gateway import Gateway
 from serving.client import MAX_BATCH_BYTES, Row, batches
+from serving.gateway import traces
 from serving.gateway.inference import Inference
 from serving.gateway.metrics import Metrics
 from serving.gateway.refusal import Refusal
@@ -60,6 +61,7 @@ class Batcher:
         self.waiting = 0
         self.running: set[asyncio.Task[None]] = set()
 
+    @traces.TRACER.start_as_current_span("inference", record_exception=False)
     async def encode(
         self, target: Target, rows: Sequence[Row], dimension: int | None, request_id: str, deadline: float
     ) -> Answer:
@@ -69,6 +71,7 @@ class Batcher:
         """
         if not rows:
             return Answer([], None)
+        traces.describe(model=target.model, version=target.version, items=len(rows))
         size = await self.inference.max_batch_size(target, deadline - time.monotonic())
         if self.waiting + len(rows) > self.settings.max_waiting_items:
             raise Refusal(503, f"{self.waiting} items wait already; come back later", code="overloaded", retry_after=1)

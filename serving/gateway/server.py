@@ -19,7 +19,7 @@ from uvicorn.protocols.http.httptools_impl import HttpToolsProtocol
 from components.errors import EmbedlineError, UsageError
 from components.files import write_text
 from components.gateway import Gateway
-from serving.gateway import keys, log
+from serving.gateway import keys, log, traces
 from serving.gateway.app import create_app
 from serving.gateway.service import Service
 from serving.releases.canary import CanaryJudge
@@ -36,6 +36,7 @@ def run(home: Path, settings: Gateway) -> None:
     without keys, `EmbedlineError` if the port is in use.
     """
     require_keys(home, settings.host)
+    send_last_spans = traces.export_to(settings.traces) if settings.traces else None
     listener = listen(settings.host, settings.port)
     port = int(listener.getsockname()[1])
     log.take_over()
@@ -46,6 +47,8 @@ def run(home: Path, settings: Gateway) -> None:
     try:
         asyncio_run(home, settings, listener, loop_settings)
     finally:
+        if send_last_spans:
+            send_last_spans()
         if f'"pid": {os.getpid()},' in state.read_text(encoding="utf-8"):
             state.unlink()
 

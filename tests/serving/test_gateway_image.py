@@ -8,6 +8,7 @@ import subprocess
 import sys
 from pathlib import Path
 
+import pytest
 from packaging.requirements import Requirement
 
 ROOT = Path(__file__).parents[2]
@@ -41,8 +42,6 @@ ONLY = """
 import importlib, sys
 from importlib.abc import MetaPathFinder
 
-pytestmark = pytest.mark.slow  # imports with few packages
-
 foreign = set(sys.argv[1].split(","))
 
 class Only(MetaPathFinder):
@@ -68,6 +67,7 @@ def imported_with(requirements: list[str], *modules: str) -> subprocess.Complete
     return subprocess.run(command, cwd=ROOT, capture_output=True, text=True, timeout=120)
 
 
+@pytest.mark.slow
 def test_the_image_of_the_gateway_holds_what_it_imports() -> None:
     requirements = [line for line in (DEPLOY / "gateway-requirements.txt").read_text().splitlines() if line[0] != "#"]
     modules = ("cli.main", "cli.gateway", "components.config", "serving.gateway.server")
