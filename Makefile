@@ -32,6 +32,8 @@ bench: $(INSTALLED)
 	@$(BIN)/python benchmarks/training.py
 	@$(BIN)/python benchmarks/recipes.py
 	@$(BIN)/python benchmarks/releases.py
+	@$(BIN)/python benchmarks/serving_speed.py
+	@$(BIN)/python benchmarks/soak.py
 
 # What the stages make again; versions, ledger and MLflow's database stay.
 clean:

@@ -1,8 +1,8 @@
 """How long users wait for real answers after a process of `embedline serve` was killed, and how many requests fail.
 
-Two clients ask all the time, one request after the other, 10 ms after each answer or failure; an answer counts if its
-vector is the known one. After the supervisor is killed it is started again at once, as systemd would. Nothing leaves
-the loopback.
+Two clients ask Triton and two the gateway all the time, one request after the other, 10 ms after each answer or failure;
+an answer counts if its vector is the known one. After the supervisor is killed it is started again at once, as systemd
+would. Nothing leaves the loopback.
 
     python benchmarks/healing.py            the slowest of three kills of each process
     python benchmarks/healing.py --quick    one kill of each
@@ -11,6 +11,7 @@ the loopback.
 # ruff: noqa: E402  (tools read the switches that configure() sets when they are imported)
 from __future__ import annotations
 
+import json
 import os
 import signal
 import subprocess
@@ -20,6 +21,7 @@ import threading
 import time
 from collections.abc import Callable, Iterator
 from contextlib import contextmanager
+from http.client import HTTPException
 from pathlib import Path
 from typing import Annotated
 
@@ -35,16 +37,19 @@ import served_workspace
 from components.errors import EmbedlineError
 from components.export import read_examples
 from components.workspace import STATE
+from gateway_process import asking_gateway
 from serving import TritonEmbedder, TritonServer
 from serving.supervisor import state
+from serving.supervisor.gateway import WHERE as GATEWAY
 from serving.triton import memory_prefix
 from table import Row, show
 
+FAILURES = (EmbedlineError, RuntimeError, OSError, HTTPException, ValueError)
 CLIENTS, PAUSE_SECONDS = 2, 0.01
 PATIENCE_SECONDS = 120
 RIGHT_IN_A_ROW = 20
-GOALS = {"model process": 12.0, "Triton": 15.0, "supervisor": 60.0}
-"""Seconds until real answers: a probe every 5 s finds the first, a look four times a second the second."""
+GOALS = {"model process": 12.0, "Triton": 15.0, "gateway": 15.0, "supervisor": 60.0}
+"""Seconds until real answers: a probe every 5 s finds the first, a look four times a second the next two."""
 ORPHAN_SECONDS = 5.0
 
 
@@ -55,11 +60,12 @@ def main(
     with tempfile.TemporaryDirectory() as folder:
         root = Path(folder, "workspace")
         served_workspace.make(root, max_restarts=9)
-        with serving(root) as command, Clients(root) as clients:
+        with serving(root) as command, Clients(root) as clients, GatewayClients(root) as through_gateway:
             commands = [command]
             rows = []
             for name, kill in KILLS.items():
-                found = [killed(root, commands, clients, kill) for _ in range(1 if quick else 3)]
+                asking = through_gateway if kill is kill_gateway else clients
+                found = [killed(root, commands, asking, kill) for _ in range(1 if quick else 3)]
                 seconds, lost, left = (max(column) for column in zip(*found, strict=True))
                 goal = GOALS[name]
                 rows += [
@@ -67,7 +73,8 @@ def main(
                     Row("  requests lost", lost, ""),
                     Row(f"  processes left after {ORPHAN_SECONDS:g} s", left, "", goal=0, met=left == 0),
                 ]
-            rows.append(Row("wrong vectors answered meanwhile", clients.wrong, "", goal=0, met=clients.wrong == 0))
+            wrong = clients.wrong + through_gateway.wrong
+            rows.append(Row("wrong vectors answered meanwhile", wrong, "", goal=0, met=wrong == 0))
             ended, left = stopped(commands[-1], root)
             rows += [
                 Row("SIGTERM: all has ended", ended, "s"),
@@ -107,18 +114,21 @@ class Clients:
     def ask(self) -> None:
         while not self.over.is_set():
             try:
-                known = state.read(self.home)
-                right = self.is_right(known.url) if known and known.url else False
-            except EmbedlineError:
+                vector = self.vector()
+                right = bool(np.allclose(vector, self.known, atol=1e-3))
+                self.wrong += not right
+            except FAILURES:
                 right = False
             self.answers.append((time.monotonic(), right))
             time.sleep(PAUSE_SECONDS)
 
-    def is_right(self, url: str) -> bool:
-        vector = TritonEmbedder(url, timeout_seconds=5).encode([self.item])[0]
-        right = bool(np.allclose(vector, self.known, atol=1e-3))
-        self.wrong += not right
-        return right
+    def vector(self) -> np.ndarray:
+        """Returns what is answered; raises one of `FAILURES` where nobody answers."""
+        known = state.read(self.home)
+        if not known or not known.url:
+            raise EmbedlineError("nothing is served yet", "wait")
+        vector: np.ndarray = TritonEmbedder(known.url, timeout_seconds=5).encode([self.item])[0]
+        return vector
 
     def since(self, moment: float) -> list[tuple[float, bool]]:
         return [answer for answer in self.answers if answer[0] >= moment]
@@ -133,6 +143,15 @@ class Clients:
         self.over.set()
         for thread in self.threads:
             thread.join()
+
+
+class GatewayClients(Clients):
+    """The same, through the gateway."""
+
+    def vector(self) -> np.ndarray:
+        port = json.loads((self.home / GATEWAY).read_text(encoding="utf-8"))["port"]
+        vector: np.ndarray = asking_gateway(port)([self.item])[0]
+        return vector
 
 
 Kill = Callable[[Path, list[subprocess.Popen[bytes]]], set[int]]
@@ -153,6 +172,12 @@ def kill_triton(root: Path, _: list[subprocess.Popen[bytes]]) -> set[int]:
     return before
 
 
+def kill_gateway(root: Path, _: list[subprocess.Popen[bytes]]) -> set[int]:
+    pid = int(json.loads((root / STATE / GATEWAY).read_text())["pid"])
+    os.kill(pid, signal.SIGKILL)
+    return {pid}
+
+
 def kill_supervisor(root: Path, commands: list[subprocess.Popen[bytes]]) -> set[int]:
     before = set(processes(root))
     commands[-1].kill()
@@ -161,7 +186,12 @@ def kill_supervisor(root: Path, commands: list[subprocess.Popen[bytes]]) -> set[
     return before
 
 
-KILLS: dict[str, Kill] = {"model process": kill_model, "Triton": kill_triton, "supervisor": kill_supervisor}
+KILLS: dict[str, Kill] = {
+    "model process": kill_model,
+    "Triton": kill_triton,
+    "gateway": kill_gateway,
+    "supervisor": kill_supervisor,
+}
 
 
 def killed(root: Path, commands: list[subprocess.Popen[bytes]], clients: Clients, kill: Kill) -> tuple[float, int, int]:

@@ -40,6 +40,7 @@ def make(root: Path, **serving: Any) -> None:
     content = yaml.safe_load((ROOT / PARAMETERS).read_text(encoding="utf-8"))
     ports = {f"{use}_port": 0 for use in ("http", "grpc", "metrics", "supervisor_metrics")}
     content["serving"] |= ports | {"variant": "fp32"} | serving
+    content["gateway"]["port"] = 0
     root.mkdir(parents=True)
     (root / PARAMETERS).write_text(yaml.safe_dump(content), encoding="utf-8")
     config = read(root / PARAMETERS)

@@ -2,7 +2,8 @@
 
 Models with random weights: the student's architecture, and a dual encoder of the size of ViT-B/32. Clients are threads
 of this process, each with a gRPC connection of its own; each peer is measured by turns with Triton. A model that does
-nothing shows what the way through Triton's python backend costs at least.
+nothing shows what the way through Triton's python backend costs at least. The gateway, which answers in base64, is
+measured by turns with Triton asked directly.
 
     python benchmarks/serving_speed.py            both models, five concurrencies
     python benchmarks/serving_speed.py --quick    the student's architecture, three concurrencies, shorter
@@ -42,6 +43,7 @@ from components.export.capacity import Capacity
 from components.export.config import Serving
 from components.export.exporters import exporter_of
 from export import OPSET, small, text_items, vit_b_32
+from gateway_process import asking_gateway, gateway
 from serving import TritonServer
 from serving.client import as_row, connect
 from serving.client.triton import INPUTS
@@ -55,6 +57,8 @@ SETTINGS = Serving(
 BATCH = 64
 AT_LEAST, FROM = 0.9, 8
 """The share of the in-process throughput that is to be reached, from this concurrency on."""
+OF_TRITON = 0.85
+"""The share of Triton's own throughput that is to be reached through the gateway, from `FROM` on."""
 OF_NOTHING = 0.8
 """The share that texts of the student are to reach of a model that does nothing: the way there costs more than they."""
 NOTHING = """
@@ -114,11 +118,26 @@ def measured(name: str, folder: Path, concurrencies: Sequence[int], seconds: flo
                 yield Row(what, ours, "a second", theirs, ours / theirs, goal, ours >= goal * theirs if goal else None)
             for share in (50, 95, 99):
                 yield Row(f"  p{share}", found["Triton"].percentile(share), "ms", found["in process"].percentile(share))
+        with gateway(folder, server.grpc_port) as (port, _):
+            through = asking_gateway(port)
+            demand_equal(through, embedder, items["both"])
+            for kind, concurrency in [(kind, each) for kind in items for each in concurrencies]:
+                found = by_turns({"gateway": through, "Triton": triton}, one_by_one(items[kind]), concurrency, seconds)
+                yield from of_gateway(f"{name} by the gateway, {kind}, {concurrency} at once", found, concurrency)
         batches = [list(islice(cycle(items["text"]), start, start + BATCH)) for start in range(0, 200, 25)]
         both = by_turns({"Triton": triton, "in process": embedder.encode}, batches, FROM, seconds)
         ours, theirs = (BATCH * both[each].requests_per_second for each in ("Triton", "in process"))
         what = f"{name}, {BATCH} texts a request, {FROM} at once (in process)"
         yield Row(what, ours, "items/s", theirs, ours / theirs, AT_LEAST, ours >= AT_LEAST * theirs)
+
+
+def of_gateway(what: str, found: dict[str, Load], concurrency: int) -> Iterator[Row]:
+    ours, theirs = (found[each].requests_per_second for each in ("gateway", "Triton"))
+    goal = OF_TRITON if concurrency >= FROM else None
+    met = ours >= goal * theirs if goal else None
+    yield Row(f"{what} (Triton)", ours, "a second", theirs, ours / theirs, goal, met)
+    for share in (50, 95, 99):
+        yield Row(f"  p{share}", found["gateway"].percentile(share), "ms", found["Triton"].percentile(share))
 
 
 def goal_of(name: str, kind: str, peer: str, concurrency: int) -> float | None:
