@@ -1,8 +1,8 @@
 """How long users wait for real answers after a process of `embedline serve` was killed, and how many requests fail.
 
-Two clients ask Triton and two the gateway all the time, one request after the other, 10 ms after each answer or failure;
-an answer counts if its vector is the known one. After the supervisor is killed it is started again at once, as systemd
-would. Nothing leaves the loopback.
+Two clients ask Triton and two the gateway all the time, one request after the other, 10 ms after each answer or
+failure; an answer counts if its vector is the known one. After the supervisor is killed it is started again at once, as
+systemd would. Nothing leaves the loopback.
 
     python benchmarks/healing.py            the slowest of three kills of each process
     python benchmarks/healing.py --quick    one kill of each
