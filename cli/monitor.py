@@ -35,12 +35,14 @@ def monitor(
 ) -> None:
     """Judge the windows of traffic since the last time, and exit with 5 while an alarm stands.
 
+    Beside the history lies `index.html`, the page of all looks.
+
     Example: `embedline monitor`
     """
     from components.config import PARAMETERS, read_section
     from components.monitoring.config import Monitoring
     from monitoring.report import read_history
-    from monitoring.watch import look
+    from monitoring.watch import PAGE, look
 
     settings = read_section(Path(PARAMETERS), Monitoring)
     healthy = _reference(traffic, reference, healthy_since, healthy_until, settings.most)
@@ -50,6 +52,7 @@ def monitor(
         say([asdict(report) for report in reports])
     else:
         _show(reports)
+        screen.print(f"All looks on one page: {history.with_name(PAGE)}")
     everything = [*before, *reports]
     if any(report.verdict == "alarm" for report in everything if report.until == everything[-1].until):
         raise typer.Exit(ALARM_STANDS)

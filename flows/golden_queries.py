@@ -22,7 +22,7 @@ from serving.roles import served_versions
 from serving.triton import TritonServer
 
 GOLDEN = STATE / "golden"
-HISTORY = STATE / "monitoring" / "golden.jsonl"
+HISTORY = STATE / "monitoring" / golden.HISTORY
 
 
 @flow(name="golden-queries", description="Asks the served champion questions with known answers.")

@@ -26,6 +26,8 @@ QUERIES, CANDIDATES = 48, 200
 LEAST_COSINE = 0.99
 """Neighbours in a batch and other processors move a vector far less, a wrong tokenizer or channel far more."""
 ITEMS, QUESTIONS = "items.parquet", "questions.json"
+HISTORY = "golden.jsonl"
+"""The file of the reports, beside the history of the windows."""
 
 
 @dataclass(frozen=True)
@@ -132,6 +134,23 @@ def append(path: Path, report: GoldenReport) -> None:
     path.parent.mkdir(parents=True, exist_ok=True)
     with path.open("a", encoding="utf-8") as file:
         file.write(json.dumps(asdict(report)) + "\n")
+
+
+def read_history(path: Path) -> list[GoldenReport]:
+    """Returns the reports of a history, none if there is no such file; a last line that was cut off is left out.
+
+    Raises `DataInvalid` that names any other line that is no report.
+    """
+    lines = path.read_text(encoding="utf-8").split("\n") if path.is_file() else [""]
+    reports = []
+    for number, line in enumerate(lines[:-1], 1):  # what follows the last line end was cut off, or is empty
+        try:
+            reports.append(GoldenReport(**json.loads(line)))
+        except (ValueError, TypeError) as error:
+            raise DataInvalid(
+                f"{path}, line {number}: is no report of golden queries: {error}", "Move it away."
+            ) from error
+    return reports
 
 
 def hit_rate(golden: Golden, vectors: Vectors) -> float:

@@ -17,7 +17,9 @@ from components.monitoring.config import TESTS, Monitoring
 from components.traffic import Window
 from monitoring.calibration import gathered, threshold
 from monitoring.drift.mmd import witness
+from monitoring.outcomes import Outcome
 from monitoring.permutations import Inapplicable, Measured, p_value, pooled, step_down
+from monitoring.projection import Projection, project
 from monitoring.quality import Quality
 
 WHOLE = "all"
@@ -55,6 +57,7 @@ class WindowReport:
     `limit` that raises an alarm. `raised` is whether this window raised one, `stands` whether it or an earlier one
     still holds. `verdict` is `ok`; `note`, a shift that provably cost nothing; `alarm`, any other shift, or harm; or
     `too few` requests. `findings` are sorted, the most certain first; `skipped` says why a test was not made.
+    `projection` has `moved` in their order; `outcomes` are those of all versions.
     """
 
     since: float
@@ -74,6 +77,8 @@ class WindowReport:
     findings: list[Finding]
     moved: list[Moved]
     skipped: dict[str, str]
+    projection: Projection | None = None
+    outcomes: list[Outcome] = field(default_factory=list)
 
     def json(self) -> str:
         """Returns the report as one line of JSON."""
@@ -86,6 +91,8 @@ class WindowReport:
             "quality": Quality(**facts["quality"]) if facts["quality"] else None,
             "findings": [Finding(**each) for each in facts["findings"]],
             "moved": [Moved(**each) for each in facts["moved"]],
+            "projection": Projection(**facts["projection"]) if facts.get("projection") else None,
+            "outcomes": [Outcome(**each) for each in facts.get("outcomes", ())],
         }
         return cls(**{**facts, **parts})
 
@@ -128,9 +135,10 @@ def judge_window(
     harmless = quality is not None and quality.drop_high < settings.harm
     verdict = ALARM if harm or (stands and not harmless) else NOTE if stands else OK if enough else TOO_FEW
     moved = _moved(reference, window, findings[0].slice, concepts) if findings and p <= settings.level else []
+    projection = project(reference, window, [one.request_id for one in moved], settings.seed)
     return WindowReport(
         since, until, version, window.count, len(window), len(reference), verdict, p, evidence, limit, raised, stands,
-        harm, quality, findings, moved, skipped,
+        harm, quality, findings, moved, skipped, projection,
     )  # fmt: skip
 
 

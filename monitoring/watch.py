@@ -4,7 +4,7 @@ from __future__ import annotations
 
 import time
 from collections.abc import Iterator
-from dataclasses import dataclass
+from dataclasses import dataclass, replace
 from pathlib import Path
 
 import numpy as np
@@ -13,12 +13,16 @@ from components.embedder import Vectors
 from components.monitoring.config import Monitoring
 from components.traffic import Window, forget, read_column, read_feedback, read_window
 from components.workspace import STATE
+from monitoring import golden
+from monitoring.outcomes import outcomes
+from monitoring.page import write_history
 from monitoring.policies import DAY
 from monitoring.quality import Quality, reciprocal_rank
 from monitoring.report import Concepts, WindowReport, append_history, judge_window
 
 TRAFFIC, FEEDBACK = STATE / "traffic", "feedback"
 HISTORY = STATE / "monitoring" / "history.jsonl"
+PAGE = "index.html"
 
 
 @dataclass(frozen=True)
@@ -47,15 +51,18 @@ def judge_traffic(
     last = {report.version: report for report in history}
     start = max((report.until for report in history), default=None)
     for period in periods(traffic, settings, start, now):
-        quality = _quality(traffic.with_name(FEEDBACK), period)
+        feedback = traffic.with_name(FEEDBACK)
+        quality = _quality(feedback, period)
+        taken = outcomes(traffic, feedback, period.since, period.until, settings.slices)
         for version in _versions(traffic, period):
             window = read_window(
                 traffic, period.since, period.until, version=version or None, most=settings.most, seed=settings.seed
             )
-            last[version] = judge_window(
+            report = judge_window(
                 reference, window, settings, since=period.since, until=period.until, version=version,
                 before=last.get(version), training=training, concepts=concepts, quality=quality,
             )  # fmt: skip
+            last[version] = replace(report, outcomes=taken)
         yield [report for report in last.values() if report.since == period.since]
 
 
@@ -63,13 +70,18 @@ def look(
     traffic: Path, reference: Window, settings: Monitoring, history: Path, before: list[WindowReport]
 ) -> Iterator[list[WindowReport]]:
     """Yields what `judge_traffic` does since the last of `before`, each once it is kept in the file `history`; removes
-    at the end what is older than `monitoring.retention_days`. Raises as `judge_traffic` does."""
-    now = time.time()
+    at the end what is older than `monitoring.retention_days`, and writes the page of all looks beside the history,
+    whose own time then tells of the last look. Raises as `judge_traffic` and `write_history` do."""
+    now, everything = time.time(), list(before)
     for reports in judge_traffic(traffic, reference, settings, before, now):
         append_history(history, reports)
+        everything += reports
         yield reports
     if settings.retention_days:
         forget(traffic, now - settings.retention_days * DAY)
+    known = golden.read_history(history.with_name(golden.HISTORY))
+    write_history(history.with_name(PAGE), traffic, everything, known, settings.level)
+    history.touch()
 
 
 def periods(traffic: Path, settings: Monitoring, start: float | None, now: float) -> Iterator[Period]:

@@ -2,13 +2,14 @@
 
 from __future__ import annotations
 
-from collections.abc import Iterator, Mapping
+from collections.abc import Collection, Iterator, Mapping, Sequence
 from dataclasses import dataclass
 from pathlib import Path
 from typing import TYPE_CHECKING, Any
 
 import numpy as np
 import pyarrow as pa
+import pyarrow.compute as compute
 import pyarrow.parquet as pq
 from numpy.typing import NDArray
 
@@ -95,6 +96,18 @@ def read_column(source: Path | pa.Table | pd.DataFrame, name: str, since: float,
     found = [_chosen(batch, since, until, {}) for batch in _batches(source, since, until, names)]
     parts = [_column(batch[name]) for batch in found if name in batch.column_names]
     return np.concatenate(parts) if parts else np.empty(0)
+
+
+def read_requests(
+    source: Path | pa.Table | pd.DataFrame, names: Sequence[str], since: float, until: float, ids: Collection[str]
+) -> Iterator[dict[str, Any]]:
+    """Yields the columns `names` and `request_id` of the requests of a period that `ids` names; a column that is not
+    recorded is left out. Raises as `read_window` does."""
+    wanted = pa.array(list(ids), pa.string())
+    for batch in _batches(source, since, until, ["time", "request_id", *names]):
+        rows = _chosen(batch, since, until, {})
+        found = rows.filter(compute.is_in(rows["request_id"], wanted))
+        yield from found.drop_columns(["time"]).to_pylist()
 
 
 def read_feedback(folder: Path, since: float, until: float) -> dict[str, int]:

@@ -1,4 +1,4 @@
-"""What the report's page is drawn with: its style, shares as numbers and as SVG bars, images as data URLs."""
+"""What pages are drawn with: their frame and style, shares as numbers and as SVG bars, images as data URLs."""
 
 from __future__ import annotations
 
@@ -13,6 +13,7 @@ from PIL import Image, ImageOps
 from components.corpus.item import ImageSource
 
 IMAGE_PIXELS = 240
+LONGEST_TEXT = 240
 
 STYLE = """
 :root { color-scheme: light dark; --back: #fff; --ink: #14171c; --soft: #5d6673; --line: #e2e5ea; --track: #eef0f3;
@@ -88,6 +89,34 @@ dt, dd { overflow-wrap: anywhere }
   dd { margin-bottom: .6rem } }
 @media print { .scroll { overflow: visible } .miss, .model, tr { break-inside: avoid } }
 """
+
+
+def document(title: str, main: str, style: str = "") -> str:
+    """Returns a page that loads and runs nothing, `main` being its content as HTML; `style` is added to `STYLE`."""
+    return f"""<!doctype html>
+<html lang="en">
+<head>
+<meta charset="utf-8">
+<meta name="viewport" content="width=device-width, initial-scale=1">
+<meta http-equiv="Content-Security-Policy" content="default-src 'none'; img-src data:; style-src 'unsafe-inline'">
+<link rel="icon" href="data:,">
+<title>{escape(title)}</title>
+<style>{STYLE}{style}</style>
+</head>
+<body>
+<main>
+<h1>{escape(title)}</h1>
+{main}
+</main>
+</body>
+</html>
+"""
+
+
+def short(text: str) -> str:
+    """Returns the text, cut where it is long."""
+    text = text.strip()
+    return text if len(text) <= LONGEST_TEXT else f"{text[:LONGEST_TEXT]}…"
 
 
 def percent(share: float | None) -> str:

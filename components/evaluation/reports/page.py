@@ -14,14 +14,13 @@ from components.corpus import Item
 from components.corpus.item import ImageSource
 from components.corpus.rows import plain
 from components.evaluation.report import TIE_RATE_SHOWN
-from components.evaluation.reports.drawing import STYLE, bar, bounds, count, image_element, percent
+from components.evaluation.reports.drawing import bar, bounds, count, document, image_element, percent, short
 from components.evaluation.reports.misses import Miss
 from components.evaluation.reports.standings import Standings, chance, flags
 from components.files import write_text
 from components.scores import Scores
 
 FRAMES_SHOWN = 3
-LONGEST_TEXT = 240
 DIGEST_SHOWN = 12
 
 
@@ -36,33 +35,17 @@ def report_page(
     """
     standings = Standings(scores, published)
     name, first = next(iter(scores.items()))
-    title = escape(f"{name if len(scores) == 1 else f'{len(scores)} models'} on {first.benchmark}")
+    title = f"{name if len(scores) == 1 else f'{len(scores)} models'} on {first.benchmark}"
     queries = sum(task.queries for task in standings.tasks.values())
-    return f"""<!doctype html>
-<html lang="en">
-<head>
-<meta charset="utf-8">
-<meta name="viewport" content="width=device-width, initial-scale=1">
-<meta http-equiv="Content-Security-Policy" content="default-src 'none'; img-src data:; style-src 'unsafe-inline'">
-<link rel="icon" href="data:,">
-<title>{title}</title>
-<style>{STYLE}</style>
-</head>
-<body>
-<main>
-<h1>{title}</h1>
-<p class="facts"><span>data <code>{escape(first.dataset_digest[:DIGEST_SHOWN])}</code></span>
+    main = f"""<p class="facts"><span>data <code>{escape(first.dataset_digest[:DIGEST_SHOWN])}</code></span>
 <span>scorer {escape(first.scorer)}</span><span>{len(standings.tasks):,} sets</span><span>{queries:,} queries</span></p>
 <section class="models">{"".join(_model(name, standings) for name in scores)}</section>
 {_means(standings)}
 {_sets(standings)}
 {_published(standings)}
 {_misses(name, misses)}
-{_identity(standings)}
-</main>
-</body>
-</html>
-"""
+{_identity(standings)}"""
+    return document(title, main)
 
 
 def write_page(path: Path, page: str) -> None:
@@ -245,7 +228,7 @@ def _miss(miss: Miss) -> str:
 def _item(label: str, item: Item) -> str:
     images = [*([item.image] if item.image else []), *_spread(item.video)]
     texts = {' class="soft"': item.instruction, "": item.text}
-    paragraphs = "".join(f'<p dir="auto"{kind}>{escape(_short(text))}</p>' for kind, text in texts.items() if text)
+    paragraphs = "".join(f'<p dir="auto"{kind}>{escape(short(text))}</p>' for kind, text in texts.items() if text)
     return (
         f"<figure><figcaption>{label}</figcaption><div>{''.join(map(image_element, images))}</div>{paragraphs}</figure>"
     )
@@ -278,8 +261,3 @@ def _spread(frames: Sequence[ImageSource]) -> list[ImageSource]:
     if len(frames) <= FRAMES_SHOWN:
         return list(frames)
     return [frames[step * (len(frames) - 1) // (FRAMES_SHOWN - 1)] for step in range(FRAMES_SHOWN)]
-
-
-def _short(text: str) -> str:
-    text = text.strip()
-    return text if len(text) <= LONGEST_TEXT else f"{text[:LONGEST_TEXT]}…"
