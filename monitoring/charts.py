@@ -39,6 +39,7 @@ rect.too.few { fill: var(--other) } rect.band { opacity: .16 }
 .legend { display: flex; flex-wrap: wrap; gap: .2rem 1.1rem; font-size: 13px; margin: 0 0 1rem; list-style: none;
   padding: 0 }
 .legend i { display: inline-block; width: 14px; height: 3px; vertical-align: middle; margin: 0 .45em 0 0 }
+.legend:empty { display: none }
 .legend i.dot { width: 8px; height: 8px; border-radius: 50% } .legend i.band { height: 10px; opacity: .45 }
 circle { stroke: var(--back); stroke-width: 1 }
 .cloud { height: auto; aspect-ratio: 1; border: 1px solid var(--line); border-radius: 3px }

@@ -3,11 +3,12 @@
 from __future__ import annotations
 
 from collections import defaultdict
-from collections.abc import Iterator, Sequence
+from collections.abc import Callable, Iterator, Sequence
 from dataclasses import dataclass
 from pathlib import Path
 
 import numpy as np
+from numpy.typing import NDArray
 
 from components.scores.intervals import mean_interval
 from components.traffic import read_feedback, read_requests
@@ -15,7 +16,7 @@ from components.traffic import read_feedback, read_requests
 CONFIDENCE = 0.95
 ASKED_BEFORE = 86_400.0
 """How many seconds before its window a request may lie whose hit was taken in it."""
-MEASURES = {
+MEASURES: dict[str, Callable[[NDArray[np.int64]], NDArray[np.float64]]] = {
     "recall@1": lambda ranks: (ranks == 1).astype(float),
     "recall@10": lambda ranks: ((ranks >= 1) & (ranks <= 10)).astype(float),
     "mean reciprocal rank": lambda ranks: np.where(ranks > 0, 1 / np.maximum(ranks, 1), 0.0),
@@ -49,7 +50,7 @@ def outcomes(traffic: Path, feedback: Path, since: float, until: float, slices: 
     return [outcome for group, ranks in groups.items() for outcome in _measured(group, np.array(ranks))]
 
 
-def _measured(group: str, ranks: np.ndarray) -> Iterator[Outcome]:
+def _measured(group: str, ranks: NDArray[np.int64]) -> Iterator[Outcome]:
     for measure, values_of in MEASURES.items():
         values = values_of(ranks)
         low, high = mean_interval([values], CONFIDENCE)

@@ -120,10 +120,8 @@ def _windows(reports: Sequence[WindowReport], frame: Frame) -> str:
     lines = chart("evidence of a shift", "the dashed limit raises an alarm, a dot says where", evidence, frame, limit,
                   lambda decades: f"{10**decades:.3g}")  # fmt: skip
     named = "".join(f'<li><i class="dot {kind}"></i>{kind}</li>' for kind in kinds)
-    return (
-        '<section><h2>Windows</h2><p class="note">A note is a shift that provably cost no quality. Vertical lines are '
-        f'new versions; times are UTC.</p><ul class="legend">{named}{legend(colours)}</ul>{strips}{lines}</section>'
-    )
+    note = "A note is a shift that provably cost no quality. Vertical lines are new versions; times are UTC."
+    return _section("Windows", note, named + legend(colours), strips + lines)
 
 
 def _drift(reports: Sequence[WindowReport], frame: Frame, level: float) -> str:
@@ -143,13 +141,12 @@ def _drift(reports: Sequence[WindowReport], frame: Frame, level: float) -> str:
               [Line(name, colours[name], points) for (name, _), points in sorted(lines.items(), reverse=True)], frame)
         for test, lines in sorted(found.items())
     )  # fmt: skip
-    return (
-        '<section><h2>Size of each shift</h2><p class="note">By drift test and slice, against the reference. A dot is '
-        "a shift that is certain after all tests and slices of its window are adjusted for; behind the lines lie "
-        f'windows with an alarm or a note.</p><ul class="legend">{legend(colours)}'
-        '<li><i class="band alarm"></i>alarm</li><li><i class="band note"></i>note</li></ul>'
-        f'<div class="charts">{drawn}</div></section>'
+    note = (
+        "By drift test and slice, against the reference. A dot is a shift that is certain after all tests and slices "
+        "of its window are adjusted for; behind the lines lie windows with an alarm or a note."
     )
+    bands = "".join(f'<li><i class="band {kind}"></i>{kind}</li>' for kind in (ALARM, NOTE))
+    return _section("Size of each shift", note, legend(colours) + bands, _charts(drawn))
 
 
 def _outcomes(reports: Sequence[WindowReport], frame: Frame) -> str:
@@ -167,10 +164,8 @@ def _outcomes(reports: Sequence[WindowReport], frame: Frame) -> str:
               frame)
         for measure, by_group in found.items()
     )  # fmt: skip
-    return (
-        '<section><h2>What users took</h2><p class="note">From feedback, with the 95 % interval of all. The hit that a user '
-        f'took is the relevant one.</p><ul class="legend">{legend(colours)}</ul><div class="charts">{drawn}</div></section>'
-    )
+    note = "From feedback, with the 95 % interval of all. The hit that a user took is the relevant one."
+    return _section("What users took", note, legend(colours), _charts(drawn))
 
 
 def _golden(golden: Sequence[GoldenReport], frame: Frame) -> str:
@@ -190,12 +185,9 @@ def _golden(golden: Sequence[GoldenReport], frame: Frame) -> str:
         chart("time of a query", "ms, median", [line("answered", 0, (each.median_ms for each in golden))], frame),
     ]  # fmt: skip
     problems = [one.problem for one in golden if one.problem]
-    said = f" The last problem: {escape(problems[-1])}." if problems else ""
-    return (
-        '<section><h2>Golden queries</h2><p class="note">Questions with known answers, asked of the served model; '
-        f'a dot is a wrong answer.{said}</p><ul class="legend">{legend({"answered": 0, "known": 1})}</ul>'
-        f'<div class="charts">{"".join(drawn)}</div></section>'
-    )
+    last = f" The last problem: {problems[-1]}." if problems else ""
+    note = f"Questions with known answers, asked of the served model; a dot is a wrong answer.{last}"
+    return _section("Golden queries", note, legend({"answered": 0, "known": 1}), _charts("".join(drawn)))
 
 
 def _map(report: WindowReport, raw: Mapping[str, Raw]) -> str:
@@ -204,13 +196,12 @@ def _map(report: WindowReport, raw: Mapping[str, Raw]) -> str:
     items = "".join(_item(number, one, raw.get(one.request_id)) for number, one in enumerate(report.moved, 1))
     name = f"Reference and current window, {_version(report.version)}"
     beside = f'<div class="items">{items}</div>' if items else '<p class="soft">No request stands out.</p>'
-    return (
-        f'<section><h2>{escape(name)}</h2><p class="note">Both on their two principal axes, which hold '
-        f"{report.projection.explained:.0%} of the variance. Numbered: the requests that lie where the window is "
-        'denser than the reference.</p><ul class="legend"><li><i class="dot reference"></i>reference</li>'
-        '<li><i class="dot window"></i>window</li></ul>'
-        f'<div class="map">{cloud(report.projection, name)}{beside}</div></section>'
+    note = (
+        f"Both on their two principal axes, which hold {report.projection.explained:.0%} of the variance. Numbered: "
+        "the requests that lie where the window is denser than the reference."
     )
+    entries = "".join(f'<li><i class="dot {side}"></i>{side}</li>' for side in ("reference", "window"))
+    return _section(name, note, entries, f'<div class="map">{cloud(report.projection, name)}{beside}</div>')
 
 
 def _item(number: int, moved: Moved, raw: Raw | None) -> str:
@@ -231,11 +222,21 @@ def _findings(reports: Sequence[WindowReport]) -> str:
     if not rows:
         return ""
     heads = '<th>slice</th><th>test</th><th class="number">size</th><th></th><th class="number">p</th><th>version</th>'
+    table = f"<table><thead><tr>{heads}</tr></thead><tbody>{rows}</tbody></table>"
+    note = "p is adjusted for all tests and slices."
+    return _section("The last window, the most certain first", note, "", f'<div class="scroll">{table}</div>')
+
+
+def _section(title: str, note: str, entries: str, content: str) -> str:
+    """Returns a section; `entries` of the legend and `content` are HTML."""
     return (
-        f'<section><h2>The last window, the most certain first</h2><p class="note">p is adjusted for all tests and '
-        f'slices.</p><div class="scroll"><table><thead><tr>{heads}</tr></thead><tbody>{rows}</tbody>'
-        "</table></div></section>"
+        f'<section><h2>{escape(title)}</h2><p class="note">{escape(note)}</p><ul class="legend">{entries}</ul>'
+        f"{content}</section>"
     )
+
+
+def _charts(drawn: str) -> str:
+    return f'<div class="charts">{drawn}</div>'
 
 
 def _decades(evidence: float) -> float:

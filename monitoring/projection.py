@@ -40,9 +40,9 @@ def project(reference: Window, window: Window, moved: Sequence[str], seed: int) 
     shown = [_drawn(side, seed) for side in sides] + [window.vectors[[rows[name] for name in moved]]]
     places = [_places((vectors - centre) @ plane) for vectors in shown]
     largest = max(float(np.abs(part).max(initial=0.0)) for part in places) or 1.0
-    found = [np.rint(part / largest * SIZE).astype(int).tolist() for part in places]
+    ours, theirs, most = (np.rint(part / largest * SIZE).astype(int).tolist() for part in places)
     total = float(variances.sum())
-    return Projection(*found, float(variances[::-1][:2].sum()) / total if total > 0 else 0.0)
+    return Projection(ours, theirs, most, float(variances[::-1][:2].sum()) / total if total > 0 else 0.0)
 
 
 def _drawn(vectors: Vectors, seed: int) -> Vectors:
