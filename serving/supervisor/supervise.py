@@ -22,6 +22,7 @@ from serving import events
 from serving.supervisor import state
 from serving.supervisor.child import Child, ChildProcess
 from serving.supervisor.decision import Policy
+from serving.supervisor.looks import Looks
 from serving.supervisor.loop import Watch, Watched
 from serving.supervisor.metrics import Metrics
 from serving.supervisor.rotation import rotate
@@ -52,6 +53,7 @@ def supervise(
         stop = Stop()
         stack.callback(end, home, began)
         metrics = Metrics()
+        metrics.registry.register(Looks(home))
         current = replace(began, metrics_url=metrics.serve(config.supervisor_metrics_port))
         current.write(home)
         triton = TritonProcess(home, config, tracking.prepare(Path()))
