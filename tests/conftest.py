@@ -20,6 +20,9 @@ ROOT = Path(__file__).parents[1]
 SYSTEM_PACKAGES = {name: file.exists() for file, name in SYSTEM_FILES.items()} | {"git": bool(shutil.which("git"))}
 WORDS = ("cat", "dog", "red", "blue", "sad", "happy", "face", "tree", "one", "two", "left", "of", "the", "a", "find")
 
+OTHER_PACKAGES = {"prometheus": bool(shutil.which("prometheus") and shutil.which("promtool"))}
+"""What single tests need and nothing else of the project does."""
+
 
 @pytest.hookimpl(tryfirst=True)
 def pytest_collection_modifyitems(items: list[pytest.Item]) -> None:
@@ -32,8 +35,9 @@ def pytest_collection_modifyitems(items: list[pytest.Item]) -> None:
 def pytest_runtest_setup(item: pytest.Item) -> None:
     """Skips a test whose marker `system` names a Debian package that is missing here."""
     for marker in item.iter_markers("system"):
-        if missing := [name for name in marker.args or SYSTEM_PACKAGES if not SYSTEM_PACKAGES[name]]:
-            pytest.skip(f"needs the Debian packages {', '.join(missing)}; `make system` installs them")
+        there = SYSTEM_PACKAGES | OTHER_PACKAGES
+        if missing := [name for name in marker.args or SYSTEM_PACKAGES if not there[name]]:
+            pytest.skip(f"needs the Debian packages {', '.join(missing)}; `make system` installs them, or apt-get")
 
 
 @pytest.fixture

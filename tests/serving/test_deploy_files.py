@@ -81,7 +81,7 @@ def test_compose_pins_images_opens_the_loopback_alone_and_mounts_what_there_is(c
 
 
 def test_prometheus_asks_services_of_compose_and_grafana_asks_prometheus(compose: Any) -> None:
-    jobs = read(DEPLOY / "prometheus.yml")["scrape_configs"]
+    jobs = read(DEPLOY / "prometheus" / "compose.yml")["scrape_configs"]
     targets = {target for job in jobs for group in job["static_configs"] for target in group["targets"]}
     (source,) = read(DEPLOY / "grafana" / "datasource.yaml")["datasources"]
     for address in {*targets, source["url"].removeprefix("http://")}:
