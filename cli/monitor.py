@@ -31,6 +31,10 @@ def monitor(
     ] = None,
     healthy_until: Annotated[datetime | None, typer.Option(formats=TIMES, help="Where that ends; UTC.")] = None,
     history: Annotated[Path, typer.Option(help="Where reports are kept.")] = STATE / "monitoring" / "history.jsonl",
+    ui: Annotated[
+        bool, typer.Option("--ui", help="Then write all looks to a workspace of Evidently, and serve its UI.")
+    ] = False,
+    ui_port: Annotated[int, typer.Option(help="Where that listens, on this machine alone.")] = 8650,
     machine: Machine = False,
 ) -> None:
     """Judge the windows of traffic since the last time, and exit with 5 while an alarm stands.
@@ -44,6 +48,8 @@ def monitor(
     from monitoring.report import read_history
     from monitoring.watch import PAGE, look
 
+    if ui:
+        from monitoring import evidently_runs  # before the look: it may not be installed
     settings = read_section(Path(PARAMETERS), Monitoring)
     healthy = _reference(traffic, reference, healthy_since, healthy_until, settings.most)
     before = read_history(history)
@@ -54,6 +60,10 @@ def monitor(
         _show(reports)
         screen.print(f"All looks on one page: {history.with_name(PAGE)}")
     everything = [*before, *reports]
+    if ui:
+        runs = history.with_name("evidently")
+        evidently_runs.write_runs(runs, everything)
+        evidently_runs.serve(runs, ui_port)
     if any(report.verdict == "alarm" for report in everything if report.until == everything[-1].until):
         raise typer.Exit(ALARM_STANDS)
 
