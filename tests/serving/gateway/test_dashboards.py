@@ -100,9 +100,9 @@ def supervisor(tmp_path_factory: pytest.TempPathFactory) -> tuple[Metrics, str]:
     """The metrics of a supervisor of a process that has failed and was healed, in whose home monitor has looked."""
     home = tmp_path_factory.mktemp("supervised")
     noise = np.random.default_rng(0).standard_normal((200, 8)).astype(np.float32)
-    both = [Window(rows, {"request_id": np.arange(100).astype(str)}, 100) for rows in (noise[:100], noise[100:])]
+    one, other = (Window(rows, {"request_id": np.arange(100).astype(str)}, 100) for rows in (noise[:100], noise[100:]))
     settings = Monitoring(permutations=19, min_requests=50)
-    report = judge_window(*both, settings, since=0.0, until=1.0, version="2")
+    report = judge_window(one, other, settings, since=0.0, until=1.0, version="2")
     report.outcomes.append(Outcome("all", "recall@1", 9, 0.5, 0.2, 0.8))
     append_history(home / "monitoring" / "history.jsonl", [report])
     asked = GoldenReport(time.time(), "2", 48, 0.9, 0.9, 1.0, 4.0, None)

@@ -24,9 +24,9 @@ ASKED = GoldenReport(7.0, "2", 48, 0.8, 0.9, 0.5, 4.0, "wrong")
 @pytest.fixture
 def report() -> WindowReport:
     noise = np.random.default_rng(0).standard_normal((200, 8)).astype(np.float32)
-    both = [Window(rows, {"request_id": np.arange(100).astype(str)}, 100) for rows in (noise[:100], noise[100:])]
+    one, other = (Window(rows, {"request_id": np.arange(100).astype(str)}, 100) for rows in (noise[:100], noise[100:]))
     settings = Monitoring(permutations=19, min_requests=50)
-    judged = judge_window(*both, settings, since=0.0, until=1.0, version="1")
+    judged = judge_window(one, other, settings, since=0.0, until=1.0, version="1")
     return replace(judged, outcomes=[Outcome("all", "recall@1", 9, 0.5, 0.2, 0.8)])
 
 
