@@ -70,15 +70,16 @@ def statistics(report: WindowReport) -> dict[tuple[str, str], float]:
 
 def write_runs(folder: Path, reports: Sequence[WindowReport]) -> int:
     """Adds a run for each of the last `SHOWN` reports that has none yet, and returns how many."""
+    shown = sorted(reports, key=lambda report: report.until)[-SHOWN:]
     folder.mkdir(parents=True, exist_ok=True)
     workspace = Workspace.create(str(folder))
     project = next(iter(workspace.search_project(PROJECT)), None) or workspace.create_project(PROJECT)
     runs = (workspace.get_run(project.id, run) for run in workspace.list_runs(project.id))
     there = {found.metadata.get(LOOK) for found in runs if found}
-    new = [report for report in reports[-SHOWN:] if identity(report) not in there]
+    new = [report for report in shown if identity(report) not in there]
     for report in new:
         add(workspace, project, report)
-    workspace.save_dashboard(project.id, dashboard(reports[-SHOWN:]))
+    workspace.save_dashboard(project.id, dashboard(shown))
     return len(new)
 
 

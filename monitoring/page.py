@@ -64,9 +64,9 @@ def write_history(
 def history_page(
     reports: Sequence[WindowReport], golden: Sequence[GoldenReport], raw: Mapping[str, Raw], level: float
 ) -> str:
-    """Returns the page of the last `SHOWN` windows of a history; `raw` are requests by their ids. A shift is certain
+    """Returns the page of the last `SHOWN` windows of a history, in whatever order it is; `raw` are requests by their ids. A shift is certain
     whose adjusted p-value is at most `level`."""
-    reports = reports[-SHOWN:]
+    reports = sorted(reports, key=lambda report: report.until)[-SHOWN:]
     if not reports:
         return document("Watching production", '<p class="facts">No window has been judged yet.</p>', STYLE)
     since, until = reports[0].since, max(report.until for report in reports)
@@ -87,7 +87,8 @@ def history_page(
 
 def _last(reports: Sequence[WindowReport]) -> list[WindowReport]:
     """Returns the reports of the last window, one a version."""
-    return [report for report in reports if report.until == reports[-1].until]
+    end = max((report.until for report in reports), default=0.0)
+    return [report for report in reports if report.until == end]
 
 
 def _facts(reports: Sequence[WindowReport]) -> str:

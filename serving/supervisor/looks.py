@@ -53,7 +53,8 @@ def of_windows(reports: Sequence[dict[str, Any]], looked: float) -> Iterator[Gau
     yield gauge("monitor_last_look_timestamp_seconds", "When traffic was last looked at.", (), {(): looked})
     if not reports:
         return
-    last = [report for report in reports if report["until"] == reports[-1]["until"]]
+    end = max(report["until"] for report in reports)
+    last = [report for report in reports if report["until"] == end]
     by_version = {
         "alarm": "1 if an alarm stands.",
         "note": "1 if a shift that costs nothing stands.",

@@ -149,6 +149,7 @@ def test_a_history_without_windows_and_a_long_one_have_a_page(draw: Draw) -> Non
     report = judge_window(draw(200, 0), draw(200, 1), SETTINGS, since=0.0, until=1.0)
     many = [replace(report, since=float(number), until=number + 1.0) for number in range(SHOWN + 100)]
     page = history_page(many, [], {}, 0.05)
+    assert history_page(many[::-1], [], {}, 0.05) == page, "a history may be filled in later"
     assert f"{SHOWN} windows shown" in page
     assert len(page) < 2_000_000
 

@@ -45,7 +45,7 @@ def test_the_last_window_of_each_version_and_the_last_golden_queries_are_read(
 ) -> None:
     alarm = replace(report, since=1.0, until=2.0, verdict="alarm", evidence=99.0)
     other = replace(report, since=1.0, until=2.0, version="2", verdict="note")
-    append_history(windows(tmp_path), [report, alarm, other])
+    append_history(windows(tmp_path), [alarm, other, report])  # one was judged later than the next
     for asked in (replace(ASKED, hit_at_1=0.1, problem=None), ASKED):
         golden.append(tmp_path / "monitoring" / golden.HISTORY, asked)
     found = registry(tmp_path)
