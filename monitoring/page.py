@@ -64,8 +64,8 @@ def write_history(
 def history_page(
     reports: Sequence[WindowReport], golden: Sequence[GoldenReport], raw: Mapping[str, Raw], level: float
 ) -> str:
-    """Returns the page of the last `SHOWN` windows of a history, in whatever order it is; `raw` are requests by their ids. A shift is certain
-    whose adjusted p-value is at most `level`."""
+    """Returns the page of the last `SHOWN` windows of a history, in whatever order it is; `raw` are requests by their
+    ids. A shift is certain whose adjusted p-value is at most `level`."""
     reports = sorted(reports, key=lambda report: report.until)[-SHOWN:]
     if not reports:
         return document("Watching production", '<p class="facts">No window has been judged yet.</p>', STYLE)
