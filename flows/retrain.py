@@ -22,7 +22,7 @@ from components.corpus import Manifest
 from components.embedder import OnnxEmbedder, fingerprint
 from components.errors import Refused, UsageError
 from components.evaluation import evaluate, read_suite
-from components.export import served_variant
+from components.export import read_bundle, served_variant
 from components.registry import Verdict, ancestry, compare, infrastructure, models, promotion, tracking
 from components.registry.tracking import Run, Tracking
 from components.scores import Model, Scores
@@ -149,9 +149,10 @@ def bless(config: Config, tracked: Tracking, round_: Run, version: str, reason: 
     quality = compare_with_champion(config, tracked, champion)
     publish(quality)
     quality.require()
-    checks = try_on_triton(config)
-    blessing = infrastructure(str(read_json(BUNDLE / "bundle.json")["fingerprint"]), checks, config.promotion)
-    round_.log_metrics(checks)
+    checks = try_on_triton(config, tracked, champion)
+    against = models.facts(tracked, champion)["fingerprint"] if champion else None
+    blessing = infrastructure(read_bundle(BUNDLE).fingerprint, checks, config.promotion, against)
+    round_.log_metrics({name: value for name, value in checks.items() if isinstance(value, int | float)})
     return promote(config, tracked, version, quality, blessing, reason)
 
 
@@ -166,7 +167,7 @@ def compare_with_champion(config: Config, tracked: Tracking, champion: str | Non
     sets = Manifest.read(DATA).tasks.eval
     if champion is None:
         return compare(challenger, None, config.promotion, sets)
-    bundle = models.download(tracked, champion, STATE / "champion")
+    bundle = models.fetched(tracked, champion)
     identity = models.facts(tracked, champion)["model_fingerprint"]
     embedder = OnnxEmbedder(bundle / "version", config.evaluation.batch_size)
     served = Model(f"champion {champion}", fingerprint(bundle / "version"), embedder.dimension, None)
@@ -184,9 +185,14 @@ def compare_with_champion(config: Config, tracked: Tracking, champion: str | Non
     cache_policy=NO_CACHE,
     persist_result=False,
 )
-def try_on_triton(config: Config) -> dict[str, float]:
-    """Returns what was measured of the bundle on a server of its own, so that no user is answered by it yet."""
-    measured = measure(TRIAL, BUNDLE, config.serving.startup_seconds)
+def try_on_triton(config: Config, tracked: Tracking, champion: str | None) -> dict[str, Any]:
+    """Returns what was measured of the bundle on a server of its own, so that no user is answered by it yet; the
+    champion's own bundle is asked beside it by turns."""
+    beside = models.fetched(tracked, champion) if champion else None
+    limits = config.promotion
+    measured = measure(
+        TRIAL, BUNDLE, beside, config.serving.startup_seconds, limits.concurrency, limits.confidence
+    )
     parity = read_json(ONNX / "parity.json")[served_variant(config.serving, ONNX)]
     return {**measured, "parity_cosine": float(parity["minimum"])}
 

@@ -4,7 +4,7 @@ config.pbtxt, version/    what is served; `fingerprint` in bundle.json covers ev
 bundle.json               what the bundle is, and items whose vectors are known
 examples.npy, examples/   those vectors, and the images of those items
 reference.npz             the reference window for drift
-model_card.md
+model_card.md, .html
 """
 
 from __future__ import annotations
@@ -24,13 +24,15 @@ from components.errors import Refused
 from components.export.capacity import Capacity, choose_capacity
 from components.export.choice import served_variant
 from components.export.config import Serving
+from components.export.licences import UNKNOWN, file_licence, spdx, together
 from components.export.reference_window import reference_window
 from components.export.sample import of_each_modality, training_items
 from components.files import atomic_directory
+from components.markdown import as_html
 
 MODEL = "embedder"
 DESCRIPTION, TRITON_CONFIG, VERSION, EXPECTED = "bundle.json", "config.pbtxt", "version", "examples.npy"
-REFERENCE, CARD = "reference.npz", "model_card.md"
+REFERENCE, CARD, CARD_PAGE = "reference.npz", "model_card.md", "model_card.html"
 EXAMPLES_A_MODALITY = 3
 TRITON_TEMPLATE = """name: "{name}"
 backend: "python"
@@ -56,7 +58,7 @@ class Bundle:
 
     An example has `text`, `image` (a path in the bundle) and `instruction`, each possibly None; `expected` is the file
     of the examples' vectors, `(n, dimension)` float32. `capacity` is what was measured where threads or instances were
-    to be chosen.
+    to be chosen. `licences` are SPDX expressions by the paths of all files.
     """
 
     model_name: str
@@ -68,12 +70,16 @@ class Bundle:
     examples: list[dict[str, str | None]]
     expected: str
     capacity: list[dict[str, float]] = field(default_factory=list)
+    licences: dict[str, str] = field(default_factory=dict)
 
 
-def package(config: Serving, onnx: Path, data: Path, output: Path, card: str) -> Bundle:
+def package(
+    config: Serving, onnx: Path, data: Path, output: Path, card: str, weights_licence: str = UNKNOWN
+) -> Bundle:
     """Writes the bundle of the variant that `config` names or leaves to choose, from what `export` wrote to `onnx`.
 
-    `card` is the text of the model card. The same input gives the same bytes, unless threads or instances are `auto`
+    `card` is the model card in Markdown, `weights_licence` that of what weights and tokenizer were made from, an SPDX
+    expression. The same input gives the same bytes, unless threads or instances are `auto`
     and so measured here. The vectors of the examples and of the
     reference window are those of the code that is packed. Raises `Refused` if an example's image is no file, and as
     `served_variant` does.
@@ -86,22 +92,26 @@ def package(config: Serving, onnx: Path, data: Path, output: Path, card: str) ->
         chosen, tried = choose_capacity(config, partial / VERSION, items)
         embedder = OnnxEmbedder(partial / VERSION, threads=chosen.threads, provider=config.provider)
         (partial / TRITON_CONFIG).write_text(triton_config(config, chosen), encoding="utf-8")
+        manifest = Manifest.read(data)
+        examples = [write_example(item, number, partial) for number, item in enumerate(items)]
+        np.save(partial / EXPECTED, embedder.encode(items))
+        window: dict[str, Any] = reference_window(embedder, data)
+        np.savez(partial / REFERENCE, **window)
+        (partial / CARD).write_text(card, encoding="utf-8")
+        (partial / CARD_PAGE).write_text(as_html(card), encoding="utf-8")
         bundle = Bundle(
             model_name=MODEL,
             dimension=embedder.dimension,
             variant=variant,
             fingerprint=served_fingerprint(partial),
             model_fingerprint=fingerprint(model),
-            dataset_digest=Manifest.read(data).digest,
-            examples=[write_example(item, number, partial) for number, item in enumerate(items)],
+            dataset_digest=manifest.digest,
+            examples=examples,
             expected=EXPECTED,
             capacity=[asdict(one) for one in tried],
+            licences=licences(partial, weights_licence, together(map(spdx, manifest.licence))),
         )
         (partial / DESCRIPTION).write_text(json.dumps(asdict(bundle), indent=2, ensure_ascii=False) + "\n", "utf-8")
-        np.save(partial / EXPECTED, embedder.encode(items))
-        window: dict[str, Any] = reference_window(embedder, data)
-        np.savez(partial / REFERENCE, **window)
-        (partial / CARD).write_text(card, encoding="utf-8")
     return bundle
 
 
@@ -129,6 +139,12 @@ def served_fingerprint(bundle: Path) -> str:
     """Returns one SHA-256 over all that a server reads of a bundle: its version folder and its configuration."""
     configuration = hashlib.sha256((bundle / TRITON_CONFIG).read_bytes()).hexdigest()
     return hashlib.sha256(f"{fingerprint(bundle / VERSION)}{configuration}".encode()).hexdigest()
+
+
+def licences(bundle: Path, weights: str, data: str) -> dict[str, str]:
+    """Returns the licence of each file of a bundle, of its description too, by its path in it."""
+    files = {file.relative_to(bundle) for file in bundle.rglob("*") if file.is_file()} | {Path(DESCRIPTION)}
+    return {file.as_posix(): file_licence(file, weights, data) for file in sorted(files)}
 
 
 def triton_config(serving: Serving, capacity: Capacity) -> str:

@@ -18,6 +18,13 @@ class Slice(Section):
 
 
 class Promotion(Section):
+    """What the gates ask of a challenger; `components/registry/gate.py` says how.
+
+    The infrastructure blessing sends `concurrency` requests at a time; a challenger whose latency or throughput is
+    surely more than `max_slowdown` times as bad as the champion's is refused (null: it is only measured). `licences`
+    are the SPDX names of those that a bundle's files may be under (null: any); NOASSERTION stands for an unknown one.
+    """
+
     floors: dict[str, Fraction]
     margin: Fraction
     max_task_drop: Fraction
@@ -27,5 +34,8 @@ class Promotion(Section):
     max_latency_ms: Rate
     max_size_bytes: Positive
     sign_flips: Positive
+    concurrency: Positive = 4
+    max_slowdown: Rate | None = 1.5
+    licences: list[str] | None = None
     slices: dict[str, Slice] = Field(default_factory=dict)
     on_not_worse: Literal["keep", "take"] = "take"

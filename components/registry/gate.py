@@ -13,7 +13,9 @@ the one comparison of the project (`components/scores/comparison.py`).
 In a word the challenger is *better* (the lower bound lies above 0), *not worse* (above `-margin`), *worse* (the upper
 bound lies below 0), or there is *not enough evidence*. Only better passes where `on_not_worse` is `keep`.
 
-Infrastructure: parity with the trained model, and a real server that answered in time and within its size.
+Infrastructure: parity with the trained model; a real server without a network, which loaded the bundle, answered as
+expected, in time and within its size; asked by turns with the champion, it is not surely slower than it may be; and the
+licences of the bundle's files are allowed ones.
 """
 
 from __future__ import annotations
@@ -21,7 +23,7 @@ from __future__ import annotations
 import hashlib
 import json
 import math
-from collections.abc import Collection, Mapping
+from collections.abc import Collection, Mapping, Sequence
 from dataclasses import asdict, dataclass
 from pathlib import Path
 from typing import Any, Literal
@@ -107,13 +109,14 @@ def compare(challenger: Scores, champion: Scores | None, config: Promotion, task
     )  # fmt: skip
 
 
-def infrastructure(subject: str, checks: Mapping[str, Any], config: Promotion) -> Verdict:
-    """Returns the infrastructure verdict on the bundle with fingerprint `subject`.
+def infrastructure(
+    subject: str, checks: Mapping[str, Any], config: Promotion, against: str | None = None
+) -> Verdict:
+    """Returns the infrastructure verdict on the bundle with fingerprint `subject`, measured beside the champion's, whose
+    fingerprint is `against`, if there is one.
 
-    `checks` holds what was measured: `parity_cosine` (the least, exported against trained), `server_cosine` (the least,
-    server against the bundle's expected vectors), `answered_fraction` (of the bundle's examples, those that the server
-    answered: all must be), `latency_ms` (the median of single text requests) and `size_bytes` (of the bundle). One that
-    is missing, not finite or outside its limits refuses.
+    `checks` holds what was measured: `parity_cosine` (the least, exported against trained) and what
+    `serving.evidence.measure` returns. What is missing, not finite or outside its limits refuses.
     """
     limits: dict[str, tuple[float, float]] = {
         "parity_cosine": (config.min_parity_cosine, 1 + ROUNDING),
@@ -121,19 +124,57 @@ def infrastructure(subject: str, checks: Mapping[str, Any], config: Promotion) -
         "answered_fraction": (1, 1),
         "latency_ms": (0, config.max_latency_ms),
         "size_bytes": (1, config.max_size_bytes),
+        "memory_bytes": (1, math.inf),
+        "load_seconds": (0, math.inf),
+        "network_tries": (0, 0),
     }
-    reasons = []
-    for name, (least, most) in limits.items():
-        value = checks.get(name)
-        if value is None:
-            reasons.append(f"{name}: was not measured")
-        elif not _is_finite(value):
-            reasons.append(f"{name}: {value!r} is no finite number")
-        elif not least <= value <= most:
-            limit = f"below {least}" if value < least else f"above {most}"
-            reasons.append(f"{name}: {value} is {limit}")
+    reasons = [reason for name, between in limits.items() for reason in _outside(name, checks, *between)]
+    reasons += _slower(checks, config) if against else []
+    reasons += _not_allowed(checks.get("licences"), config.licences)
     table = tuple({"name": name, "value": str(value)} for name, value in sorted(checks.items()))
-    return Verdict("infrastructure", subject, None, tuple(reasons), table, config.model_dump())
+    return Verdict("infrastructure", subject, against, tuple(reasons), table, config.model_dump())
+
+
+def _outside(name: str, checks: Mapping[str, Any], least: float, most: float) -> list[str]:
+    """Returns why a measurement is none, or is outside its limits."""
+    value = checks.get(name)
+    if value is None:
+        return [f"{name}: was not measured"]
+    if not _is_finite(value):
+        return [f"{name}: {value!r} is no finite number"]
+    if least <= value <= most:
+        return []
+    if name == "network_tries":
+        proof = checks.get("network_proof")
+        return [f"{name}: the model tried to reach a network {value} times before it had answered (proof: {proof})"]
+    return [f"{name}: {value} is {f'below {least}' if value < least else f'above {most}'}"]
+
+
+def _slower(checks: Mapping[str, Any], config: Promotion) -> list[str]:
+    """Returns in what the challenger is surely slower than it may be, or was not measured beside the champion."""
+    reasons = []
+    for name in ("slowdown_latency", "slowdown_throughput"):
+        if unsound := [each for part in ("", "_lower", "_upper") for each in _outside(name + part, checks, 0, math.inf)]:
+            reasons += unsound
+        elif config.max_slowdown is not None and checks[f"{name}_lower"] > config.max_slowdown:
+            reasons.append(
+                f"{name}: {checks[name]:.2f} times as slow as the champion, at least {checks[f'{name}_lower']:.2f} and "
+                f"at most {checks[f'{name}_upper']:.2f} ({config.confidence:.0%} bounds); at most {config.max_slowdown}"
+            )
+    return reasons
+
+
+def _not_allowed(licences: Mapping[str, Sequence[str]] | None, allowed: Collection[str] | None) -> list[str]:
+    """Returns the licences that are not allowed, each with its files; `licences` are files by their SPDX expression."""
+    if allowed is None:
+        return []
+    if not licences:
+        return ["licences: are not known"]
+    return [
+        f"licences: {expression}, which promotion.licences does not name: {', '.join(files)}"
+        for expression, files in sorted(licences.items())
+        if not set(expression.split(" AND ")) <= set(allowed)
+    ]
 
 
 def _paired(

@@ -158,13 +158,16 @@ def _require(tracking: Tracking, version: str, quality: Verdict, infrastructure:
     quality.require()
     infrastructure.require()
     tags = models.facts(tracking, version)
-    champion = roles["champion"] and models.facts(tracking, roles["champion"])["model_fingerprint"]
+    champion = models.facts(tracking, roles["champion"]) if roles["champion"] else {}
     if (quality.blessing, infrastructure.blessing) != ("quality", "infrastructure"):
         raise Refused("two blessings are needed, one of each kind", "Give the quality and the infrastructure verdict.")
     if quality.subject != tags["model_fingerprint"] or infrastructure.subject != tags["fingerprint"]:
         raise Refused(f"the verdicts are about another model than version {version}", "Judge this version.")
-    if quality.against != champion:
-        raise Refused("the quality verdict is not against the present champion", "Compare with the champion of now.")
+    against = {"quality": "model_fingerprint", "infrastructure": "fingerprint"}
+    for verdict in (quality, infrastructure):
+        if verdict.against != champion.get(against[verdict.blessing]):
+            problem = f"the {verdict.blessing} verdict is not against the present champion"
+            raise Refused(problem, "Compare with the champion of now.")
 
 
 def _refuse_if_rolled_back(tracking: Tracking, version: str) -> None:

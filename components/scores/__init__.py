@@ -2,7 +2,7 @@
 
 from components.scores.comparison import Comparison, Difference, compare, unlike
 from components.scores.file import SCORER, Model, Scores, TaskScore, Tie, defects
-from components.scores.intervals import difference_interval, mean_interval
+from components.scores.intervals import difference_interval, mean_interval, median_interval
 
 __all__ = [
     "SCORER",
@@ -16,5 +16,6 @@ __all__ = [
     "defects",
     "difference_interval",
     "mean_interval",
+    "median_interval",
     "unlike",
 ]

@@ -12,7 +12,7 @@ from dataclasses import dataclass
 
 import numpy as np
 from numpy.typing import NDArray
-from scipy.special import gammaincinv, ndtri
+from scipy.special import bdtr, gammaincinv, ndtri
 
 Values = NDArray[np.float64]
 
@@ -51,6 +51,21 @@ def difference_interval(sets: Sequence[Values], confidence: float) -> tuple[Valu
     lower = difference - np.hypot(won.total - won.lower(error), lost.upper(error) - lost.total)
     upper = difference + np.hypot(won.upper(error) - won.total, lost.total - lost.lower(error))
     return np.clip(lower, -1, 1), np.clip(upper, -1, 1)
+
+
+def median_interval(values: Values, confidence: float) -> tuple[float, float]:
+    """Returns the limits of the median of what `values`, `(n,)`, were drawn from, whatever its distribution.
+
+    They are two of the values: as many lie below the one as above the other, so few that a fair coin shows so few heads
+    in n throws with a probability of at most (1 - confidence) / 2 (W. Thompson 1936, On Confidence Ranges for the Median
+    and Other Expectation Distributions for Populations of Unknown Distribution Form). Where n is too small for any
+    limit, they are infinite.
+    """
+    ordered = np.sort(values)
+    fewest = np.flatnonzero(bdtr(np.arange(len(ordered)), len(ordered), 0.5) > (1 - confidence) / 2)[:1]
+    if not len(fewest) or not (outside := int(fewest[0])):
+        return -np.inf, np.inf
+    return float(ordered[outside - 1]), float(ordered[len(ordered) - outside])
 
 
 @dataclass(frozen=True)

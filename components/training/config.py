@@ -14,6 +14,8 @@ from components.found_by_name import FoundByName
 from components.sections import Fraction, NotNegative, Positive, Rate, Section, Seed, demand
 
 LOSSES = FoundByName("components.training.losses", "name")
+RANDOM = "random:"
+"""How the name of a backbone begins that starts from no model."""
 
 
 class Towers(Section):
@@ -165,6 +167,13 @@ class Recipe(Section):
     negatives_per_query: Annotated[int, Field(ge=0)] = 0
     processes: Positive = 1
     schedule: Schedule
+
+    @property
+    def starting_models(self) -> list[str]:
+        """The models that the recipe starts from, as it names them."""
+        if isinstance(self.backbone, Towers):
+            return [*self.backbone.text.pretrained, *self.backbone.image.pretrained]
+        return [] if self.backbone.model.startswith(RANDOM) else [self.backbone.model]
 
     @model_validator(mode="after")
     def _adds_up(self) -> Self:

@@ -24,8 +24,6 @@ if TYPE_CHECKING:
     from components.training.encoder import Encoder
     from components.training.recipe import Scorer, TrainingData
 
-RANDOM = "random:"
-
 
 @dataclass(frozen=True)
 class TrainingPaths:
@@ -91,17 +89,9 @@ def digest(*parts: str) -> str:
     return hashlib.sha256(json.dumps(parts).encode()).hexdigest()[:16]
 
 
-def starting_models(recipe: Recipe) -> list[str]:
-    """Returns the models that the recipe starts from, as it names them."""
-    backbone = recipe.backbone
-    if isinstance(backbone, Towers):
-        return [*backbone.text.pretrained, *backbone.image.pretrained]
-    return [] if backbone.model.startswith(RANDOM) else [backbone.model]
-
-
 def pretrained(recipe: Recipe) -> Iterator[Path]:
     """Yields the directory of every model that the recipe starts from; raises as `find_directory` does."""
-    yield from map(find_directory, starting_models(recipe))
+    yield from map(find_directory, recipe.starting_models)
 
 
 def origin(recipe: Recipe, manifest: Manifest) -> Origin:
@@ -111,7 +101,7 @@ def origin(recipe: Recipe, manifest: Manifest) -> Origin:
         dataset=manifest.name,
         licences=tuple(filter(None, manifest.licence)),
         languages=("en", *trained) if trained else (),
-        base_models=tuple(dict.fromkeys(model for model in starting_models(recipe) if not Path(model).is_dir())),
+        base_models=tuple(dict.fromkeys(model for model in recipe.starting_models if not Path(model).is_dir())),
     )
 
 

@@ -97,12 +97,14 @@ class TritonEmbedder:
             parts = []
             for start, batch in batches(rows, self.max_batch_size):
                 try:
-                    parts.append(self._infer(client, batch, dimension))
+                    parts.append(self.infer(client, batch, dimension))
                 except InferenceServerException as error:
                     raise self._explain(error, items, first + start, len(batch)) from error
             return np.concatenate(parts)
 
-    def _infer(self, client: InferenceServerClient, batch: Sequence[Row], dimension: int | None) -> np.ndarray:
+    def infer(self, client: InferenceServerClient, batch: Sequence[Row], dimension: int | None = None) -> np.ndarray:
+        """Returns what `encode` does, for one request over a connection that is open already. Raises Triton's own
+        `InferenceServerException` if the model refuses."""
         inputs = [InferInput(name, [len(batch), 1], "BYTES") for name in INPUTS]
         for tensor, column in zip(inputs, zip(*batch, strict=True), strict=True):
             tensor.set_data_from_numpy(np.array(column, object).reshape(-1, 1), binary_data=True)
