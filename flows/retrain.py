@@ -19,6 +19,7 @@ from components import config as configuration
 from components import lineage
 from components.config import Config
 from components.corpus import Manifest
+from components.corpus.columns import row_values
 from components.embedder import OnnxEmbedder, fingerprint
 from components.errors import Refused, UsageError
 from components.evaluation import evaluate, read_suite
@@ -165,6 +166,8 @@ def compare_with_champion(config: Config, tracked: Tracking, champion: str | Non
     """
     challenger = served_scores(config)
     sets = Manifest.read(DATA).tasks.eval
+    asked = {column for each in config.promotion.slices.values() for column in each.where or {}}
+    rows = {name: row_values(DATA, name, asked) for name in sets} if asked else {}
     if champion is None:
         return compare(challenger, None, config.promotion, sets)
     bundle = models.fetched(tracked, champion)
@@ -174,7 +177,7 @@ def compare_with_champion(config: Config, tracked: Tracking, champion: str | Non
     suite = read_suite(DATA, cache=VECTORS)
     scores = evaluate(embedder, served, suite, config.evaluation, VECTORS, lambda _: None)
     known = dataclasses.replace(scores, model=dataclasses.replace(served, fingerprint=identity))
-    return compare(challenger, known, config.promotion, sets)
+    return compare(challenger, known, config.promotion, sets, rows)
 
 
 @task(
@@ -190,11 +193,9 @@ def try_on_triton(config: Config, tracked: Tracking, champion: str | None) -> di
     champion's own bundle is asked beside it by turns."""
     beside = models.fetched(tracked, champion) if champion else None
     limits = config.promotion
-    measured = measure(
-        TRIAL, BUNDLE, beside, config.serving.startup_seconds, limits.concurrency, limits.confidence
-    )
+    measured = measure(TRIAL, BUNDLE, beside, config.serving.startup_seconds, limits.concurrency, limits.confidence)
     parity = read_json(ONNX / "parity.json")[served_variant(config.serving, ONNX)]
-    return {**measured, "parity_cosine": float(parity["minimum"])}
+    return {**measured, "parity_cosine": parity["minimum"], "rank_agreement": parity["rank_agreement_10"]}
 
 
 @task(name="promote", cache_policy=NO_CACHE, persist_result=False)

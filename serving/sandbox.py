@@ -1,8 +1,8 @@
 """Where a bundle is tried without a network, and how often something in it tried to reach one all the same.
 
-A network namespace of its own has nothing but a loopback interface. The kernel counts what finds no route out of it, and
-what knocks where nobody listens, whoever asks: Python, native code, a name server's client. Where this machine allows
-none, the sockets of the models' Python are blocked instead, which native code could go round.
+A network namespace of its own has nothing but a loopback interface. The kernel counts what finds no route out of
+it, and what knocks where nobody listens, whoever asks: Python, native code, a name server's client. Where this machine
+allows none, the sockets of the models' Python are blocked instead, which native code could go round.
 """
 
 from __future__ import annotations
@@ -20,9 +20,9 @@ from typing import Literal
 from serving.environment import Environment
 
 Proof = Literal["network namespace", "blocked sockets"]
-BLOCKED_SOCKETS = Path(__file__).with_name("blocked_sockets")
+BLOCKED_SOCKETS = Path(__file__).with_name("blocked_sockets") / "model.py"
 TRIES = "EMBEDLINE_NETWORK_TRIES"
-"""The variable by which `blocked_sockets/sitecustomize.py` knows its file; to import that module is to obey it."""
+"""The variable by which that module knows its file."""
 NAMESPACE = ("unshare", "--map-root-user", "--net")
 LOOPBACK, SET_FLAGS, UP = b"lo", 0x8914, 0x1
 NOWHERE = {"IpOutNoRoutes", "Ip6OutNoRoutes", "TcpAttemptFails", "UdpNoPorts", "Udp6NoPorts"}
@@ -31,13 +31,12 @@ NOWHERE = {"IpOutNoRoutes", "Ip6OutNoRoutes", "TcpAttemptFails", "UdpNoPorts", "
 
 @dataclass(frozen=True)
 class BlockedSockets(Environment):
-    """The server's environment with models whose Python reaches no network and writes each try to the file `tries`."""
+    """The server's environment, for models behind `block_sockets`, which write each try to the file `tries`."""
 
     tries: Path
 
     def variables(self) -> dict[str, str]:
-        variables = super().variables()
-        return variables | {"PYTHONPATH": f"{BLOCKED_SOCKETS}:{variables['PYTHONPATH']}", TRIES: str(self.tries)}
+        return super().variables() | {TRIES: str(self.tries)}
 
 
 def available_proof() -> Proof:
@@ -51,6 +50,12 @@ def start_loopback() -> None:
     """Switches on the one interface of a new network namespace, by which a server in it is asked."""
     with socket.socket(socket.AF_INET, socket.SOCK_DGRAM) as any_socket:
         fcntl.ioctl(any_socket, SET_FLAGS, struct.pack("16sh14x", LOOPBACK, UP))
+
+
+def block_sockets(version: Path) -> None:
+    """Puts the guard before the model of a deployed version."""
+    (version / "model.py").rename(version / "guarded_model.py")
+    shutil.copyfile(BLOCKED_SOCKETS, version / "model.py")
 
 
 def network_tries(proof: Proof, tries: Path) -> int:

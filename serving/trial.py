@@ -8,7 +8,6 @@ from __future__ import annotations
 
 import json
 import math
-import os
 import shutil
 import statistics
 import sys
@@ -21,6 +20,7 @@ from pathlib import Path
 from typing import Any, cast
 
 import numpy as np
+import psutil
 
 from components.corpus import Item
 from components.errors import EmbedlineError, Refused
@@ -30,7 +30,7 @@ from serving import repository
 from serving.client import Row, TritonEmbedder, as_row, connect
 from serving.control import least_cosine, load
 from serving.environment import prepare
-from serving.sandbox import BlockedSockets, Proof, network_tries, start_loopback
+from serving.sandbox import BlockedSockets, Proof, block_sockets, network_tries, start_loopback
 from serving.triton import TritonServer
 
 PROBES = 20
@@ -119,6 +119,8 @@ def loaded(
     Raises `Refused` if it does not get ready and has tried to reach the network since there were `before` tries.
     """
     repository.add_version(server.repository, bundle, VERSION, model)
+    if trial.proof == "blocked sockets":
+        block_sockets(server.repository / model / str(VERSION))
     config = (bundle / repository.CONFIG).read_text(encoding="utf-8")
     repository.write_config(server.repository, config, [VERSION], model)
     began = time.perf_counter()
@@ -226,18 +228,9 @@ def slowdown(challenger: Sequence[Block], champion: Sequence[Block], confidence:
 
 def resident_bytes(server: TritonServer, model: str) -> int:
     """Returns the resident memory of the server's process and of the processes that run this model's versions."""
-    folder = f"{server.repository / model}/"
-    processes = [Path(f"/proc/{server.pid}")]
-    for process in Path("/proc").glob("[0-9]*"):
-        try:
-            parent = (process / "stat").read_text(encoding="utf-8").rpartition(")")[2].split()[1]
-            arguments = (process / "cmdline").read_text(encoding="utf-8", errors="replace").split("\0")
-        except OSError:  # it has ended meanwhile
-            continue
-        if int(parent) == server.pid and any(argument.startswith(folder) for argument in arguments):
-            processes.append(process)
-    pages = sum(int((process / "statm").read_text(encoding="ascii").split()[1]) for process in processes)
-    return pages * os.sysconf("SC_PAGE_SIZE")
+    folder, process = f"{server.repository / model}/", psutil.Process(server.pid)
+    own = [each for each in process.children() if any(argument.startswith(folder) for argument in each.cmdline())]
+    return sum(each.memory_info().rss for each in (process, *own))
 
 
 def seconds_of(embedder: TritonEmbedder, item: Item) -> float:

@@ -73,9 +73,7 @@ class Bundle:
     licences: dict[str, str] = field(default_factory=dict)
 
 
-def package(
-    config: Serving, onnx: Path, data: Path, output: Path, card: str, weights_licence: str = UNKNOWN
-) -> Bundle:
+def package(config: Serving, onnx: Path, data: Path, output: Path, card: str, weights_licence: str = UNKNOWN) -> Bundle:
     """Writes the bundle of the variant that `config` names or leaves to choose, from what `export` wrote to `onnx`.
 
     `card` is the model card in Markdown, `weights_licence` that of what weights and tokenizer were made from, an SPDX

@@ -8,7 +8,8 @@ the one comparison of the project (`components/scores/comparison.py`).
   since they are not enough evidence. `benchmarks/gate.py` measures it;
 * each task: refused if it dropped by more than `max_task_drop` and the drop is real, by Holm's correction over all
   tasks: many tasks raise no false alarm;
-* each slice, a group of tasks with a limit of its own: as a task, with the correction over all slices.
+* each slice, a group of tasks, or of queries, with a limit of its own: as a task, with the correction over all slices;
+* each other metric: its mean over the tasks reaches its floor and did not drop by more than it may.
 
 In a word the challenger is *better* (the lower bound lies above 0), *not worse* (above `-margin`), *worse* (the upper
 bound lies below 0), or there is *not enough evidence*. Only better passes where `on_not_worse` is `keep`.
@@ -32,10 +33,11 @@ import numpy as np
 
 from components.errors import Refused
 from components.files import write_text
-from components.registry.config import Promotion, Slice
+from components.registry.config import Metric, Promotion, Slice
 from components.scores import Difference, Scores, TaskScore, comparison, defects
 
 ROUNDING = 1e-6
+Columns = Mapping[str, Sequence[str]]
 Word = Literal["better", "not worse", "worse", "not enough evidence"]
 
 
@@ -82,44 +84,53 @@ class Verdict:
         return json.dumps(asdict(self), sort_keys=True, allow_nan=False, indent=2) + "\n"
 
 
-def compare(challenger: Scores, champion: Scores | None, config: Promotion, tasks: Collection[str]) -> Verdict:
+def compare(
+    challenger: Scores,
+    champion: Scores | None,
+    config: Promotion,
+    tasks: Collection[str],
+    rows: Mapping[str, Columns] | None = None,
+) -> Verdict:
     """Returns the quality verdict. `tasks` are the evaluation sets of the data set: each must be scored, no
     other may be. Without a champion only the evidence and the floors decide.
+
+    `rows` are, by set, the columns of its rows that slices ask for, a value a query, as `corpus.row_values` reads them.
     """
     reasons = [f"challenger: {defect}" for defect in _defects(challenger, tasks)]
     reasons += [f"challenger: {defect}" for defect in _too_many_ties(challenger, config.max_tie_rate)]
     if champion is not None:
         reasons += [f"champion: {defect}" for defect in _defects(champion, tasks)]
-        reasons = reasons or _incomparable(challenger, champion) or _empty_slices(challenger, config)
+        reasons = reasons or _incomparable(challenger, champion) or _empty_slices(challenger, config, rows or {})
     table: list[dict[str, Any]] = []
     word, sentence = None, ""
     if not reasons:
-        reasons = _below_floors(challenger, config.floors)
+        reasons = _below_floors(challenger, config.floors) + _other_metrics(challenger, champion, config.metrics)
         if champion is None:
             scored = {name: task.score for name, task in sorted(challenger.tasks.items())}
             everything = {"overall": challenger.aggregates["overall"], **scored}
             table = [{"name": name, "challenger": score} for name, score in everything.items()]
             sentence = "there was no champion to compare with"
         else:
-            table, worse, word, sentence = _paired(challenger, champion, config)
+            table, worse, word, sentence = _paired(challenger, champion, config, rows or {})
             reasons += worse
+        table += _metric_rows(challenger, champion, config.metrics)
     return Verdict(
         "quality", challenger.model.fingerprint, champion.model.fingerprint if champion else None, tuple(reasons),
         tuple(table), config.model_dump(), word, sentence,
     )  # fmt: skip
 
 
-def infrastructure(
-    subject: str, checks: Mapping[str, Any], config: Promotion, against: str | None = None
-) -> Verdict:
-    """Returns the infrastructure verdict on the bundle with fingerprint `subject`, measured beside the champion's, whose
-    fingerprint is `against`, if there is one.
+def infrastructure(subject: str, checks: Mapping[str, Any], config: Promotion, against: str | None = None) -> Verdict:
+    """Returns the infrastructure verdict on the bundle with fingerprint `subject`, measured beside the champion's with
+    fingerprint `against`, if there is one.
 
-    `checks` holds what was measured: `parity_cosine` (the least, exported against trained) and what
-    `serving.evidence.measure` returns. What is missing, not finite or outside its limits refuses.
+    `checks` holds what was measured: `parity_cosine` (the least, exported against trained), `rank_agreement` (how much
+    of an item's ten nearest is the same for both) and what `serving.evidence.measure` returns. What is missing, not
+    finite or outside its limits refuses.
     """
     limits: dict[str, tuple[float, float]] = {
         "parity_cosine": (config.min_parity_cosine, 1 + ROUNDING),
+        "rank_agreement": (config.min_rank_agreement, 1),
         "server_cosine": (config.min_parity_cosine, 1 + ROUNDING),
         "answered_fraction": (1, 1),
         "latency_ms": (0, config.max_latency_ms),
@@ -154,7 +165,9 @@ def _slower(checks: Mapping[str, Any], config: Promotion) -> list[str]:
     """Returns in what the challenger is surely slower than it may be, or was not measured beside the champion."""
     reasons = []
     for name in ("slowdown_latency", "slowdown_throughput"):
-        if unsound := [each for part in ("", "_lower", "_upper") for each in _outside(name + part, checks, 0, math.inf)]:
+        if unsound := [
+            each for part in ("", "_lower", "_upper") for each in _outside(name + part, checks, 0, math.inf)
+        ]:
             reasons += unsound
         elif config.max_slowdown is not None and checks[f"{name}_lower"] > config.max_slowdown:
             reasons.append(
@@ -178,12 +191,12 @@ def _not_allowed(licences: Mapping[str, Sequence[str]] | None, allowed: Collecti
 
 
 def _paired(
-    challenger: Scores, champion: Scores, config: Promotion
+    challenger: Scores, champion: Scores, config: Promotion, rows: Mapping[str, Columns]
 ) -> tuple[list[dict[str, Any]], list[str], Word, str]:
     """Returns a row for overall, each task and each slice, the reasons against the challenger, the word and the
     sentence."""
     both_bounds = 2 * config.confidence - 1  # each bound of this interval is a one-sided one of the wanted confidence
-    slices = {name: _members(challenger, name, each) for name, each in config.slices.items()}
+    slices = {name: _members(challenger, name, each, rows) for name, each in config.slices.items()}
     found = comparison.compare(challenger, champion, config.sign_flips, both_bounds, slices=slices)
     word = _word(found.overall, config)
     sentence = _sentence(word, found.overall, config)
@@ -218,24 +231,42 @@ def _sentence(word: Word, found: Difference, config: Promotion) -> str:
     )
 
 
-def _members(scores: Scores, name: str, wanted: Slice) -> list[str]:
-    """Returns the sets of a slice: those it lists, or those of the distribution, meta-task or modality of its name."""
-    return [
-        task
-        for task, found in sorted(scores.tasks.items())
-        if (task in wanted.sets if wanted.sets else name in (found.distribution, found.meta_task, found.modality))
-    ]
+def _members(
+    scores: Scores, name: str, wanted: Slice, rows: Mapping[str, Columns]
+) -> dict[str, comparison.Mask | None]:
+    """Returns the sets of a slice, and the queries that count, None for all: the sets that it lists, or all of which it
+    asks for rows, or those of the distribution, meta-task or modality of its name."""
+    found: dict[str, comparison.Mask | None] = {}
+    for task, score in sorted(scores.tasks.items()):
+        named = name in (score.distribution, score.meta_task, score.modality)
+        if not (task in wanted.sets if wanted.sets else named or wanted.where):
+            continue
+        if wanted.where is None:
+            found[task] = None
+        elif (mask := _having(wanted.where, rows.get(task, {}), score.queries)).any():
+            found[task] = mask
+    return found
 
 
-def _empty_slices(scores: Scores, config: Promotion) -> list[str]:
-    """Returns the slices of which a set, or every set, was not scored: what a limit is for must be there."""
+def _having(where: Mapping[str, str], columns: Columns, queries: int) -> comparison.Mask:
+    """Returns which queries have these values; none where a column is not there."""
+    kept = np.ones(queries, bool)
+    for column, value in where.items():
+        kept &= np.array([found == value for found in columns.get(column, [None] * queries)], bool)
+    return kept
+
+
+def _empty_slices(scores: Scores, config: Promotion, rows: Mapping[str, Columns]) -> list[str]:
+    """Returns the slices of which a set, or every query, was not scored: what a limit is for must be there."""
     reasons = []
     for name, wanted in config.slices.items():
-        members = _members(scores, name, wanted)
-        if absent := sorted(set(wanted.sets or ()) - set(members)):
-            reasons.append(f"slice {name}: {', '.join(absent)} is no evaluation set of the data set")
-        elif not members:
-            reasons.append(f"slice {name}: no set is of this distribution, meta-task or modality")
+        unscored = sorted(set(wanted.sets or ()) - set(scores.tasks))
+        if unscored:
+            reasons.append(f"slice {name}: {', '.join(unscored)} is no evaluation set of the data set")
+        elif not _members(scores, name, wanted, rows):
+            having = " and ".join(f"{column} {value!r}" for column, value in (wanted.where or {}).items())
+            nothing = f"no query has {having}" if having else "no set is of this distribution, meta-task or modality"
+            reasons.append(f"slice {name}: {nothing}")
     return reasons
 
 
@@ -304,6 +335,41 @@ def _below_floors(scores: Scores, floors: Mapping[str, float]) -> list[str]:
         elif reached < floor:
             reasons.append(f"{name}: {reached:.4f} is below its floor of {floor}")
     return reasons
+
+
+def _other_metrics(scores: Scores, champion: Scores | None, metrics: Mapping[str, Metric]) -> list[str]:
+    """Returns the metrics that miss their floor, or dropped by more than they may."""
+    reasons = []
+    for name, limit in metrics.items():
+        if absent := [task for task, score in sorted(scores.tasks.items()) if name not in score.metrics]:
+            reasons.append(f"{name}: was not computed on {', '.join(absent)}")
+            continue
+        reached = _mean(scores, name)
+        if limit.floor is not None and reached < limit.floor:
+            reasons.append(f"{name}: {reached:.4f} is below its floor of {limit.floor}")
+        if limit.max_drop is None or champion is None:
+            continue
+        if any(name not in score.metrics for score in champion.tasks.values()):
+            reasons.append(f"{name}: was not computed for the champion")
+        elif (drop := _mean(champion, name) - reached) > limit.max_drop:
+            reasons.append(f"{name}: dropped by {drop:.4f}; at most {limit.max_drop}")
+    return reasons
+
+
+def _metric_rows(scores: Scores, champion: Scores | None, metrics: Mapping[str, Metric]) -> list[dict[str, Any]]:
+    """Returns a row for each other metric that every set of both has."""
+    rows = []
+    both = {"challenger": scores, **({"champion": champion} if champion else {})}
+    for name in metrics:
+        if all(name in score.metrics for each in both.values() for score in each.tasks.values()):
+            means: dict[str, Any] = {who: _mean(each, name) for who, each in both.items()}
+            difference = {"difference": means["challenger"] - means["champion"]} if champion else {}
+            rows.append({"name": name, **means, **difference})
+    return rows
+
+
+def _mean(scores: Scores, metric: str) -> float:
+    return float(np.mean([score.metrics[metric] for score in scores.tasks.values()]))
 
 
 def _is_finite(value: Any) -> bool:

@@ -14,17 +14,20 @@ Overall is the mean of the sets' differences, whatever their sizes. The queries 
 from __future__ import annotations
 
 import math
-from collections.abc import Collection, Iterator, Mapping, Sequence
+from collections.abc import Iterator, Mapping, Sequence
 from dataclasses import dataclass
 from typing import Literal, NamedTuple
 
 import numpy as np
+from numpy.typing import NDArray
 from scipy.special import bdtr
 
 from components.errors import UsageError
 from components.scores.file import ROUNDING, Scores, TaskScore, defects
 from components.scores.intervals import Values, difference_interval
 
+Mask = NDArray[np.bool_]
+"""Which of a set's queries count, `(queries,)`."""
 Outcome = Literal["better", "worse", "no difference shown"]
 IDENTITY = (
     ("dataset_digest", "the data set differs"),
@@ -94,15 +97,15 @@ def compare(
     samples: int,
     confidence: float,
     same_prompts: bool = True,
-    slices: Mapping[str, Collection[str]] | None = None,
+    slices: Mapping[str, Mapping[str, Mask | None]] | None = None,
 ) -> Comparison:
     """Returns how the first of two scores on the same queries differ from the second.
 
     `samples` random signs are drawn for the p-values, the same ones each time. `confidence` (0 to 1) is that of the
     intervals; what it leaves is the level of the verdicts. Raises `UsageError` that says why if the scores have
     defects or do not compare, or if with so few samples Holm's correction would let no p-value pass, however large the
-    difference. `same_prompts` is that of `unlike`. `slices` name groups of sets; like overall, each is the mean of its
-    sets' differences, and its p-values are adjusted over the slices.
+    difference. `same_prompts` is that of `unlike`. `slices` name groups of sets, each set with the queries that count,
+    None for all; like overall, each is the mean of its sets' differences, with p-values adjusted over the slices.
     """
     if reasons := [*defects(ours), *defects(theirs)] or unlike(ours, theirs, same_prompts):
         remedy = "Score both models on the same data with the same version of this program."
@@ -115,7 +118,10 @@ def compare(
     generator = np.random.default_rng(0)
     sets = [_paired(name, ours.tasks[name], theirs.tasks[name], samples, generator) for name in names]
     by_name = dict(zip(names, sets, strict=True))
-    sliced = [_overall(group, [by_name[name] for name in sorted(members)]) for group, members in groups.items()]
+    sliced = [
+        _overall(group, [by_name[name].only(mask, samples, generator) for name, mask in sorted(members.items())])
+        for group, members in groups.items()
+    ]
     incomplete = any(scores.missing or scores.extra for scores in (ours, theirs))
     overall = _overall(f"over {len(sets)} sets" if incomplete else "overall", sets)
     p_overall = _p_values(overall)
@@ -194,6 +200,14 @@ class _Paired:
     def means(self) -> tuple[float, float]:
         our, their = (float(np.mean([each.mean() for each in side])) for side in (self.ours, self.theirs))
         return our, their
+
+    def only(self, mask: Mask | None, samples: int, generator: np.random.Generator) -> _Paired:
+        """Returns the same of those queries of one set that the mask names; None names all."""
+        if mask is None:
+            return self
+        (ours,), (theirs,) = self.ours, self.theirs
+        differences = ours[mask] - theirs[mask]
+        return _Paired(self.name, (ours[mask],), (theirs[mask],), flipped_means(differences, samples, generator))
 
 
 def _paired(name: str, our: TaskScore, their: TaskScore, samples: int, generator: np.random.Generator) -> _Paired:

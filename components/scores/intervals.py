@@ -57,8 +57,8 @@ def median_interval(values: Values, confidence: float) -> tuple[float, float]:
     """Returns the limits of the median of what `values`, `(n,)`, were drawn from, whatever its distribution.
 
     They are two of the values: as many lie below the one as above the other, so few that a fair coin shows so few heads
-    in n throws with a probability of at most (1 - confidence) / 2 (W. Thompson 1936, On Confidence Ranges for the Median
-    and Other Expectation Distributions for Populations of Unknown Distribution Form). Where n is too small for any
+    in n throws with a probability of at most (1 - confidence) / 2 (W. Thompson 1936, On Confidence Ranges for the
+    Median and Other Expectation Distributions for Populations of Unknown Distribution Form). Where n is too small for any
     limit, they are infinite.
     """
     ordered = np.sort(values)

@@ -125,4 +125,5 @@ def shrink(line: Line, text_model: Path) -> None:
     for variant, least in zip(content["export"]["variants"], (0.999, 0.5), strict=True):
         variant["parity_cosine"] = least
     content["promotion"] |= {"floors": {"overall": 0.0}, "margin": 0.05, "max_tie_rate": 1.0, "min_parity_cosine": 0.5}
+    content["promotion"] |= {"min_rank_agreement": 0.0, "max_slowdown": 3.0}
     (line.root / "params.yaml").write_text(yaml.safe_dump(content), encoding="utf-8")

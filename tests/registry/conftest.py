@@ -71,7 +71,7 @@ def promotion_config() -> Promotion:
         max_tie_rate=0.05,
         min_parity_cosine=0.99,
         max_latency_ms=100,
-        max_size_bytes=1000,
+        max_size_bytes=1_000_000,
         sign_flips=2000,
     )
 

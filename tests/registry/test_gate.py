@@ -9,7 +9,7 @@ import pytest
 from scipy import stats
 
 from components.errors import Refused, UsageError
-from components.registry import compare, infrastructure
+from components.registry import Verdict, compare, infrastructure
 from components.registry.config import Promotion
 from components.scores import Scores
 from tests.scores.made_up import scores, with_task, without_task
@@ -22,6 +22,16 @@ CHECKS = {
     "answered_fraction": 1.0,
     "latency_ms": 3.0,
     "size_bytes": 10,
+    "rank_agreement": 0.9,
+    "memory_bytes": 10**8,
+    "load_seconds": 2.0,
+    "network_tries": 0,
+    "network_proof": "network namespace",
+}
+SLOWDOWN = {
+    f"slowdown_{name}{bound}": value
+    for name in ("latency", "throughput")
+    for bound, value in (("", 1.1), ("_lower", 1.0), ("_upper", 1.2))
 }
 
 
@@ -214,7 +224,7 @@ def test_equal_models_are_rarely_refused_and_worse_ones_nearly_always(
 
 def test_the_infrastructure_blessing_needs_every_check(promotion_config: Promotion) -> None:
     assert infrastructure("a", CHECKS, promotion_config).passed
-    for name in CHECKS:
+    for name in CHECKS.keys() - {"network_proof"}:
         missing = {key: value for key, value in CHECKS.items() if key != name}
         assert infrastructure("a", missing, promotion_config).reasons == (f"{name}: was not measured",)
     for name, value in (
@@ -236,8 +246,18 @@ def test_the_infrastructure_blessing_needs_every_check(promotion_config: Promoti
         ("answered_fraction", 1.0, 2.0, "answered_fraction: 2.0 is above 1"),
         ("latency_ms", 100.0, 100.1, "latency_ms: 100.1 is above 100"),
         ("latency_ms", 0.1, -0.1, "latency_ms: -0.1 is below 0"),
-        ("size_bytes", 1000, 1001, "size_bytes: 1001 is above 1000"),
+        ("size_bytes", 1_000_000, 1_000_001, "size_bytes: 1000001 is above 1000000"),
         ("size_bytes", 1, 0, "size_bytes: 0 is below 1"),
+        ("rank_agreement", 0.8, 0.79, "rank_agreement: 0.79 is below 0.8"),
+        ("memory_bytes", 1, 0, "memory_bytes: 0 is below 1"),
+        ("load_seconds", 0.1, -1.0, "load_seconds: -1.0 is below 0"),
+        (
+            "network_tries",
+            0,
+            2,
+            "network_tries: the model tried to reach a network 2 times before it had answered "
+            "(proof: network namespace)",
+        ),
     ],
 )
 def test_each_measurement_has_limits_that_refuse(
@@ -248,6 +268,45 @@ def test_each_measurement_has_limits_that_refuse(
     assert found.startswith(reason)
     (not_a_number,) = infrastructure("a", CHECKS | {name: math.nan}, promotion_config).reasons
     assert not_a_number == f"{name}: nan is no finite number"
+
+
+@pytest.mark.parametrize("name", ["slowdown_latency", "slowdown_throughput"])
+def test_beside_a_champion_only_what_is_surely_too_slow_is_refused(promotion_config: Promotion, name: str) -> None:
+    def verdict(config: Promotion = promotion_config, **changes: float) -> Verdict:
+        return infrastructure("a", CHECKS | SLOWDOWN | changes, config, "b")
+
+    assert verdict().passed and verdict().against == "b"
+    assert verdict(**{name: 9.0, f"{name}_lower": 1.5, f"{name}_upper": 20.0}).passed, "it may be as fast as it must"
+    slow = {name: 1.7, f"{name}_lower": 1.51, f"{name}_upper": 2.0}
+    (reason,) = verdict(**slow).reasons
+    assert reason == (
+        f"{name}: 1.70 times as slow as the champion, at least 1.51 and at most 2.00 (95% bounds); at most 1.5"
+    )
+    assert verdict(promotion_config.model_copy(update={"max_slowdown": None}), **slow).passed
+    assert verdict(**{f"{name}_lower": math.nan}).reasons == (f"{name}_lower: nan is no finite number",)
+    alone = infrastructure("a", CHECKS, promotion_config, "b")
+    assert len(alone.reasons) == 6 and f"{name}: was not measured" in alone.reasons
+    assert infrastructure("a", CHECKS, promotion_config).passed, "the first version has no champion to be beside"
+
+
+def test_licences_are_refused_by_name_where_some_are_named(promotion_config: Promotion) -> None:
+    found = {
+        "Apache-2.0": ["version/model.py"],
+        "MIT AND OFL-1.1": ["version/text.onnx"],
+        "NOASSERTION": ["examples.npy"],
+    }
+    assert infrastructure("a", CHECKS | {"licences": found}, promotion_config).passed
+
+    def reasons(allowed: list[str], licences: object = found) -> tuple[str, ...]:
+        config = promotion_config.model_copy(update={"licences": allowed})
+        return infrastructure("a", CHECKS | {"licences": licences}, config).reasons
+
+    assert reasons(["Apache-2.0", "MIT", "OFL-1.1", "NOASSERTION"]) == ()
+    assert reasons(["Apache-2.0", "MIT"]) == (
+        "licences: MIT AND OFL-1.1, which promotion.licences does not name: version/text.onnx",
+        "licences: NOASSERTION, which promotion.licences does not name: examples.npy",
+    )
+    assert reasons(["Apache-2.0"], None) == reasons(["Apache-2.0"], {}) == ("licences: are not known",)
 
 
 def with_values(made: Scores, name: str, values: Any) -> Scores:

@@ -8,11 +8,12 @@ import numpy as np
 import pytest
 
 from components.corpus import Item
+from components.corpus.columns import TEXT_ONLY, row_values
 from components.embedder import Embedder, Vectors
 from components.errors import EmbedlineError
 from components.evaluation import evaluate, read_suite
 from components.registry import Verdict, compare
-from components.registry.config import Promotion, Slice
+from components.registry.config import Metric, Promotion, Slice
 from components.scores import Model, Scores
 from tests.evaluation.conftest import CONFIG, ConstantEmbedder, HashEmbedder, row, write_data
 
@@ -40,7 +41,10 @@ class Knowing(HashEmbedder):
 @pytest.fixture(scope="module")
 def data(tmp_path_factory: pytest.TempPathFactory) -> Path:
     sets = {
-        name: [row(f"{name} like {word}", WORDS, [place], qry_inst="") for place, word in enumerate(WORDS)]
+        name: [
+            row(f"{name} like {word}", WORDS, [place], qry_inst="first" if place < 15 else "")
+            for place, word in enumerate(WORDS)
+        ]
         for name in SETS
     }
     return write_data(tmp_path_factory.mktemp("workspace") / "data", sets, SETS)
@@ -104,6 +108,59 @@ def test_better_on_average_does_not_make_up_for_a_slice(
     assert refused.table[-1]["name"] == f"slice {name}" and refused.table[-1]["difference"] == -0.25
     assert judged(mutant, champion, settings(slices={"retrieval": Slice(max_drop=0.02)})).passed
     assert judged(mutant, champion, settings(slices={name: wanted.model_copy(update={"max_drop": 0.3})})).passed
+
+
+def test_better_on_average_does_not_make_up_for_some_rows(score: Score, settings: Settings, data: Path) -> None:
+    """The mutant takes the first fifteen words for others; they are their own instruction's rows in each set."""
+    champion = score("champion", Knowing(0.5, ["Kinds"]))
+    mutant = score("mutant", Knowing(0.25, ["New"]))
+    wanted = Slice(max_drop=0.02, where={"qry_inst": "first"}, sets=["New", "Names"])
+    rows = {name: row_values(data, name, ["qry_inst", "no such column"]) for name in SETS}
+    assert rows["New"] == {"qry_inst": ["first"] * 15 + [""] * 45}
+    refused = compare(mutant, champion, settings(slices={"the first": wanted}), SETS, rows)
+    (reason,) = refused.reasons
+    assert refused.word == "better" and reason.startswith("slice the first: dropped by 0.5000 (p 0.0")
+    assert refused.table[-1] | {"name": ""} == {
+        "name": "", "challenger": 0.5, "champion": 1.0, "difference": -0.5, "p_worse": refused.table[-1]["p_worse"],
+        "lower": refused.table[-1]["lower"], "upper": refused.table[-1]["upper"],
+    }  # fmt: skip
+    others = wanted.model_copy(update={"where": {"qry_inst": ""}})
+    assert compare(mutant, champion, settings(slices={"the others": others}), SETS, rows).passed
+    for where in ({"qry_inst": "last"}, {"no such column": "first"}):
+        nothing = wanted.model_copy(update={"where": where})
+        (reason,) = compare(mutant, champion, settings(slices={"none": nothing}), SETS, rows).reasons
+        assert reason.startswith("slice none: no query has ")
+
+
+def test_rows_of_text_alone_are_told_from_those_with_images(tmp_path: Path) -> None:
+    rows = [
+        row("a", WORDS[:2], [0]),
+        row("b", WORDS[:2], [0], qry_img_path="1.png"),
+        row("c", WORDS[:2], [0], tgt_img_path=["", "2.png"]),
+    ]
+    data = write_data(tmp_path / "data", {"Mixed": rows})
+    assert row_values(data, "Mixed", [TEXT_ONLY]) == {TEXT_ONLY: ["true", "false", "false"]}
+
+
+def test_another_metric_has_a_floor_and_a_limit_of_its_own(score: Score, settings: Settings) -> None:
+    champion, challenger = score("champion", Knowing(0.3)), score("challenger", Knowing(0.2))
+    means = {each.model.name: np.mean([task.metrics["ndcg@5"] for task in each.tasks.values()])
+             for each in (champion, challenger)}  # fmt: skip
+    passed = judged(challenger, champion, settings(metrics={"ndcg@5": Metric(floor=0.5, max_drop=0.0)}))
+    assert passed.passed
+    assert passed.table[-1] == {
+        "name": "ndcg@5",
+        **means,
+        "difference": pytest.approx(means["challenger"] - means["champion"]),
+    }
+    (low,) = judged(challenger, champion, settings(metrics={"ndcg@5": Metric(floor=0.99)})).reasons
+    assert low == f"ndcg@5: {means['challenger']:.4f} is below its floor of 0.99"
+    assert not judged(challenger, None, settings(metrics={"ndcg@5": Metric(floor=0.99)})).passed
+    config = settings(metrics={"ndcg@5": Metric(max_drop=0.01)}, margin=0.5)
+    (dropped,) = judged(champion, challenger, config).reasons
+    assert dropped.startswith("ndcg@5: dropped by 0.0") and dropped.endswith("; at most 0.01")
+    (unknown,) = judged(challenger, champion, settings(metrics={"charm": Metric(floor=0.1)})).reasons
+    assert unknown == "charm: was not computed on Kinds, Names, New"
 
 
 def test_a_limit_for_what_was_not_scored_refuses(score: Score, settings: Settings) -> None:

@@ -23,6 +23,16 @@ CHECKS = {
     "answered_fraction": 1.0,
     "latency_ms": 3.0,
     "size_bytes": 10,
+    "rank_agreement": 0.9,
+    "memory_bytes": 10**8,
+    "load_seconds": 2.0,
+    "network_tries": 0,
+    "network_proof": "network namespace",
+}
+SLOWDOWN = {
+    f"slowdown_{name}{bound}": value
+    for name in ("latency", "throughput")
+    for bound, value in (("", 1.1), ("_lower", 1.0), ("_upper", 1.2))
 }
 MakeScores = Callable[..., Scores]
 
@@ -45,7 +55,8 @@ class Line:
     def verdicts(self, number: int, champion: int | None) -> tuple[Verdict, Verdict]:
         against = self.scores(champion) if champion else None
         quality = compare(self.scores(number), against, self.config, TASKS)
-        return quality, infrastructure(f"bundle-{number}", CHECKS, self.config)
+        beside = f"bundle-{champion}" if champion else None
+        return quality, infrastructure(f"bundle-{number}", CHECKS | SLOWDOWN, self.config, beside)
 
     def promote(self, number: int, champion: int | None) -> dict[str, str | None]:
         version = self.register(number)
@@ -107,6 +118,7 @@ def test_without_both_blessings_of_this_very_version_nothing_moves(line: Line) -
         line.verdicts(3, 2),  # another model
         (sound, good),  # the wrong way round
         line.verdicts(1, None),  # not compared with the champion
+        (line.verdicts(3, 2)[0], line.verdicts(1, None)[1]),  # not measured beside the champion
         (line.verdicts(1, None)[0], infrastructure("bundle-1", {}, line.config)),
     ]
     for attempt in attempts:
