@@ -24,11 +24,14 @@ from components.embedder import OnnxEmbedder, fingerprint
 from components.errors import Refused, UsageError
 from components.evaluation import evaluate, read_suite
 from components.export import read_bundle, served_variant
+from components.markdown import as_html
 from components.registry import Verdict, ancestry, compare, infrastructure, models, promotion, tracking
+from components.registry.card import BLESSED, Blessed
 from components.registry.tracking import Run, Tracking
 from components.scores import Model, Scores
 from components.stages import STAGES
 from components.stages.inputs import declare
+from components.stages.package import card_of
 from components.training.config import Whole
 from components.workspace import ARTIFACTS, BUNDLE, DATA, ONNX, SCORES, STATE, VECTORS
 from flows.ingest import ingest_data
@@ -154,6 +157,7 @@ def bless(config: Config, tracked: Tracking, round_: Run, version: str, reason: 
     against = models.facts(tracked, champion)["fingerprint"] if champion else None
     blessing = infrastructure(read_bundle(BUNDLE).fingerprint, checks, config.promotion, against)
     round_.log_metrics({name: value for name, value in checks.items() if isinstance(value, int | float)})
+    publish_card(config, round_, version, quality, checks)
     return promote(config, tracked, version, quality, blessing, reason)
 
 
@@ -196,6 +200,26 @@ def try_on_triton(config: Config, tracked: Tracking, champion: str | None) -> di
     measured = measure(TRIAL, BUNDLE, beside, config.serving.startup_seconds, limits.concurrency, limits.confidence)
     parity = read_json(ONNX / "parity.json")[served_variant(config.serving, ONNX)]
     return {**measured, "parity_cosine": parity["minimum"], "rank_agreement": parity["rank_agreement_10"]}
+
+
+@task(name="publish the model card", cache_policy=NO_CACHE, persist_result=False)
+def publish_card(config: Config, round_: Run, version: str, quality: Verdict, checks: Mapping[str, Any]) -> None:
+    """Leaves the model card, now with the comparison, the server's figures, times and lineage, with the round in
+    MLflow, and its beginning as the description of the version; the bundle keeps the card that it was packaged with."""
+    costs = {stage: tracking.producer_metrics(round_.tracking, stage) for stage in STAGES}
+    seconds, cpu_seconds = (
+        {stage: found[name] for stage, found in costs.items() if name in found}
+        for name in ("stage_seconds", "cpu_seconds")
+    )
+    known = read_json(ARTIFACTS / lineage.LINEAGE)
+    facts = {name: value for name, value in known.items() if isinstance(value, str | bool)}
+    card = card_of(config, facts, Blessed(quality, checks, seconds, cpu_seconds))
+    with tempfile.TemporaryDirectory() as folder:
+        for ending, text in (("md", card), ("html", as_html(card))):
+            path = Path(folder, f"{BLESSED}.{ending}")
+            path.write_text(text, encoding="utf-8")
+            round_.log_file(path)
+    models.describe(round_.tracking, version, card, quality)
 
 
 @task(name="promote", cache_policy=NO_CACHE, persist_result=False)

@@ -37,7 +37,7 @@ class Promotion(Section):
     the trained one. The infrastructure blessing sends `concurrency` requests at a time; a challenger whose latency or
     throughput is surely more than `max_slowdown` times as bad as the champion's is refused (null: it is only measured).
     `licences` are the SPDX names of those that a bundle's files may be under (null: any); NOASSERTION stands for an
-    unknown one. `metrics` are limits for others than the primary metric of each set, such as `ndcg@10`.
+    unknown one. `metrics` are limits for others than the primary metric of each set, such as `mrr@10`.
     """
 
     floors: dict[str, Fraction]

@@ -29,6 +29,8 @@ from mlflow.types import ColSpec, DataType, Schema, TensorSpec
 
 from components.errors import EmbedlineError, UsageError
 from components.files import folder_sha256
+from components.registry.card import summary
+from components.registry.gate import Verdict
 from components.registry.tracking import Run, Tracking
 from components.scores import Scores
 from components.workspace import STATE
@@ -43,6 +45,8 @@ Roles = dict[str, str | None]
 """The version that plays each role; `None` where none does."""
 UNKNOWN_VERSION = {ErrorCode.Name(code) for code in (RESOURCE_DOES_NOT_EXIST, INVALID_PARAMETER_VALUE)}
 MOST_VERSIONS = 10_000
+MOST_CHARACTERS = 5000
+"""What MLflow's database keeps of a description."""
 RUNTIME_PACKAGES = ("numpy", "onnxruntime", "tokenizers", "pillow")
 
 
@@ -164,6 +168,11 @@ def set_role(tracking: Tracking, name: Role, version: str | None) -> None:
         tracking.client.delete_registered_model_alias(MODEL, name)
     else:
         tracking.client.set_registered_model_alias(MODEL, name, version)
+
+
+def describe(tracking: Tracking, version: str, card: str, quality: Verdict) -> None:
+    """Gives a version the beginning of its model card as its description in MLflow."""
+    tracking.client.update_model_version(MODEL, version, summary(card, quality, MOST_CHARACTERS))
 
 
 def model_tags(tracking: Tracking) -> dict[str, str]:

@@ -8,6 +8,7 @@ from __future__ import annotations
 import json
 import os
 import re
+import resource
 import socket
 import time
 from collections.abc import Iterable, Iterator, Mapping
@@ -162,8 +163,10 @@ def log_stage(stage: str, root: Path | None = None) -> Iterator[Run]:
     tracking = prepare(root or Path.cwd())
     given = os.environ.get("MLFLOW_RUN_ID")
     run = Run(tracking, given) if given else _create(tracking, stage, {"stage": stage, "started_by": "dvc repro"})
+    began, used = time.monotonic(), _cpu_seconds()
     with _ending(run, finish=not given):
         yield run
+        run.log_metrics({"stage_seconds": time.monotonic() - began, "cpu_seconds": _cpu_seconds() - used})
         _write_producing_run(tracking.root, stage, run.run_id)
 
 
@@ -171,6 +174,13 @@ def producing_run(root: Path, stage: str) -> str | None:
     """Returns the run that made the present outputs of a stage, or `None` before it has run."""
     path = root / RUNS / f"{stage}.json"
     return str(json.loads(path.read_text(encoding="utf-8"))["run_id"]) if path.is_file() else None
+
+
+def producer_metrics(tracking: Tracking, stage: str) -> dict[str, float]:
+    """Returns the last metrics of the run that made the present outputs of a stage, none before it has run: among them
+    `stage_seconds` and `cpu_seconds` of the process that finished it."""
+    run_id = producing_run(tracking.root, stage)
+    return dict(tracking.client.get_run(run_id).data.metrics) if run_id else {}
 
 
 def runs(tracking: Tracking, wanted: str = "", newest_first: bool = False) -> Iterator[MlflowRun]:
@@ -222,6 +232,14 @@ def _ending(run: Run, *, finish: bool = True) -> Iterator[None]:
         raise
     if finish:
         run.tracking.client.set_terminated(run.run_id, "FINISHED")
+
+
+def _cpu_seconds() -> float:
+    """Returns how long processors have worked for this process and for those that it has started and seen end."""
+    return sum(
+        usage.ru_utime + usage.ru_stime
+        for usage in map(resource.getrusage, (resource.RUSAGE_SELF, resource.RUSAGE_CHILDREN))
+    )
 
 
 def _write_producing_run(root: Path, stage: str, run_id: str) -> None:

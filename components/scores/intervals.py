@@ -58,8 +58,8 @@ def median_interval(values: Values, confidence: float) -> tuple[float, float]:
 
     They are two of the values: as many lie below the one as above the other, so few that a fair coin shows so few heads
     in n throws with a probability of at most (1 - confidence) / 2 (W. Thompson 1936, On Confidence Ranges for the
-    Median and Other Expectation Distributions for Populations of Unknown Distribution Form). Where n is too small for any
-    limit, they are infinite.
+    Median and Other Expectation Distributions for Populations of Unknown Distribution Form). Where n is too small for
+    any limit, they are infinite.
     """
     ordered = np.sort(values)
     fewest = np.flatnonzero(bdtr(np.arange(len(ordered)), len(ordered), 0.5) > (1 - confidence) / 2)[:1]

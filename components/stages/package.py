@@ -2,14 +2,17 @@
 
 from __future__ import annotations
 
-from typing import TYPE_CHECKING
+import json
+from collections.abc import Mapping
+from typing import TYPE_CHECKING, Any
 
 from components.corpus.manifest import Manifest
 from components.embedder import fingerprint
 from components.errors import Refused
-from components.export.bundle import package
-from components.export.choice import CHOICE, markdown, report, served_variant
-from components.registry.card import model_card
+from components.export.bundle import CARD, CARD_PAGE, package
+from components.export.choice import CHOICE, PARITY, markdown, report, served_variant
+from components.export.licences import model_licence, together
+from components.registry.card import Blessed, model_card
 from components.scores import Scores
 from components.workspace import BUNDLE, DATA, ONNX, SCORES
 
@@ -23,17 +26,35 @@ SECTIONS = ("negatives", "teacher", "teacher_embeddings", "distillation", "expor
 
 def run(config: Config, run: Run) -> None:
     variant = served_variant(config.serving, ONNX)
-    shipped = f"onnx-{variant}"
-    scores = {file.stem: Scores.read(file) for file in sorted(SCORES.glob("*.json"))}
-    if shipped not in scores:
+    shipped, path = f"onnx-{variant}", SCORES / f"onnx-{variant}.json"
+    if not path.is_file():
         remedy = "Choose another serving.variant, or export on a machine that computes it."
         raise Refused(f"{SCORES} holds no scores of {shipped}: it was not exported", remedy)
-    if scores[shipped].model.fingerprint != fingerprint(ONNX / variant):
+    if Scores.read(path).model.fingerprint != fingerprint(ONNX / variant):
         raise Refused(f"{SCORES} holds the scores of another {shipped}", "Score it again: embedline stage evaluate")
-    manifest = Manifest.read(DATA)
-    parameters = {section: getattr(config, section).model_dump() for section in SECTIONS}
-    facts = {"data set": manifest.digest}
-    choice = markdown(report(ONNX)) if (ONNX / CHOICE).is_file() else ""
-    card = model_card("embedline-embedder", variant, scores, manifest, parameters, facts, choice)
-    package(config.serving, ONNX, DATA, BUNDLE, card)
-    run.log_file(BUNDLE / "model_card.md")
+    card = card_of(config, {"data set": Manifest.read(DATA).digest})
+    package(config.serving, ONNX, DATA, BUNDLE, card, weights_licence(config))
+    for name in (CARD, CARD_PAGE):
+        run.log_file(BUNDLE / name)
+
+
+def card_of(config: Config, facts: Mapping[str, Any], blessed: Blessed | None = None) -> str:
+    """Returns the model card of what is in the workspace, in Markdown; `facts` are those of its lineage."""
+    variant = served_variant(config.serving, ONNX)
+    return model_card(
+        "embedline-embedder",
+        variant,
+        {file.stem: Scores.read(file) for file in sorted(SCORES.glob("*.json"))},
+        Manifest.read(DATA),
+        {section: getattr(config, section).model_dump() for section in SECTIONS},
+        facts,
+        markdown(report(ONNX)) if (ONNX / CHOICE).is_file() else "",
+        parity=json.loads((ONNX / PARITY).read_text(encoding="utf-8"))[variant],
+        licence=weights_licence(config),
+        blessed=blessed,
+    )
+
+
+def weights_licence(config: Config) -> str:
+    """Returns the SPDX expression of all models that the recipes start from."""
+    return together(map(model_licence, [*config.teacher.starting_models, *config.distillation.starting_models]))

@@ -21,6 +21,7 @@ from components.embedder.runtime import Runtime
 from components.errors import Refused
 from components.export import package, read_bundle, read_examples, served_fingerprint
 from components.export.bundle import write_example
+from components.export.licences import UNKNOWN
 from tests.export.conftest import SERVING
 
 Packaged = Callable[[str], Path]
@@ -51,10 +52,23 @@ def test_the_bundle_holds_what_a_server_needs(packaged: Packaged) -> None:
     files = content(packaged("bundle"))
     version = {"model.py", "runtime.py", "embedder.json", "text.onnx", "image.onnx", "tokenizer.json"}
     assert {name for name in files if name.startswith("version/")} == {f"version/{name}" for name in version}
-    assert {"bundle.json", "config.pbtxt", "examples.npy", "reference.npz", "model_card.md"} < set(files)
+    assert {"bundle.json", "config.pbtxt", "examples.npy", "reference.npz", "model_card.md", "model_card.html"} < set(
+        files
+    )
     for line in (b"max_batch_size: 32", b'string_value: "1"', b"dims: [ -1 ]", b"dynamic_batching"):
         assert line in files["config.pbtxt"]
     assert b"version_policy" not in files["config.pbtxt"]
+
+
+def test_every_file_of_a_bundle_has_a_licence(packaged: Packaged, onnx: Path, data: Path, tmp_path: Path) -> None:
+    bundle = packaged("bundle")
+    licences = read_bundle(bundle).licences
+    assert set(licences) == set(content(bundle))
+    assert licences["version/text.onnx"] == licences["examples.npy"] == UNKNOWN, "stated, since nobody has said it"
+    assert licences["version/runtime.py"] == licences["version/model.py"] == "Apache-2.0"
+    package(SERVING, onnx, data, tmp_path / "known", "# A model card", "MIT")
+    known = read_bundle(tmp_path / "known").licences
+    assert {known[f"version/{name}"] for name in ("text.onnx", "image.onnx", "tokenizer.json")} == {"MIT"}
 
 
 def test_the_same_input_gives_the_same_bytes(packaged: Packaged) -> None:

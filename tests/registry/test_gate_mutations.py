@@ -144,21 +144,21 @@ def test_rows_of_text_alone_are_told_from_those_with_images(tmp_path: Path) -> N
 
 def test_another_metric_has_a_floor_and_a_limit_of_its_own(score: Score, settings: Settings) -> None:
     champion, challenger = score("champion", Knowing(0.3)), score("challenger", Knowing(0.2))
-    means = {each.model.name: np.mean([task.metrics["ndcg@5"] for task in each.tasks.values()])
+    means = {each.model.name: np.mean([task.metrics["ndcg_linear@5"] for task in each.tasks.values()])
              for each in (champion, challenger)}  # fmt: skip
-    passed = judged(challenger, champion, settings(metrics={"ndcg@5": Metric(floor=0.5, max_drop=0.0)}))
+    passed = judged(challenger, champion, settings(metrics={"ndcg_linear@5": Metric(floor=0.5, max_drop=0.0)}))
     assert passed.passed
     assert passed.table[-1] == {
-        "name": "ndcg@5",
+        "name": "ndcg_linear@5",
         **means,
         "difference": pytest.approx(means["challenger"] - means["champion"]),
     }
-    (low,) = judged(challenger, champion, settings(metrics={"ndcg@5": Metric(floor=0.99)})).reasons
-    assert low == f"ndcg@5: {means['challenger']:.4f} is below its floor of 0.99"
-    assert not judged(challenger, None, settings(metrics={"ndcg@5": Metric(floor=0.99)})).passed
-    config = settings(metrics={"ndcg@5": Metric(max_drop=0.01)}, margin=0.5)
+    (low,) = judged(challenger, champion, settings(metrics={"ndcg_linear@5": Metric(floor=0.99)})).reasons
+    assert low == f"ndcg_linear@5: {means['challenger']:.4f} is below its floor of 0.99"
+    assert not judged(challenger, None, settings(metrics={"ndcg_linear@5": Metric(floor=0.99)})).passed
+    config = settings(metrics={"ndcg_linear@5": Metric(max_drop=0.01)}, margin=0.5)
     (dropped,) = judged(champion, challenger, config).reasons
-    assert dropped.startswith("ndcg@5: dropped by 0.0") and dropped.endswith("; at most 0.01")
+    assert dropped.startswith("ndcg_linear@5: dropped by 0.1") and dropped.endswith("; at most 0.01")
     (unknown,) = judged(challenger, champion, settings(metrics={"charm": Metric(floor=0.1)})).reasons
     assert unknown == "charm: was not computed on Kinds, Names, New"
 

@@ -5,7 +5,7 @@ import pytest
 from numpy.typing import NDArray
 from scipy import optimize, stats
 
-from components.scores.intervals import difference_interval, mean_interval
+from components.scores.intervals import difference_interval, mean_interval, median_interval
 
 Values = NDArray[np.float64]
 
@@ -123,3 +123,15 @@ def test_many_samples_at_once_are_as_each_alone() -> None:
     for interval, values in ((difference_interval, sets), (mean_interval, [abs(each) for each in sets])):
         alone = [interval([each[row] for each in values], 0.95) for row in range(20)]
         assert np.transpose(interval(values, 0.95)) == pytest.approx(np.array(alone))
+
+
+def test_the_interval_of_a_median_holds_whatever_the_distribution_and_needs_enough_values() -> None:
+    generator = np.random.default_rng(0)
+    missed = sum(
+        not lower <= 1 <= upper
+        for lower, upper in (median_interval(np.exp(generator.standard_cauchy(12)), 0.9) for _ in range(2000))
+    )
+    assert missed / 2000 <= 0.1, "12 values: the third from each end, which miss it in 3.9 % of all cases"
+    assert missed / 2000 == pytest.approx(2 * stats.binom.cdf(2, 12, 0.5), abs=0.012)
+    assert median_interval(np.arange(12.0), 0.9) == (2.0, 9.0)
+    assert median_interval(np.arange(4.0), 0.9) == (-np.inf, np.inf)

@@ -111,7 +111,7 @@ def test_a_bundle_that_opens_a_socket_is_refused_though_it_would_do_without(
     assert reason.startswith("network_tries: the model tried to reach a network ") and proof in reason
 
 
-@pytest.mark.parametrize("proof", ["network namespace", "blocked sockets"])
+@pytest.mark.parametrize("proof", ["network namespace", pytest.param("blocked sockets", marks=pytest.mark.slow)])
 def test_a_bundle_that_needs_a_network_to_load_is_refused(
     copied_bundle: Path, tmp_path: Path, proof: Proof, monkeypatch: pytest.MonkeyPatch
 ) -> None:
@@ -130,6 +130,7 @@ def test_a_sound_bundle_passes_behind_blocked_sockets_too(
     assert found["network_tries"] == 0 and found["server_cosine"] == pytest.approx(1, abs=1e-5)
 
 
+@pytest.mark.slow
 def test_a_champion_that_does_not_load_is_named(
     bundles: tuple[Path, Path], copied_bundle: Path, tmp_path: Path
 ) -> None:
