@@ -24,6 +24,7 @@ from components.embedder import OnnxEmbedder, fingerprint
 from components.errors import Refused, UsageError
 from components.evaluation import evaluate, read_suite
 from components.export import read_bundle, served_variant
+from components.export.bundle import require_scored
 from components.markdown import as_html
 from components.registry import Verdict, ancestry, compare, infrastructure, models, promotion, tracking
 from components.registry.card import BLESSED, Blessed
@@ -138,7 +139,9 @@ def reuse_stage(round_: Run, name: str) -> None:
 )
 def register(round_: Run, config: Config, tags: Mapping[str, str]) -> str:
     """Registers the bundle and nominates it as challenger unless it is champion; returns its version."""
-    version = models.register(round_, BUNDLE, served_scores(config), tags)
+    scores = served_scores(config)
+    require_scored(BUNDLE, scores.model.fingerprint)
+    version = models.register(round_, BUNDLE, scores, tags)
     promotion.nominate(round_.tracking, version)
     return version
 
@@ -197,6 +200,7 @@ def try_on_triton(config: Config, tracked: Tracking, champion: str | None) -> di
     champion's own bundle is asked beside it by turns."""
     beside = models.fetched(tracked, champion) if champion else None
     limits = config.promotion
+    require_scored(BUNDLE, served_scores(config).model.fingerprint)
     measured = measure(TRIAL, BUNDLE, beside, config.serving.startup_seconds, limits.concurrency, limits.confidence)
     parity = read_json(ONNX / "parity.json")[served_variant(config.serving, ONNX)]
     return {**measured, "parity_cosine": parity["minimum"], "rank_agreement": parity["rank_agreement_10"]}

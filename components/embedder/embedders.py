@@ -176,10 +176,11 @@ def parts(items: Sequence[Item]) -> tuple[list[str | None], list[ImageSource | N
     return [item.text for item in items], [item.image for item in items], [item.instruction for item in items]
 
 
-def fingerprint(directory: Path) -> str:
-    """Returns one SHA-256 over all files of a model directory: its weights, processor files and configuration."""
+def fingerprint(directory: Path, without: Path | None = None) -> str:
+    """Returns one SHA-256 over all files of a model directory, `without` one of them: its weights, processor files and
+    configuration."""
     digest = hashlib.sha256()
-    for file in sorted(path for path in directory.rglob("*") if path.is_file()):
+    for file in sorted(path for path in directory.rglob("*") if path.is_file() and path != without):
         with file.open("rb") as stream:
             digest.update(f"{file.relative_to(directory).as_posix()}\0".encode())
             digest.update(hashlib.file_digest(stream, "sha256").digest())

@@ -33,6 +33,8 @@ from components.markdown import as_html
 MODEL = "embedder"
 DESCRIPTION, TRITON_CONFIG, VERSION, EXPECTED = "bundle.json", "config.pbtxt", "version", "examples.npy"
 REFERENCE, CARD, CARD_PAGE = "reference.npz", "model_card.md", "model_card.html"
+SERVER_FILE = "model.py"
+AGAIN = "Run the line again: `embedline run` packages what it has scored."
 EXAMPLES_A_MODALITY = 3
 TRITON_TEMPLATE = """name: "{name}"
 backend: "python"
@@ -139,6 +141,16 @@ def served_fingerprint(bundle: Path) -> str:
     return hashlib.sha256(f"{fingerprint(bundle / VERSION)}{configuration}".encode()).hexdigest()
 
 
+def require_scored(bundle: Path, scored: str) -> None:
+    """Raises `Refused` unless the bytes that a bundle ships, but for the server's own file, have the fingerprint of the
+    model that was scored, and those that a server reads the one that the bundle says of itself."""
+    version = bundle / VERSION
+    if fingerprint(version, without=version / SERVER_FILE) != scored:
+        raise Refused(f"{version} holds another model than the one that was scored", AGAIN)
+    if served_fingerprint(bundle) != read_bundle(bundle).fingerprint:
+        raise Refused(f"{bundle} was changed after it was packaged", AGAIN)
+
+
 def licences(bundle: Path, weights: str, data: str) -> dict[str, str]:
     """Returns the licence of each file of a bundle, of its description too, by its path in it."""
     files = {file.relative_to(bundle) for file in bundle.rglob("*") if file.is_file()} | {Path(DESCRIPTION)}
@@ -162,7 +174,7 @@ def write_version(model: Path, folder: Path) -> None:
     folder.mkdir()
     for file in sorted(model.iterdir()):
         shutil.copyfile(file, folder / file.name)
-    shutil.copyfile(Path(__file__).with_name("triton_model.py"), folder / "model.py")
+    shutil.copyfile(Path(__file__).with_name("triton_model.py"), folder / SERVER_FILE)
 
 
 def write_example(item: Item, number: int, bundle: Path) -> dict[str, str | None]:

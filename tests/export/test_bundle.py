@@ -16,11 +16,11 @@ import pytest
 from PIL import Image
 
 from components.corpus import Item
-from components.embedder import OnnxEmbedder
+from components.embedder import OnnxEmbedder, fingerprint
 from components.embedder.runtime import Runtime
 from components.errors import Refused
 from components.export import package, read_bundle, read_examples, served_fingerprint
-from components.export.bundle import write_example
+from components.export.bundle import require_scored, write_example
 from components.export.licences import UNKNOWN
 from tests.export.conftest import SERVING
 
@@ -52,9 +52,8 @@ def test_the_bundle_holds_what_a_server_needs(packaged: Packaged) -> None:
     files = content(packaged("bundle"))
     version = {"model.py", "runtime.py", "embedder.json", "text.onnx", "image.onnx", "tokenizer.json"}
     assert {name for name in files if name.startswith("version/")} == {f"version/{name}" for name in version}
-    assert {"bundle.json", "config.pbtxt", "examples.npy", "reference.npz", "model_card.md", "model_card.html"} < set(
-        files
-    )
+    assert {"bundle.json", "config.pbtxt", "examples.npy", "reference.npz"} < set(files)
+    assert {"model_card.md", "model_card.html"} < set(files)
     for line in (b"max_batch_size: 32", b'string_value: "1"', b"dims: [ -1 ]", b"dynamic_batching"):
         assert line in files["config.pbtxt"]
     assert b"version_policy" not in files["config.pbtxt"]
@@ -155,6 +154,17 @@ def test_every_served_byte_counts_in_the_fingerprint(packaged: Packaged, name: s
     assert served_fingerprint(bundle) == fingerprint
     (bundle / name).write_bytes((bundle / name).read_bytes() + b" ")
     assert served_fingerprint(bundle) != fingerprint
+
+
+@pytest.mark.parametrize("name", ["version/text.onnx", "version/runtime.py", "version/model.py", "config.pbtxt"])
+def test_a_bundle_that_was_changed_after_scoring_is_refused(packaged: Packaged, onnx: Path, name: str) -> None:
+    bundle, scored = packaged("bundle"), fingerprint(onnx / SERVING.variant)
+    require_scored(bundle, scored)
+    (bundle / name).write_bytes((bundle / name).read_bytes() + b" ")
+    scored_too = name in ("version/text.onnx", "version/runtime.py")
+    reason = "another model than the one that was scored" if scored_too else "was changed after it was packaged"
+    with pytest.raises(Refused, match=reason):
+        require_scored(bundle, scored)
 
 
 def test_what_is_not_served_does_not_count_in_the_fingerprint(onnx: Path, data: Path, packaged: Packaged) -> None:

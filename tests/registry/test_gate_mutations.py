@@ -12,10 +12,13 @@ from components.corpus.columns import TEXT_ONLY, row_values
 from components.embedder import Embedder, Vectors
 from components.errors import EmbedlineError
 from components.evaluation import evaluate, read_suite
-from components.registry import Verdict, compare
+from components.export.parity import parity
+from components.registry import Verdict, compare, infrastructure
 from components.registry.config import Metric, Promotion, Slice
 from components.scores import Model, Scores
-from tests.evaluation.conftest import CONFIG, ConstantEmbedder, HashEmbedder, row, write_data
+from tests.evaluation.conftest import CONFIG, ConstantEmbedder, HashEmbedder, TableEmbedder, row, write_data
+from tests.registry.test_gate import CHECKS
+from tests.scores.made_up import without_task
 
 WORDS = [f"word {number}" for number in range(60)]
 SETS = {"Names": ("retrieval", "IND"), "Kinds": ("classification", "IND"), "New": ("retrieval", "OOD")}
@@ -182,6 +185,38 @@ def test_a_constant_model_is_refused_for_its_ties(score: Score, settings: Settin
 def test_a_model_of_nans_gets_no_scores_at_all(score: Score) -> None:
     with pytest.raises(EmbedlineError, match="not finite"):
         score("broken", ConstantEmbedder(np.nan))
+
+
+def test_an_empty_evaluation_and_a_missing_set_refuse(score: Score, settings: Settings, tmp_path: Path) -> None:
+    scores = score("better", Knowing(0.1))
+    nothing = replace(scores, tasks={}, aggregates={}, confidence={})
+    assert compare(nothing, None, settings(), []).reasons == ("challenger: no task was scored",)
+    assert judged(without_task(scores, "New"), None, settings()).reasons[0] == "challenger: New: was not scored"
+    with pytest.raises(EmbedlineError, match="names no evaluation set"):
+        suite = read_suite(write_data(tmp_path / "empty" / "data", {}))
+        evaluate(Knowing(0.1), Model("m", "m", 16, 7), suite, CONFIG, tmp_path / "empty", lambda _: None)
+
+
+def test_an_int8_model_that_lost_the_order_of_its_nearest_is_refused_though_its_cosines_are_high(
+    settings: Settings,
+) -> None:
+    """Vectors that all point nearly the same way: a little noise leaves each alike, and not its nearest others."""
+    generator = np.random.default_rng(0)
+    texts = [f"word {number}" for number in range(40)]
+    exact = {text: unit(1 + 0.02 * generator.normal(size=16)) for text in texts}
+    reference, items = TableEmbedder(exact), [Item(text) for text in texts]
+    for noise, reasons in ((1e-5, ()), (0.01, ("rank_agreement: ",))):
+        exported = TableEmbedder({text: unit(each + noise * generator.normal(size=16)) for text, each in exact.items()})
+        found = parity(reference, exported, items)
+        assert found.minimum > 0.99
+        checks = CHECKS | {"parity_cosine": found.minimum, "rank_agreement": found.rank_agreement_10}
+        verdict = infrastructure("int8", checks, settings())
+        assert tuple(reason[:16] for reason in verdict.reasons) == reasons
+        assert all(reason.endswith("is below 0.8") for reason in verdict.reasons)
+
+
+def unit(vector: Vectors) -> tuple[float, ...]:
+    return tuple((vector / np.linalg.norm(vector)).tolist())
 
 
 def test_scores_of_other_data_refuse(score: Score, settings: Settings, tmp_path: Path) -> None:

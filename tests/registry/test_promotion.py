@@ -3,7 +3,9 @@ import signal
 import subprocess
 import sys
 from collections.abc import Callable
+from concurrent.futures import ThreadPoolExecutor
 from pathlib import Path
+from threading import Barrier, Event
 from typing import Any
 
 import pytest
@@ -184,6 +186,65 @@ promotion.promote(tracking.prepare(root), '2', verdict('quality'), verdict('infr
     assert killed.returncode == -signal.SIGKILL
     assert models.roles(line.tracking) == {"champion": "2", "challenger": "2", "previous": None}
     assert promotion.nominate(line.tracking, line.register(3)) == {"champion": "2", "challenger": "3", "previous": "1"}
+
+
+def test_a_change_waits_for_the_one_that_is_under_way(line: Line, monkeypatch: pytest.MonkeyPatch) -> None:
+    line.promote(1, None)
+    second, third = line.register(2), line.register(3)
+    promotion.nominate(line.tracking, second)
+    moving, go_on = Event(), Event()
+    move = models.set_role
+
+    def slowly(*arguments: Any) -> None:
+        moving.set()
+        assert go_on.wait(60)
+        move(*arguments)
+
+    with ThreadPoolExecutor(2) as threads:
+        monkeypatch.setattr(models, "set_role", slowly)
+        first = threads.submit(promotion.promote, line.tracking, second, *line.verdicts(2, 1))
+        assert moving.wait(60)
+        other = threads.submit(promotion.nominate, line.tracking, third)
+        with pytest.raises(TimeoutError):
+            other.result(timeout=1)
+        assert models.role(line.tracking, "champion") == "1", "the first is in the middle, and the other waits"
+        go_on.set()
+        assert first.result()["champion"] == second
+        assert other.result() == {"champion": second, "challenger": third, "previous": "1"}
+    with pytest.raises(Refused, match="the quality verdict is not against the present champion"):
+        promotion.promote(line.tracking, third, *line.verdicts(3, 1))
+    assert promotion.promote(line.tracking, third, *line.verdicts(3, 2))["champion"] == third
+
+
+@pytest.mark.parametrize("twice", [True, False])
+def test_of_two_promotions_at_once_one_is_made_and_the_other_says_why_not(line: Line, twice: bool) -> None:
+    """Each thread has a lock of its own, as a process has. Both name the same version, or each another one."""
+    line.promote(1, None)
+    versions = [line.register(2), line.register(3)]
+    verdicts = [line.verdicts(2, 1), line.verdicts(2 if twice else 3, 1)]
+    if twice:
+        versions[1] = versions[0]
+    for version in versions:
+        promotion.nominate(line.tracking, version)
+    together = Barrier(2)
+
+    def attempt(place: int) -> Any:
+        together.wait(60)
+        try:
+            return promotion.promote(line.tracking, versions[place], *verdicts[place])
+        except EmbedlineError as error:
+            return error
+
+    with ThreadPoolExecutor(2) as threads:
+        outcomes = list(threads.map(attempt, range(2)))
+    done = [entry for entry in promotion.history(line.tracking) if (entry.action, entry.state) == ("promote", "done")]
+    assert len(done) == 2, "the first champion's, and one more"
+    assert models.roles(line.tracking) == {"champion": done[-1].version, "challenger": None, "previous": "1"}
+    if twice:
+        assert outcomes[0] == outcomes[1] == models.roles(line.tracking)
+    else:
+        assert isinstance(outcomes[0], UsageError) and "version 2 is not the challenger" in outcomes[0].problem
+        assert outcomes[1] == models.roles(line.tracking)
 
 
 def test_a_killed_change_to_a_version_that_is_gone_is_reverted(line: Line, monkeypatch: pytest.MonkeyPatch) -> None:

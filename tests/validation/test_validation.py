@@ -141,6 +141,12 @@ def test_a_clean_data_set_passes_every_expectation(data: DataSet) -> None:
     assert result.metrics["rows_leaked"] == 0
 
 
+def test_evaluation_rows_that_were_trained_on_end_the_round_before_anything_is_scored(data: DataSet) -> None:
+    leak_from_training(data)
+    with pytest.raises(DataInvalid, match=r"no leakage"):
+        validate(data)
+
+
 def test_two_validations_of_the_same_data_write_the_same_bytes(data: DataSet) -> None:
     contents = []
     for _ in range(2):
