@@ -90,7 +90,7 @@ def try_out(trial: Trial) -> dict[str, Any]:
             found |= speed(blocks[0])
             if trial.champion:
                 found |= {f"{CHAMPION}_{name}": value for name, value in speed(blocks[1]).items()}
-                found |= slowdown(*blocks, trial.confidence)
+                found |= slowdown(blocks[0], blocks[1], trial.confidence)
                 found[f"{CHAMPION}_load_seconds"] = champion_seconds
                 found[f"{CHAMPION}_memory_bytes"] = resident_bytes(server, CHAMPION)
         found |= {"load_seconds": load_seconds, "memory_bytes": resident_bytes(server, repository.MODEL)}

@@ -15,7 +15,11 @@ from packaging.version import Version
 
 ROOT = Path(__file__).parents[1]
 PACKAGES = ("cli", "components", "flows", "monitoring", "serving")
-IN_TRITON = {"self_test_repository", "triton_model.py"}  # these run in Triton's environment, not in this one
+IN_TRITON = {
+    "self_test_repository",
+    "blocked_sockets",
+    "triton_model.py",
+}  # these run in Triton's environment, not in this one
 MODULES = sorted(
     path for package in PACKAGES for path in (ROOT / package).rglob("*.py") if not IN_TRITON & set(path.parts)
 )

@@ -1,5 +1,5 @@
 import math
-from collections.abc import Callable
+from collections.abc import Callable, Mapping
 from dataclasses import replace
 from pathlib import Path
 from typing import Any
@@ -272,18 +272,18 @@ def test_each_measurement_has_limits_that_refuse(
 
 @pytest.mark.parametrize("name", ["slowdown_latency", "slowdown_throughput"])
 def test_beside_a_champion_only_what_is_surely_too_slow_is_refused(promotion_config: Promotion, name: str) -> None:
-    def verdict(config: Promotion = promotion_config, **changes: float) -> Verdict:
+    def verdict(changes: Mapping[str, float], config: Promotion = promotion_config) -> Verdict:
         return infrastructure("a", CHECKS | SLOWDOWN | changes, config, "b")
 
-    assert verdict().passed and verdict().against == "b"
-    assert verdict(**{name: 9.0, f"{name}_lower": 1.5, f"{name}_upper": 20.0}).passed, "it may be as fast as it must"
+    assert verdict({}).passed and verdict({}).against == "b"
+    assert verdict({name: 9.0, f"{name}_lower": 1.5, f"{name}_upper": 20.0}).passed, "it may be as fast as it must"
     slow = {name: 1.7, f"{name}_lower": 1.51, f"{name}_upper": 2.0}
-    (reason,) = verdict(**slow).reasons
+    (reason,) = verdict(slow).reasons
     assert reason == (
         f"{name}: 1.70 times as slow as the champion, at least 1.51 and at most 2.00 (95% bounds); at most 1.5"
     )
-    assert verdict(promotion_config.model_copy(update={"max_slowdown": None}), **slow).passed
-    assert verdict(**{f"{name}_lower": math.nan}).reasons == (f"{name}_lower: nan is no finite number",)
+    assert verdict(slow, promotion_config.model_copy(update={"max_slowdown": None})).passed
+    assert verdict({f"{name}_lower": math.nan}).reasons == (f"{name}_lower: nan is no finite number",)
     alone = infrastructure("a", CHECKS, promotion_config, "b")
     assert len(alone.reasons) == 6 and f"{name}: was not measured" in alone.reasons
     assert infrastructure("a", CHECKS, promotion_config).passed, "the first version has no champion to be beside"

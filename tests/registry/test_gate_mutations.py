@@ -6,6 +6,7 @@ from pathlib import Path
 
 import numpy as np
 import pytest
+from numpy.typing import NDArray
 
 from components.corpus import Item
 from components.corpus.columns import TEXT_ONLY, row_values
@@ -215,7 +216,7 @@ def test_an_int8_model_that_lost_the_order_of_its_nearest_is_refused_though_its_
         assert all(reason.endswith("is below 0.8") for reason in verdict.reasons)
 
 
-def unit(vector: Vectors) -> tuple[float, ...]:
+def unit(vector: NDArray[np.floating]) -> tuple[float, ...]:
     return tuple((vector / np.linalg.norm(vector)).tolist())
 
 
