@@ -170,7 +170,7 @@ def _starting_models(parameters: Mapping[str, Any]) -> set[str]:
 
 def _training(parameters: Mapping[str, Any], blessed: Blessed | None) -> str:
     recipes = [
-        f"**{section}**: {recipe['schedule']['steps']:,} steps of {recipe['schedule']['batch_size']:,} pairs, losses "
+        f"**{section}**: {_length(recipe['schedule'])} of at most {recipe['schedule']['batch_size']:,} pairs, losses "
         f"{', '.join(dict.fromkeys(loss['name'] for phase in recipe['phases'] for loss in phase['losses']))}."
         for section in ("teacher", "distillation")
         if (recipe := parameters.get(section))
@@ -182,6 +182,13 @@ def _training(parameters: Mapping[str, Any], blessed: Blessed | None) -> str:
         for stage in blessed.seconds
     ]
     return "\n\n".join([*recipes, _table(("stage", "seconds", "CPU seconds"), rows)])
+
+
+def _length(schedule: Mapping[str, Any]) -> str:
+    """Returns how long a training is, by the number that the recipe gives."""
+    if schedule.get("epochs"):
+        return f"{schedule['epochs']:,} epochs in batches"
+    return f"{schedule['steps']:,} steps"
 
 
 def _comparison(blessed: Blessed | None) -> str:

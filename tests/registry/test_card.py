@@ -195,13 +195,18 @@ def test_the_other_numbers_are_those_that_were_measured(make: MakeCard) -> None:
     assert "Tries to reach a network: 0 (proof: network namespace)." in card
     times = {row["name"]: (row["seconds"], row["CPU seconds"]) for row in tables(card, "Training")}
     assert times == {"teacher": ("301", "571"), "distill": ("65", "-")}
-    assert "**teacher**: 840 steps of 256 pairs, losses contrastive." in card
+    assert "**teacher**: 840 steps of at most 256 pairs, losses contrastive." in card
     assert "on 64 items: least cosine 0.98765, mean 0.99876; of an item's ten nearest 0.938 are the same" in card
     assert "Trained on names in: en, de. Scored, never trained on: fi." in card
     assert "OFL-1.1; Unicode-3.0" in card and f"`{'f' * 64}`" in card
     assert "4,321 images" in card and "1,234 training rows" in card and "2 rows were rejected" in card
     assert "* git commit: `c0ffee`" in card and "* model fingerprint: `onnx-int8`" in card and "flow run" not in card
     assert "seed: 1" in card and "None" not in card and "nan" not in card
+
+
+def test_a_training_is_as_long_as_its_recipe_says(make: MakeCard, monkeypatch: pytest.MonkeyPatch) -> None:
+    monkeypatch.setitem(RECIPE, "schedule", {"steps": None, "epochs": 3, "batch_size": 64})
+    assert "**teacher**: 3 epochs in batches of at most 64 pairs, losses contrastive." in make()
 
 
 def test_before_the_blessing_the_card_says_where_the_rest_is(make: MakeCard) -> None:
