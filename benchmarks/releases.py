@@ -211,7 +211,7 @@ def make_champion(tracked: Tracking, version: int) -> None:
     promotion.nominate(tracked, str(version))
     against = f"{int(champion):064x}" if champion else None
     quality = Verdict("quality", f"{version:064x}", against, (), (), {})
-    infrastructure = Verdict("infrastructure", f"{version:064x}", None, (), (), {})
+    infrastructure = Verdict("infrastructure", f"{version:064x}", against, (), (), {})
     promotion.promote(tracked, str(version), quality, infrastructure)
 
 

@@ -63,9 +63,12 @@ class Workspace:
         return answer
 
     def bless(self, monkeypatch: pytest.MonkeyPatch, version: str = "2") -> Any:
-        """Runs the last part of a round, after the quality gate, without Prefect."""
+        """Runs the last part of a round, after the quality gate, without Prefect; these bundles were never scored."""
         monkeypatch.setattr(retrain, "compare_with_champion", lambda *_: verdict("quality", "model 2", "model 1"))
-        monkeypatch.setattr(retrain, "publish", lambda *_: None)
+        made_up = scores("", {"Set": task_score("retrieval", "IND", 0.5)})
+        monkeypatch.setattr(retrain, "served_scores", lambda _: made_up)
+        for skipped in ("publish", "publish_card", "require_scored"):
+            monkeypatch.setattr(retrain, skipped, lambda *_: None)
         for task in ("try_on_triton", "promote"):
             monkeypatch.setattr(retrain, task, getattr(retrain, task).fn)
         return retrain.bless(configuration.read(ROOT / "params.yaml"), self.tracked, self.round_, version, "")
@@ -121,7 +124,7 @@ def fingerprint_of(bundle: Path) -> str:
 
 def write_parity(cosine: float) -> None:
     ONNX.mkdir(parents=True, exist_ok=True)
-    (ONNX / "parity.json").write_text(json.dumps({"int8": {"minimum": cosine}}))
+    (ONNX / "parity.json").write_text(json.dumps({"int8": {"minimum": cosine, "rank_agreement_10": 1.0}}))
 
 
 @pytest.fixture
@@ -187,7 +190,8 @@ def test_the_server_follows_a_promotion(
 def test_a_round_brings_the_server_to_the_roles_of_one_that_was_killed(
     workspace: Workspace, server: TritonServer, monkeypatch: pytest.MonkeyPatch
 ) -> None:
-    infrastructure = verdict("infrastructure", fingerprint_of(workspace.bundles[1]))
+    first, second = map(fingerprint_of, workspace.bundles)
+    infrastructure = verdict("infrastructure", second, first)
     promotion.promote(workspace.tracked, "2", verdict("quality", "model 2", "model 1"), infrastructure)
     assert loaded(server) == [1], "killed between the promotion and the server"
     workspace.bless(monkeypatch)
@@ -240,7 +244,8 @@ def test_the_champion_is_laid_out_for_a_container_under_its_number() -> None:
 
 
 def test_reconcile_brings_the_server_to_the_roles(workspace: Workspace, server: TritonServer) -> None:
-    infrastructure = verdict("infrastructure", fingerprint_of(workspace.bundles[1]))
+    first, second = map(fingerprint_of, workspace.bundles)
+    infrastructure = verdict("infrastructure", second, first)
     promotion.promote(workspace.tracked, "2", verdict("quality", "model 2", "model 1"), infrastructure)
     assert "the server answers by version 1, champion is version 2" in doctor.roles(Path()).detail
     said = CliRunner().invoke(app, ["reconcile"])

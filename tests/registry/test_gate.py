@@ -273,7 +273,7 @@ def test_each_measurement_has_limits_that_refuse(
 @pytest.mark.parametrize("name", ["slowdown_latency", "slowdown_throughput"])
 def test_beside_a_champion_only_what_is_surely_too_slow_is_refused(promotion_config: Promotion, name: str) -> None:
     def verdict(changes: Mapping[str, float], config: Promotion = promotion_config) -> Verdict:
-        return infrastructure("a", CHECKS | SLOWDOWN | changes, config, "b")
+        return infrastructure("a", CHECKS | SLOWDOWN | dict(changes), config, "b")
 
     assert verdict({}).passed and verdict({}).against == "b"
     assert verdict({name: 9.0, f"{name}_lower": 1.5, f"{name}_upper": 20.0}).passed, "it may be as fast as it must"

@@ -66,7 +66,9 @@ def make_champion(tracked: Tracking, version: int, bundle: Path) -> None:
     promotion.nominate(tracked, str(version))
     against = f"model {champion}" if champion else None
     fingerprint = json.loads((bundle / "bundle.json").read_text())["fingerprint"]
-    quality, infrastructure = verdict("quality", f"model {version}", against), verdict("infrastructure", fingerprint)
+    beside = models.facts(tracked, champion)["fingerprint"] if champion else None
+    quality = verdict("quality", f"model {version}", against)
+    infrastructure = verdict("infrastructure", fingerprint, beside)
     promotion.promote(tracked, str(version), quality, infrastructure)
 
 
