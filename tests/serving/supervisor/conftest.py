@@ -115,10 +115,8 @@ def registered(bundles: tuple[Path, Path], tmp_path_factory: pytest.TempPathFact
 
 
 def promote(tracked: tracking.Tracking, bundles: tuple[Path, Path], version: int) -> None:
-    fingerprint, beside = (
-        json.loads((bundles[number - 1] / "bundle.json").read_text())["fingerprint"] if number else None
-        for number in (version, version - 1)
-    )
+    fingerprint = json.loads((bundles[version - 1] / "bundle.json").read_text())["fingerprint"]
+    beside = json.loads((bundles[0] / "bundle.json").read_text())["fingerprint"] if version == 2 else None
     champion = None if version == 1 else f"model {version - 1}"
     quality = Verdict("quality", f"model {version}", champion, (), (), {})
     promotion.promote(tracked, str(version), quality, Verdict("infrastructure", fingerprint, beside, (), (), {}))
