@@ -23,7 +23,7 @@ PANELS = {
     "Serve it": ("serve", "gateway", "keys", "deploy", "routes", "rollback"),
     "Search with it": ("search",),
     "Watch it": ("monitor", "backtest", "schedule"),
-    "Look after the workspace": ("doctor", "reconcile", "reset"),
+    "Look after the workspace": ("doctor", "reconcile", "prune", "reset"),
 }
 """What `--help` shows together. Each command is the function of its name in the module of its name."""
 

@@ -19,6 +19,7 @@ from components.gateway import Gateway
 from components.monitoring.config import Monitoring
 from components.registry.config import Promotion
 from components.sections import Model, Section, demand
+from components.storage import Storage
 from components.training.config import Negatives, Recipe, TeacherEmbeddings, Towers
 from components.validation.config import Validation
 
@@ -38,6 +39,7 @@ class Config(Section):
     gateway: Gateway = Gateway()
     promotion: Promotion
     monitoring: Monitoring = Monitoring()
+    storage: Storage = Storage()
 
     @model_validator(mode="after")
     def _student_sees_what_teachers_saw(self) -> Self:

@@ -26,8 +26,8 @@ def nominate(tracking: Tracking, version: str, reason: str = "") -> Roles:
 
     Raises `Refused` for a version that was rolled back: the next scheduled round must not bring it back unseen.
     """
-    with _alone(tracking):
-        models.facts(tracking, version)
+    with alone(tracking):
+        models.require_bundle(version, models.facts(tracking, version))
         before = models.roles(tracking)
         if version in (before["champion"], before["challenger"]):
             return before
@@ -40,7 +40,7 @@ def promote(tracking: Tracking, version: str, quality: Verdict, infrastructure: 
 
     Raises `Refused` unless both verdicts passed and are about this very version, `UsageError` if it is no challenger.
     """
-    with _alone(tracking):
+    with alone(tracking):
         before = models.roles(tracking)
         if before["champion"] == version:
             return before
@@ -60,15 +60,15 @@ def rollback(tracking: Tracking, reason: str = "", to: str | None = None) -> Rol
     The version that was champion loses its role: to come back it passes the gate again. Raises `Refused` for a version
     that was never champion or was rolled back itself.
     """
-    with _alone(tracking):
+    with alone(tracking):
         before = models.roles(tracking)
         if (version := to or before["previous"]) is None:
             raise UsageError("there is no previous version to go back to", "Promote another version: `embedline run`.")
         if version == before["champion"]:
             raise UsageError(f"version {version} is the champion", "Name a version that was champion before it.")
+        models.require_bundle(version, models.facts(tracking, version))
         from_role = "previous" if version == before["previous"] else None
         if from_role is None:
-            models.facts(tracking, version)
             _refuse_if_rolled_back(tracking, version)
             _refuse_if_never_champion(tracking, version)
         after = before | {"champion": version, "previous": None}
@@ -107,7 +107,7 @@ def history(tracking: Tracking) -> list[Entry]:
 
 
 @contextmanager
-def _alone(tracking: Tracking) -> Iterator[None]:
+def alone(tracking: Tracking) -> Iterator[None]:
     """One change at a time, and none upon an unfinished one, nor upon an alias that no ledger line has moved."""
     with FileLock(_path(tracking).with_name("promotion.lock")):
         _reconcile(tracking)
@@ -168,8 +168,14 @@ def _require(tracking: Tracking, version: str, quality: Verdict, infrastructure:
 
 
 def _refuse_if_rolled_back(tracking: Tracking, version: str) -> None:
+    """A bundle that was rolled back is refused under any number: a pruned one may have been registered again."""
+    known = models.versions(tracking)
+    fingerprint = known[version].get("fingerprint", version)
     for entry in history(tracking):
-        if (entry.action, entry.state) == ("rollback", "done") and entry.before["champion"] == version:
+        if (entry.action, entry.state) != ("rollback", "done"):
+            continue
+        rolled_back = str(entry.before["champion"])
+        if rolled_back == version or known.get(rolled_back, {}).get("fingerprint") == fingerprint:
             raise Refused(
                 f"version {version} was rolled back on {entry.time}: {entry.reason or 'no reason was given'}",
                 "The champion stays. Change the data or a parameter, so that the next round makes another version.",
