@@ -19,7 +19,7 @@ TRACEBACKS = STATE / "logs" / "traceback.log"
 INTERRUPTED = 130
 PANELS = {
     "Make a model": ("init", "plan", "run", "ingest", "stage", "profile", "export"),
-    "Judge it": ("evaluate", "compare", "history", "lineage"),
+    "Judge it": ("evaluate", "compare", "history", "lineage", "reproduce"),
     "Serve it": ("serve", "gateway", "keys", "deploy", "routes", "rollback"),
     "Search with it": ("search",),
     "Watch it": ("monitor", "backtest", "schedule"),

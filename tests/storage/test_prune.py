@@ -121,6 +121,9 @@ def test_nothing_goes_while_a_round_runs_or_without_a_yes(rounds: Rounds, monkey
     refused = rounds.register_made_up(2)
     (rounds.root / "params.yaml").write_text((ROOT / "params.yaml").read_text(encoding="utf-8"), encoding="utf-8")
     monkeypatch.chdir(rounds.root)
+    copies = Path(".embedline", "model_repository", "embedder")
+    for version in ("1", refused):
+        (copies / version).mkdir(parents=True)
     asked = CliRunner().invoke(app, ["prune"], input="no\n")
     assert isinstance(asked.exception, UsageError) and "nothing was deleted" in asked.exception.problem
     said = json.loads(CliRunner().invoke(app, ["prune", "--dry-run", "--json"]).stdout)
@@ -131,4 +134,5 @@ def test_nothing_goes_while_a_round_runs_or_without_a_yes(rounds: Rounds, monkey
     assert isinstance(held.exception, UsageError) and "one run at a time" in held.exception.problem
     assert models.download(rounds.tracked, refused, rounds.root / "fetched").is_dir()
     done = json.loads(CliRunner().invoke(app, ["prune", "--yes", "--json"]).stdout)
+    assert [copy.name for copy in copies.iterdir()] == ["1"]
     assert done["removed"] is True and done["unneeded"] == said["unneeded"]
