@@ -17,7 +17,7 @@ from components.export.config import AUTO, Export, Serving
 from components.found_by_name import FoundByName
 from components.gateway import Gateway
 from components.monitoring.config import Monitoring
-from components.registry.config import Promotion
+from components.registry.config import Promotion, Registry
 from components.sections import Model, Section, demand
 from components.storage import Storage
 from components.training.config import Negatives, Recipe, TeacherEmbeddings, Towers
@@ -39,6 +39,7 @@ class Config(Section):
     gateway: Gateway = Gateway()
     promotion: Promotion
     monitoring: Monitoring = Monitoring()
+    registry: Registry = Registry()
     storage: Storage = Storage()
 
     @model_validator(mode="after")

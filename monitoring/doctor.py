@@ -186,6 +186,7 @@ def roles(root: Path) -> Finding:
         if (tracked := tracking.find(root)) is None:
             return Finding(name, False, "there is a ledger, but no MLflow database", RESTORE_DATABASE)
         aliases, entries = models.roles(tracked), promotion.history(tracked)
+        promotion.compare_with_mirror(tracked)
         found = disagreements(aliases, entries, loaded_versions(state / "triton.json"))
     except EmbedlineError as error:
         return Finding(name, False, error.problem, error.remedy)

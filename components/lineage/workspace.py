@@ -25,7 +25,7 @@ LOCK, HOLDER = STATE / "lock", STATE / "holder.json"
 IGNORED_BY_DVC = ("__pycache__/", "*.pyc")
 DVC_SETTINGS = {"analytics": False, "check_update": False}
 NOT_CODE = tuple(f":(exclude){name}" for name in ("data", "artifacts", "checkpoints", ".venv"))
-WRITTEN_BY_DVC = tuple(f":(exclude){name}" for name in ("*dvc.lock", "*.dvc", "*.gitignore"))
+WRITTEN_BY_ROUNDS = tuple(f":(exclude){name}" for name in ("*dvc.lock", "*.dvc", "*.gitignore", "*ledger.jsonl"))
 
 KEPT_OF_A_FILE = "1m"
 
@@ -72,8 +72,9 @@ def start_repository(root: Path, say: Callable[[str], None]) -> None:
 
 
 def git_state(root: Path) -> GitState:
-    """Returns the state of the code. What DVC records by hash (`dvc.lock`, `*.dvc`, artifacts) makes it no dirtier."""
-    changes = git(root, "status", "--porcelain", "--", ".", *NOT_CODE, *WRITTEN_BY_DVC)
+    """Returns the state of the code. What DVC records by hash (`dvc.lock`, `*.dvc`, artifacts) makes it no dirtier,
+    nor does the mirror of the ledger."""
+    changes = git(root, "status", "--porcelain", "--", ".", *NOT_CODE, *WRITTEN_BY_ROUNDS)
     return GitState(_commit(root), bool(changes.strip()))
 
 
@@ -85,7 +86,7 @@ def uncommitted(root: Path) -> bytes:
     with tempfile.TemporaryDirectory() as folder:
         index, new = Path(folder, "index"), Path(folder, "new")
         shutil.copyfile(root / git(root, "rev-parse", "--git-path", "index").strip(), index)
-        code = ("--", ".", *NOT_CODE, *WRITTEN_BY_DVC)
+        code = ("--", ".", *NOT_CODE, *WRITTEN_BY_ROUNDS)
         listed = git(root, "ls-files", "--others", "--exclude-standard", "-z", *code)
         new.write_bytes(listed.encode(errors="surrogateescape"))
         apart = {"GIT_INDEX_FILE": str(index)}

@@ -17,6 +17,13 @@ class Slice(Section):
     sets: Annotated[list[str], Field(min_length=1)] | None = None
 
 
+class Registry(Section):
+    """`mirror` is a second copy of the ledger: a file of the workspace that is committed with git, such as
+    `ledger.jsonl`, or an object, `s3://BUCKET/KEY`."""
+
+    mirror: str | None = None
+
+
 class Promotion(Section):
     floors: dict[str, Fraction]
     margin: Fraction

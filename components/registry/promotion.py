@@ -8,15 +8,21 @@ from pathlib import Path
 
 from filelock import FileLock
 
+from components import config as configuration
 from components.errors import EmbedlineError, Refused, UsageError
-from components.registry import ledger, models
+from components.registry import ledger, mirror, models
 from components.registry.agreement import settled
+from components.registry.config import Registry
 from components.registry.gate import Verdict
 from components.registry.ledger import Action, Change, Entry, State
 from components.registry.models import ROLES, Roles
 from components.registry.tracking import Tracking
 from components.workspace import STATE
 
+MIRROR_TAG = "ledger_mirror"
+"""The mirror that the ledger was last copied to."""
+ANCHOR = "ledger/"
+"""Begins the tag of a version that holds the hash of a line about it."""
 HEAD_TAG = "ledger_head"
 """The registry remembers the last line of the ledger, so that lines cut off its end are missed."""
 
@@ -88,6 +94,7 @@ def restore_roles(tracking: Tracking) -> Roles:
     champion that is gone.
     """
     with FileLock(_path(tracking).with_name("promotion.lock")):
+        compare_with_mirror(tracking)
         _reconcile(tracking)
         found, wanted = models.roles(tracking), settled(history(tracking))
         gone = [name for name, version in wanted.items() if version and not _exists(tracking, version)]
@@ -103,13 +110,36 @@ def restore_roles(tracking: Tracking) -> Roles:
 
 def history(tracking: Tracking) -> list[Entry]:
     """Returns every line of the ledger. Raises `EmbedlineError` if it was tampered with."""
-    return ledger.verify(_path(tracking), _head(tracking))
+    return ledger.verify(_path(tracking), _head(tracking), anchors(tracking))
+
+
+def anchors(tracking: Tracking) -> dict[int, str]:
+    """Returns the hashes that MLflow keeps of lines, by their number."""
+    return {
+        int(tag.removeprefix(ANCHOR)): value
+        for tags in models.versions(tracking).values()
+        for tag, value in tags.items()
+        if tag.startswith(ANCHOR)
+    }
+
+
+def compare_with_mirror(tracking: Tracking) -> str | None:
+    """Returns where the mirror of the ledger is, None if there is none. Raises `EmbedlineError` if they differ."""
+    if location := mirror_location(tracking.root):
+        mirror.check(tracking.root, location, ledger.lines(_path(tracking)), _was_mirrored(tracking, location))
+    return location
+
+
+def mirror_location(root: Path) -> str | None:
+    path = root / configuration.PARAMETERS
+    return configuration.read_section(path, Registry).mirror if path.is_file() else None
 
 
 @contextmanager
 def alone(tracking: Tracking) -> Iterator[None]:
     """One change at a time, and none upon an unfinished one, nor upon an alias that no ledger line has moved."""
     with FileLock(_path(tracking).with_name("promotion.lock")):
+        compare_with_mirror(tracking)
         _reconcile(tracking)
         known = settled(history(tracking))
         for name, version in models.roles(tracking).items():
@@ -149,9 +179,26 @@ def _apply(tracking: Tracking, wanted: Roles) -> None:
 
 
 def _append(tracking: Tracking, change: Change, state: State) -> Entry:
+    _copy_to_mirror(tracking)  # what a killed change has left out
     entry = ledger.append(_path(tracking), change, state, _head(tracking))
+    _copy_to_mirror(tracking)
     tracking.client.set_registered_model_tag(models.MODEL, HEAD_TAG, entry.hash)
+    if _exists(tracking, change.version):
+        tracking.client.set_model_version_tag(models.MODEL, change.version, f"{ANCHOR}{entry.n}", entry.hash)
     return entry
+
+
+def _copy_to_mirror(tracking: Tracking) -> None:
+    if location := mirror_location(tracking.root):
+        lines, known = ledger.lines(_path(tracking)), _was_mirrored(tracking, location)
+        if mirror.check(tracking.root, location, lines, known) != lines:
+            mirror.write(tracking.root, location, lines)
+        if lines and not known:
+            tracking.client.set_registered_model_tag(models.MODEL, MIRROR_TAG, location)
+
+
+def _was_mirrored(tracking: Tracking, location: str) -> bool:
+    return models.model_tags(tracking).get(MIRROR_TAG) == location
 
 
 def _require(tracking: Tracking, version: str, quality: Verdict, infrastructure: Verdict, roles: Roles) -> None:
