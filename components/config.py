@@ -79,7 +79,10 @@ def read_section(path: Path, kind: type[Model]) -> Model:
 def check_without_torch(path: Path) -> None:
     """Raises as `read` does, for every section but the recipes, whose towers and losses import torch."""
     fields: dict[str, Any] = {
-        name: (Any if field.annotation is Recipe else Annotated[field.annotation, *field.metadata, ...], ...)
+        name: (
+            Any if field.annotation is Recipe else Annotated[field.annotation, *field.metadata, ...],
+            ... if field.is_required() else field.default,
+        )
         for name, field in Config.model_fields.items()
     }
     _validated(create_model("WithoutRecipes", __base__=Section, **fields), _load(path), path.name)

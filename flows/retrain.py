@@ -63,6 +63,7 @@ def retrain(parameters: Path = Path(configuration.PARAMETERS), reason: str = "")
     with lineage.lock(root):
         for line in lineage.prepare(root):
             get_run_logger().info(line)
+        pull(config)
         data_hash = ingest_data(config)
         tracked = tracking.prepare(root)
         tags = {
@@ -76,6 +77,7 @@ def retrain(parameters: Path = Path(configuration.PARAMETERS), reason: str = "")
         try:
             round_.log_dataset(data_hash, "round")
             repeated = run_stages(config, round_)
+            push(config)
             version = register(round_, config, tags)
             write_lineage(config, round_, version)
             roles = bless(config, tracked, round_, version, reason)
@@ -122,6 +124,25 @@ def reuse_stage(round_: Run, name: str) -> None:
     """Records that the outputs of an earlier run are still right."""
     with tracking.stage_run(round_, name):
         pass
+
+
+REACHES_OUT: dict[str, Any] = {
+    "retries": 2, "retry_delay_seconds": 10, "cache_policy": NO_CACHE, "persist_result": False,
+}  # fmt: skip
+
+
+@task(name="pull", **REACHES_OUT)
+def pull(config: Config) -> None:
+    """Gets from DVC's remote, where one is configured, what is not in this workspace."""
+    if config.storage.remote and (found := lineage.pull(Path(), config.storage.remote)):
+        get_run_logger().info("from %s: %s", config.storage.remote.url, ", ".join(found))
+
+
+@task(name="push", **REACHES_OUT)
+def push(config: Config) -> None:
+    """Leaves data and artifacts with DVC's remote, before a version is registered that was made of them."""
+    if config.storage.remote:
+        lineage.push(Path(), config.storage.remote)
 
 
 @task(

@@ -175,7 +175,7 @@ def roles(root: Path) -> Finding:
     name, state = "roles", root / STATE
     if not any((state / file).exists() for file in ("mlflow.db", "ledger.jsonl")):
         return Finding(name, True, "no version has played one yet")
-    if not tracking_database(state / "mlflow.db").ok:
+    if (state / "mlflow.db").exists() and not tracking_database(state / "mlflow.db").ok:
         return Finding(name, False, "cannot be compared without MLflow's database", RESTORE_DATABASE)
     try:
         from components.registry import models, promotion, tracking
