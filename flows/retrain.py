@@ -23,7 +23,7 @@ from components.embedder import OnnxEmbedder, fingerprint
 from components.errors import Refused, UsageError
 from components.evaluation import evaluate, read_suite
 from components.export import served_variant
-from components.registry import Verdict, ancestry, compare, infrastructure, models, promotion, tracking
+from components.registry import Verdict, ancestry, approval, compare, infrastructure, models, promotion, tracking
 from components.registry.tracking import Run, Tracking
 from components.scores import Model, Scores
 from components.stages import STAGES
@@ -173,6 +173,10 @@ def bless(config: Config, tracked: Tracking, round_: Run, version: str, reason: 
     checks = try_on_triton(config)
     blessing = infrastructure(str(read_json(BUNDLE / "bundle.json")["fingerprint"]), checks, config.promotion)
     round_.log_metrics(checks)
+    if config.promotion.approval == "required":
+        approval.ask(tracked, version, quality, blessing)
+        get_run_logger().info("version %s has passed both gates and waits for `embedline approve`", version)
+        return models.roles(tracked)
     return promote(config, tracked, version, quality, blessing, reason)
 
 

@@ -36,3 +36,4 @@ class Promotion(Section):
     sign_flips: Positive
     slices: dict[str, Slice] = Field(default_factory=dict)
     on_not_worse: Literal["keep", "take"] = "take"
+    approval: Literal["automatic", "required"] = "automatic"

@@ -20,7 +20,7 @@ from filelock import FileLock
 from components.errors import EmbedlineError
 
 START = "0" * 64
-Action = Literal["nominate", "promote", "rollback"]
+Action = Literal["nominate", "promote", "rollback", "reject"]
 State = Literal["pending", "done", "reverted"]
 
 

@@ -15,10 +15,14 @@ from components.registry.agreement import settled
 from components.registry.config import Registry
 from components.registry.gate import Verdict
 from components.registry.ledger import Action, Change, Entry, State
-from components.registry.models import ROLES, Roles
+from components.registry.models import ROLES, Role, Roles
 from components.registry.tracking import Tracking
 from components.workspace import STATE
 
+SENT_AWAY: dict[Action, tuple[Role, str]] = {
+    "rollback": ("champion", "rolled back"), "reject": ("challenger", "rejected"),
+}  # fmt: skip
+"""The changes after which a version does not come back by a round, the role that it had, and the word for it."""
 MIRROR_TAG = "ledger_mirror"
 """The mirror that the ledger was last copied to."""
 ANCHOR = "ledger/"
@@ -37,7 +41,7 @@ def nominate(tracking: Tracking, version: str, reason: str = "") -> Roles:
         before = models.roles(tracking)
         if version in (before["champion"], before["challenger"]):
             return before
-        _refuse_if_rolled_back(tracking, version)
+        _refuse_if_sent_away(tracking, version)
         return _change(tracking, "nominate", version, None, "challenger", before | {"challenger": version}, [], reason)
 
 
@@ -75,10 +79,20 @@ def rollback(tracking: Tracking, reason: str = "", to: str | None = None) -> Rol
         models.require_bundle(version, models.facts(tracking, version))
         from_role = "previous" if version == before["previous"] else None
         if from_role is None:
-            _refuse_if_rolled_back(tracking, version)
+            _refuse_if_sent_away(tracking, version)
             _refuse_if_never_champion(tracking, version)
         after = before | {"champion": version, "previous": None}
         return _change(tracking, "rollback", version, from_role, "champion", after, [], reason)
+
+
+def reject(tracking: Tracking, version: str, reason: str) -> Roles:
+    """Takes its role from the challenger, for good. Returns the roles afterwards. Raises `UsageError` if it is none."""
+    with alone(tracking):
+        before = models.roles(tracking)
+        if before["challenger"] != version:
+            raise UsageError(f"version {version} is not the challenger", "Name the one that waits.")
+        after = before | {"challenger": None}
+        return _change(tracking, "reject", version, "challenger", "none", after, [], reason)
 
 
 def reconcile(tracking: Tracking) -> Entry | None:
@@ -214,17 +228,18 @@ def _require(tracking: Tracking, version: str, quality: Verdict, infrastructure:
         raise Refused("the quality verdict is not against the present champion", "Compare with the champion of now.")
 
 
-def _refuse_if_rolled_back(tracking: Tracking, version: str) -> None:
-    """A bundle that was rolled back is refused under any number: a pruned one may have been registered again."""
+def _refuse_if_sent_away(tracking: Tracking, version: str) -> None:
+    """A bundle that was rolled back or rejected is refused under any number: a pruned one may be registered again."""
     known = models.versions(tracking)
     fingerprint = known[version].get("fingerprint", version)
     for entry in history(tracking):
-        if (entry.action, entry.state) != ("rollback", "done"):
+        if entry.action not in SENT_AWAY or entry.state != "done":
             continue
-        rolled_back = str(entry.before["champion"])
-        if rolled_back == version or known.get(rolled_back, {}).get("fingerprint") == fingerprint:
+        role, how = SENT_AWAY[entry.action]
+        sent_away = str(entry.before[role])
+        if sent_away == version or known.get(sent_away, {}).get("fingerprint") == fingerprint:
             raise Refused(
-                f"version {version} was rolled back on {entry.time}: {entry.reason or 'no reason was given'}",
+                f"version {version} was {how} on {entry.time}: {entry.reason or 'no reason was given'}",
                 "The champion stays. Change the data or a parameter, so that the next round makes another version.",
             )
 

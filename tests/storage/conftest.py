@@ -131,11 +131,11 @@ class Rounds:
 def verdicts(tracked: Tracking, version: str) -> tuple[Verdict, Verdict]:
     """Two blessings of a version against the champion of now."""
     champion = models.role(tracked, "champion")
-    against = models.facts(tracked, champion)["model_fingerprint"] if champion else None
+    against = models.facts(tracked, champion) if champion else {}
     tags = models.facts(tracked, version)
     return (
-        Verdict("quality", tags["model_fingerprint"], against, (), (), {}),
-        Verdict("infrastructure", tags["fingerprint"], None, (), (), {}),
+        Verdict("quality", tags["model_fingerprint"], against.get("model_fingerprint"), (), (), {}),
+        Verdict("infrastructure", tags["fingerprint"], against.get("fingerprint"), (), (), {}),
     )
 
 
