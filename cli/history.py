@@ -36,11 +36,19 @@ def history(
     wanted = period(at) if at else None
     tracked = tracking.find(Path())
     entries = promotion.history(tracked) if tracked else []
+    mirror = promotion.compare_with_mirror(tracked) if tracked else None
     everything = reigns(entries)
     found = during(everything, wanted) if wanted else everything
     unfinished = entries[-1] if entries and entries[-1].state == "pending" else None
     if machine:
-        say({"reigns": [asdict(reign) for reign in found], "lines": len(entries), "unfinished": unfinished is not None})
+        say(
+            {
+                "reigns": [asdict(reign) for reign in found],
+                "lines": len(entries),
+                "mirror": mirror,
+                "unfinished": unfinished is not None,
+            }
+        )
         return
     if found:
         screen.print(table(found))
@@ -49,7 +57,8 @@ def history(
     else:
         first = everything[0]
         screen.print(f"Nothing was production then: version {first.version} was the first, since {first.since}.")
-    screen.print(f"{len(entries)} lines of the ledger were verified.")
+    compared = f" and compared with {mirror}" if mirror else ""
+    screen.print(f"{len(entries)} lines of the ledger were verified{compared}.")
     if unfinished:
         screen.print(
             f"{unfinished.action} of version {unfinished.version}, begun {unfinished.time}, was not finished: "

@@ -19,11 +19,11 @@ TRACEBACKS = STATE / "logs" / "traceback.log"
 INTERRUPTED = 130
 PANELS = {
     "Make a model": ("init", "plan", "run", "ingest", "stage", "profile", "export"),
-    "Judge it": ("evaluate", "compare", "history", "lineage"),
-    "Serve it": ("serve", "gateway", "keys", "deploy", "routes", "rollback"),
+    "Judge it": ("evaluate", "compare", "history", "lineage", "reproduce"),
+    "Serve it": ("serve", "gateway", "keys", "deploy", "routes", "approve", "rollback"),
     "Search with it": ("search",),
     "Watch it": ("monitor", "backtest", "schedule"),
-    "Look after the workspace": ("doctor", "reconcile", "reset"),
+    "Look after the workspace": ("doctor", "reconcile", "prune", "reset"),
 }
 """What `--help` shows together. Each command is the function of its name in the module of its name."""
 

@@ -20,16 +20,19 @@ MOST_REASONS = 5
 
 
 def plan(machine: Machine = False) -> None:
-    """Say which stages `embedline run` would run and why, and what the gates would compare; nothing runs or changes.
+    """Say which stages `embedline run` would run and why, what the gates would compare, what could go; nothing changes.
 
     Example: `embedline plan`
     """
+    from cli import prune
     from components import config as configuration
     from components.stages.plan import plan as planned
+    from components.stages.prune import look
 
-    found = planned(Path(), configuration.read(Path(configuration.PARAMETERS)))
+    config = configuration.read(Path(configuration.PARAMETERS))
+    found, pruning = planned(Path(), config), look(Path(), config.storage, prune.served())
     if machine:
-        say(asdict(found))
+        say({**asdict(found), "prune": prune.facts(pruning)})
         return
     if found.unreviewed:
         screen.print(f"The round would be refused: data/ differs from data.dvc: {dict(found.unreviewed)}.")
@@ -41,6 +44,7 @@ def plan(machine: Machine = False) -> None:
     else:
         screen.print("Every stage is up to date.")
     screen.print(gates(found))
+    screen.print(f"`embedline prune` would remove {prune.total(pruning)}.")
 
 
 def table(found: Plan) -> Table:

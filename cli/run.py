@@ -37,6 +37,9 @@ def run(git: Git = False, machine: Machine = False) -> None:
     screen.print(
         f"Version [bold]{outcome.version}[/bold]; {spell(outcome.roles)}. Stages run: {repeated}. {seconds:.0f} s."
     )
+    if outcome.roles["challenger"] == outcome.version:
+        command = f"embedline approve {outcome.version} --by NAME --reason TEXT"
+        screen.print(f"It has passed both gates and waits: [bold]{command}[/bold]")
     screen.print('Next: [bold]embedline search "a sad cat"[/bold], or `make serve` to keep a server running.')
 
 

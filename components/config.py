@@ -17,8 +17,9 @@ from components.export.config import AUTO, Export, Serving
 from components.found_by_name import FoundByName
 from components.gateway import Gateway
 from components.monitoring.config import Monitoring
-from components.registry.config import Promotion
+from components.registry.config import Promotion, Registry
 from components.sections import Model, Section, demand
+from components.storage import Storage
 from components.training.config import Negatives, Recipe, TeacherEmbeddings, Towers
 from components.validation.config import Validation
 
@@ -38,6 +39,8 @@ class Config(Section):
     gateway: Gateway = Gateway()
     promotion: Promotion
     monitoring: Monitoring = Monitoring()
+    registry: Registry = Registry()
+    storage: Storage = Storage()
 
     @model_validator(mode="after")
     def _student_sees_what_teachers_saw(self) -> Self:
@@ -76,7 +79,10 @@ def read_section(path: Path, kind: type[Model]) -> Model:
 def check_without_torch(path: Path) -> None:
     """Raises as `read` does, for every section but the recipes, whose towers and losses import torch."""
     fields: dict[str, Any] = {
-        name: (Any if field.annotation is Recipe else Annotated[field.annotation, *field.metadata, ...], ...)
+        name: (
+            Any if field.annotation is Recipe else Annotated[field.annotation, *field.metadata, ...],
+            ... if field.is_required() else field.default,
+        )
         for name, field in Config.model_fields.items()
     }
     _validated(create_model("WithoutRecipes", __base__=Section, **fields), _load(path), path.name)

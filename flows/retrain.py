@@ -26,7 +26,7 @@ from components.evaluation import evaluate, read_suite
 from components.export import read_bundle, served_variant
 from components.export.bundle import require_scored
 from components.markdown import as_html
-from components.registry import Verdict, ancestry, compare, infrastructure, models, promotion, tracking
+from components.registry import Verdict, ancestry, approval, compare, infrastructure, models, promotion, tracking
 from components.registry.card import BLESSED, Blessed
 from components.registry.tracking import Run, Tracking
 from components.scores import Model, Scores
@@ -68,6 +68,7 @@ def retrain(parameters: Path = Path(configuration.PARAMETERS), reason: str = "")
     with lineage.lock(root):
         for line in lineage.prepare(root):
             get_run_logger().info(line)
+        pull(config)
         data_hash = ingest_data(config)
         tracked = tracking.prepare(root)
         tags = {
@@ -81,6 +82,7 @@ def retrain(parameters: Path = Path(configuration.PARAMETERS), reason: str = "")
         try:
             round_.log_dataset(data_hash, "round")
             repeated = run_stages(config, round_)
+            push(config)
             version = register(round_, config, tags)
             write_lineage(config, round_, version)
             roles = bless(config, tracked, round_, version, reason)
@@ -129,6 +131,25 @@ def reuse_stage(round_: Run, name: str) -> None:
         pass
 
 
+REACHES_OUT: dict[str, Any] = {
+    "retries": 2, "retry_delay_seconds": 10, "cache_policy": NO_CACHE, "persist_result": False,
+}  # fmt: skip
+
+
+@task(name="pull", **REACHES_OUT)
+def pull(config: Config) -> None:
+    """Gets from DVC's remote, where one is configured, what is not in this workspace."""
+    if config.storage.remote and (found := lineage.pull(Path(), config.storage.remote)):
+        get_run_logger().info("from %s: %s", config.storage.remote.url, ", ".join(found))
+
+
+@task(name="push", **REACHES_OUT)
+def push(config: Config) -> None:
+    """Leaves data and artifacts with DVC's remote, before a version is registered that was made of them."""
+    if config.storage.remote:
+        lineage.push(Path(), config.storage.remote)
+
+
 @task(
     name="register",
     retries=2,
@@ -161,6 +182,10 @@ def bless(config: Config, tracked: Tracking, round_: Run, version: str, reason: 
     blessing = infrastructure(read_bundle(BUNDLE).fingerprint, checks, config.promotion, against)
     round_.log_metrics({name: value for name, value in checks.items() if isinstance(value, int | float)})
     publish_card(config, round_, version, quality, checks)
+    if config.promotion.approval == "required":
+        approval.ask(tracked, version, quality, blessing)
+        get_run_logger().info("version %s has passed both gates and waits for `embedline approve`", version)
+        return models.roles(tracked)
     return promote(config, tracked, version, quality, blessing, reason)
 
 

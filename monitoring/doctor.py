@@ -175,7 +175,7 @@ def roles(root: Path) -> Finding:
     name, state = "roles", root / STATE
     if not any((state / file).exists() for file in ("mlflow.db", "ledger.jsonl")):
         return Finding(name, True, "no version has played one yet")
-    if not tracking_database(state / "mlflow.db").ok:
+    if (state / "mlflow.db").exists() and not tracking_database(state / "mlflow.db").ok:
         return Finding(name, False, "cannot be compared without MLflow's database", RESTORE_DATABASE)
     try:
         from components.registry import models, promotion, tracking
@@ -186,6 +186,7 @@ def roles(root: Path) -> Finding:
         if (tracked := tracking.find(root)) is None:
             return Finding(name, False, "there is a ledger, but no MLflow database", RESTORE_DATABASE)
         aliases, entries = models.roles(tracked), promotion.history(tracked)
+        promotion.compare_with_mirror(tracked)
         found = disagreements(aliases, entries, loaded_versions(state / "triton.json"))
     except EmbedlineError as error:
         return Finding(name, False, error.problem, error.remedy)

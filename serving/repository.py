@@ -10,7 +10,7 @@ from __future__ import annotations
 import hashlib
 import re
 import shutil
-from collections.abc import Sequence
+from collections.abc import Collection, Sequence
 from pathlib import Path
 
 from components.errors import EmbedlineError, UsageError
@@ -64,6 +64,11 @@ def add_version(repository: Path, bundle: Path, version: int, model: str = MODEL
         ) from error
     partial.rename(target)
     return True
+
+
+def unneeded(repository: Path, kept: Collection[int]) -> list[int]:
+    """Returns the versions of the champion's model that are in the repository, neither served nor kept."""
+    return [version for version in versions(repository) if version not in {*served(repository), *kept}]
 
 
 def remove_version(repository: Path, version: int, model: str = MODEL) -> None:

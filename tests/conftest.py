@@ -20,7 +20,10 @@ ROOT = Path(__file__).parents[1]
 SYSTEM_PACKAGES = {name: file.exists() for file, name in SYSTEM_FILES.items()} | {"git": bool(shutil.which("git"))}
 WORDS = ("cat", "dog", "red", "blue", "sad", "happy", "face", "tree", "one", "two", "left", "of", "the", "a", "find")
 
-OTHER_PACKAGES = {"prometheus": bool(shutil.which("prometheus") and shutil.which("promtool"))}
+OTHER_PACKAGES = {
+    "postgresql": any(Path("/usr/lib/postgresql").glob("*/bin/initdb")),
+    "prometheus": bool(shutil.which("prometheus") and shutil.which("promtool")),
+}
 """What single tests need and nothing else of the project does."""
 
 

@@ -31,7 +31,9 @@ def names(lines: Iterable[str]) -> set[str]:
     return {canonicalize_name(Requirement(line).name) for line in lines}
 
 
-DECLARED = names([*PROJECT["dependencies"], *EXTRAS["evidently"], *EXTRAS["mteb"], *EXTRAS["openvino"]])
+DECLARED = names(
+    [*PROJECT["dependencies"], *(line for extra in ("evidently", "mteb", "openvino", "s3") for line in EXTRAS[extra])]
+)
 DECLARED_FOR_TESTS = DECLARED | names(line for extra in EXTRAS.values() for line in extra)
 TESTS = sorted(path for folder in ("tests", "benchmarks") for path in (ROOT / folder).rglob("*.py"))
 

@@ -2,6 +2,7 @@
 
 from components.lineage.lineage import LINEAGE, Lineage, collect
 from components.lineage.plan import Planned, Reason, changed_values, plan
+from components.lineage.remote import pull, push
 from components.lineage.versions import (
     LOCK_FILE,
     StageRun,
@@ -36,6 +37,8 @@ __all__ = [
     "plan",
     "prepare",
     "producing_runs",
+    "pull",
+    "push",
     "reproduce",
     "start_repository",
     "uncommitted",

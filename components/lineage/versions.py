@@ -29,6 +29,7 @@ KEPT_LINES = 1000
 PATIENCE_SECONDS = 10
 DYING_SECONDS = 2
 SHELL_SIGNAL_BASE = 128
+ANEW = ("--force", "--no-run-cache", "--no-commit")
 KINDS: dict[int, type[EmbedlineError]] = {kind.exit_code: kind for kind in (UsageError, Refused, DataInvalid)}
 
 
@@ -46,9 +47,11 @@ def reproduce(
     stage: str,
     environment: Mapping[str, str] | None = None,
     tell: Callable[[str], object] = lambda line: None,
+    anew: bool = False,
 ) -> StageRun:
     """Brings one stage up to date; each line of its output goes to `tell` and to the log file at once.
 
+    `anew` runs it though DVC may know its outputs, and keeps them out of DVC's cache.
     A failed stage raises the kind of `EmbedlineError` that its exit code stands for, with the stage's own words.
     """
     _forget_killed_runs(root)
@@ -56,7 +59,7 @@ def reproduce(
     log.parent.mkdir(parents=True, exist_ok=True)
     lines: deque[str] = deque(maxlen=KEPT_LINES)
     process = subprocess.Popen(
-        [sys.executable, "-P", str(TETHER), "repro", "--single-item", stage],
+        [sys.executable, "-P", str(TETHER), "repro", "--single-item", *(ANEW if anew else ()), stage],
         cwd=root,
         env=_environment(environment or {}),
         start_new_session=True,
@@ -85,13 +88,13 @@ def reproduce(
 
 def changed_stages(root: Path) -> dict[str, Any]:
     """Returns what DVC finds changed, by stage (and by `data.dvc`); empty where everything is up to date."""
-    changes: dict[str, Any] = json.loads(_dvc(root, "status", "--json"))
+    changes: dict[str, Any] = json.loads(dvc(root, "status", "--json"))
     return changes
 
 
 def unreviewed_changes(root: Path, path: str = "data") -> dict[str, list[str]]:
     """Returns changes under `path` that nobody has added, by kind (`modified`, ...); `dvc repro` would accept them."""
-    found = json.loads(_dvc(root, "data", "status", "--json")).get("uncommitted", {})
+    found = json.loads(dvc(root, "data", "status", "--json")).get("uncommitted", {})
     under = {
         kind: [name for name in names if f"{name.rstrip('/')}/".startswith(f"{path}/")] for kind, names in found.items()
     }
@@ -100,7 +103,7 @@ def unreviewed_changes(root: Path, path: str = "data") -> dict[str, list[str]]:
 
 def add(root: Path, path: str = "data") -> str:
     """Makes the present content of `path` the version that the line depends on. Returns its DVC hash."""
-    _dvc(root, "add", "--quiet", path)
+    dvc(root, "add", "--quiet", path)
     return data_hash(root, path)
 
 
@@ -121,9 +124,19 @@ def lock_digest(root: Path) -> str | None:
 
 def outputs(root: Path) -> dict[str, str]:
     """Returns the DVC hash of each output that `dvc.lock` names, by its path."""
+    return {path: str(out["md5"]) for path, out in _locked(root, "outs").items()}
+
+
+def inputs(root: Path) -> dict[str, dict[str, Any]]:
+    """Returns what `dvc.lock` says of each path that stages depend on and none makes: its hash, its size."""
+    made = outputs(root)
+    return {path: entry for path, entry in _locked(root, "deps").items() if path not in made}
+
+
+def _locked(root: Path, kind: str) -> dict[str, dict[str, Any]]:
     path = root / LOCK_FILE
     stages = yaml.safe_load(path.read_text(encoding="utf-8"))["stages"] if path.is_file() else {}
-    return {out["path"]: str(out["md5"]) for stage in stages.values() for out in stage.get("outs", ()) if "md5" in out}
+    return {entry["path"]: entry for stage in stages.values() for entry in stage.get(kind, ()) if "md5" in entry}
 
 
 def producing_runs(root: Path) -> dict[str, str]:
@@ -139,7 +152,8 @@ def _environment(extra: Mapping[str, str]) -> dict[str, str]:
     return {**os.environ, "PYTHONUNBUFFERED": "1", "DVC_NO_ANALYTICS": "1", **extra, "PATH": path}
 
 
-def _dvc(root: Path, *arguments: str) -> str:
+def dvc(root: Path, *arguments: str) -> str:
+    """Returns what DVC says. Raises `EmbedlineError`, with DVC's own words, if it cannot."""
     command = [sys.executable, "-m", "dvc", *arguments]
     finished = subprocess.run(command, cwd=root, env=_environment({}), capture_output=True, text=True)
     if finished.returncode:

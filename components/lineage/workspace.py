@@ -25,7 +25,7 @@ LOCK, HOLDER = STATE / "lock", STATE / "holder.json"
 IGNORED_BY_DVC = ("__pycache__/", "*.pyc")
 DVC_SETTINGS = {"analytics": False, "check_update": False}
 NOT_CODE = tuple(f":(exclude){name}" for name in ("data", "artifacts", "checkpoints", ".venv"))
-WRITTEN_BY_DVC = tuple(f":(exclude){name}" for name in ("*dvc.lock", "*.dvc", "*.gitignore"))
+WRITTEN_BY_ROUNDS = tuple(f":(exclude){name}" for name in ("*dvc.lock", "*.dvc", "*.gitignore", "*ledger.jsonl"))
 
 KEPT_OF_A_FILE = "1m"
 
@@ -62,18 +62,19 @@ def start_repository(root: Path, say: Callable[[str], None]) -> None:
     if _has_commit(root):
         return
     if not _is_in_git(root):
-        _git(root, "init", "--quiet")
+        git(root, "init", "--quiet")
     _prepare_dvc(root)
-    _git(root, "add", "--all", "--", ".", *NOT_CODE)
-    count = len(_git(root, "diff", "--cached", "--name-only").splitlines())
+    git(root, "add", "--all", "--", ".", *NOT_CODE)
+    count = len(git(root, "diff", "--cached", "--name-only").splitlines())
     say(f"git: this folder gets its first commit, of {count} files (`git ls-files` lists them)")
     author = ("-c", "user.name=embedline", "-c", "user.email=embedline@localhost")
-    _git(root, *author, "commit", "--quiet", "--no-verify", "--no-gpg-sign", "--message", "Start of the workspace")
+    git(root, *author, "commit", "--quiet", "--no-verify", "--no-gpg-sign", "--message", "Start of the workspace")
 
 
 def git_state(root: Path) -> GitState:
-    """Returns the state of the code. What DVC records by hash (`dvc.lock`, `*.dvc`, artifacts) makes it no dirtier."""
-    changes = _git(root, "status", "--porcelain", "--", ".", *NOT_CODE, *WRITTEN_BY_DVC)
+    """Returns the state of the code. What DVC records by hash (`dvc.lock`, `*.dvc`, artifacts) makes it no dirtier,
+    nor does the mirror of the ledger."""
+    changes = git(root, "status", "--porcelain", "--", ".", *NOT_CODE, *WRITTEN_BY_ROUNDS)
     return GitState(_commit(root), bool(changes.strip()))
 
 
@@ -84,15 +85,15 @@ def uncommitted(root: Path) -> bytes:
     """
     with tempfile.TemporaryDirectory() as folder:
         index, new = Path(folder, "index"), Path(folder, "new")
-        shutil.copyfile(root / _git(root, "rev-parse", "--git-path", "index").strip(), index)
-        code = ("--", ".", *NOT_CODE, *WRITTEN_BY_DVC)
-        listed = _git(root, "ls-files", "--others", "--exclude-standard", "-z", *code)
+        shutil.copyfile(root / git(root, "rev-parse", "--git-path", "index").strip(), index)
+        code = ("--", ".", *NOT_CODE, *WRITTEN_BY_ROUNDS)
+        listed = git(root, "ls-files", "--others", "--exclude-standard", "-z", *code)
         new.write_bytes(listed.encode(errors="surrogateescape"))
         apart = {"GIT_INDEX_FILE": str(index)}
         named = (f"--pathspec-from-file={new}", "--pathspec-file-nul")
-        _git(root, "--literal-pathspecs", "add", "--intent-to-add", *named, environment=apart)
+        git(root, "--literal-pathspecs", "add", "--intent-to-add", *named, environment=apart)
         settings = ("-c", f"core.bigFileThreshold={KEPT_OF_A_FILE}", "diff", "--no-ext-diff", "--no-color", "HEAD")
-        return _git(root, *settings, *code, environment=apart).encode(errors="surrogateescape")
+        return git(root, *settings, *code, environment=apart).encode(errors="surrogateescape")
 
 
 @contextmanager
@@ -168,7 +169,8 @@ def _configure_dvc(root: Path) -> None:
         path.write_text("\n".join([*present, *missing]) + "\n", encoding="utf-8")
 
 
-def _git(root: Path, *arguments: str, environment: Mapping[str, str] | None = None) -> str:
+def git(root: Path, *arguments: str, environment: Mapping[str, str] | None = None) -> str:
+    """Returns what git says. Raises `EmbedlineError`, with git's own words, if it cannot."""
     return _checked(["git", *arguments], root, environment)
 
 

@@ -30,6 +30,13 @@ class Metric(Section):
     max_drop: Fraction | None = None
 
 
+class Registry(Section):
+    """`mirror` is a second copy of the ledger: a file of the workspace that is committed with git, such as
+    `ledger.jsonl`, or an object, `s3://BUCKET/KEY`."""
+
+    mirror: str | None = None
+
+
 class Promotion(Section):
     """What the gates ask of a challenger; `components/registry/gate.py` says how.
 
@@ -56,3 +63,4 @@ class Promotion(Section):
     slices: dict[str, Slice] = Field(default_factory=dict)
     metrics: dict[str, Metric] = Field(default_factory=dict)
     on_not_worse: Literal["keep", "take"] = "take"
+    approval: Literal["automatic", "required"] = "automatic"

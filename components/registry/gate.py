@@ -31,7 +31,7 @@ from typing import Any, Literal
 
 import numpy as np
 
-from components.errors import Refused
+from components.errors import EmbedlineError, Refused
 from components.files import write_text
 from components.registry.config import Metric, Promotion, Slice
 from components.scores import Difference, Scores, TaskScore, comparison, defects
@@ -79,6 +79,15 @@ class Verdict:
         path = folder / f"{self.digest}.json"
         write_text(path, self._text())
         return path
+
+    @classmethod
+    def read(cls, path: Path) -> Verdict:
+        """Returns a verdict that `write` has kept. Raises `EmbedlineError` if there is none."""
+        try:
+            facts = json.loads(path.read_text(encoding="utf-8"))
+            return cls(**facts | {name: tuple(facts[name]) for name in ("reasons", "table")})
+        except (OSError, ValueError, TypeError, KeyError) as error:
+            raise EmbedlineError(f"{path} holds no verdict: {error}", "Judge it again: `embedline run`.") from error
 
     def _text(self) -> str:
         return json.dumps(asdict(self), sort_keys=True, allow_nan=False, indent=2) + "\n"

@@ -9,6 +9,7 @@ from __future__ import annotations
 import hashlib
 import json
 import os
+from collections.abc import Mapping
 from dataclasses import asdict, dataclass, fields, replace
 from datetime import UTC, datetime
 from pathlib import Path
@@ -19,7 +20,7 @@ from filelock import FileLock
 from components.errors import EmbedlineError
 
 START = "0" * 64
-Action = Literal["nominate", "promote", "rollback"]
+Action = Literal["nominate", "promote", "rollback", "reject"]
 State = Literal["pending", "done", "reverted"]
 
 
@@ -81,14 +82,19 @@ def append(path: Path, change: Change, state: State, head: str | None = None) ->
     return entry
 
 
-def verify(path: Path, head: str | None = None) -> list[Entry]:
+def lines(path: Path) -> list[bytes]:
+    """Returns the lines that are whole, each with its end."""
+    return path.read_bytes()[: _whole(path)].splitlines(keepends=True) if path.is_file() else []
+
+
+def verify(path: Path, head: str | None = None, anchors: Mapping[int, str] | None = None) -> list[Entry]:
     """Returns all entries. Raises `EmbedlineError` that names the first line that was changed, removed or moved.
 
-    `head` is the hash of a line that was seen at the end once: lines cut off the end are found by it.
+    `head` is the hash of a line that was seen at the end once: lines cut off the end are found by it. `anchors` are
+    hashes that lines had when they were written, by their number: they show a chain that was written anew.
     """
-    content = path.read_bytes()[: _whole(path)] if path.is_file() else b""
     entries: list[Entry] = []
-    for number, line in enumerate(content.splitlines(), 1):
+    for number, line in enumerate(lines(path), 1):
         try:
             entry = Entry(**json.loads(line))
         except (ValueError, TypeError) as error:
@@ -98,6 +104,11 @@ def verify(path: Path, head: str | None = None) -> list[Entry]:
         if entry.n != number or entry.previous != (entries[-1].hash if entries else START):
             raise _tampered(path, number, "does not follow the line before it: one was removed, added or moved")
         entries.append(entry)
+    for number, hash_ in sorted((anchors or {}).items()):
+        if number > len(entries):
+            raise _tampered(path, number, "is missing: MLflow has an anchor of it")
+        if entries[number - 1].hash != hash_:
+            raise _tampered(path, number, "is not the one that MLflow has an anchor of")
     if head and all(entry.hash != head for entry in entries):
         raise _tampered(path, len(entries) + 1, "is missing: the registry has seen more lines than there are")
     return entries

@@ -25,6 +25,7 @@ from mlflow.protos.databricks_pb2 import (
     ErrorCode,
 )
 from mlflow.pyfunc import save_model
+from mlflow.store.artifact.artifact_repository_registry import get_artifact_repository
 from mlflow.types import ColSpec, DataType, Schema, TensorSpec
 
 from components.errors import EmbedlineError, UsageError
@@ -47,21 +48,24 @@ UNKNOWN_VERSION = {ErrorCode.Name(code) for code in (RESOURCE_DOES_NOT_EXIST, IN
 MOST_VERSIONS = 10_000
 MOST_CHARACTERS = 5000
 """What MLflow's database keeps of a description."""
+PRUNED = "pruned"
+"""The tag of a version whose bundle was removed: when. Its record stays."""
 RUNTIME_PACKAGES = ("numpy", "onnxruntime", "tokenizers", "pillow")
 
 
 def register(run: Run, bundle: Path, scores: Scores, tags: Mapping[str, str]) -> str:
     """Logs the bundle as a model with a signature, registers it, and returns its version number.
 
-    A bundle with the same fingerprint is registered once: its version is returned again. `scores` are those of the
-    variant that the bundle ships; `tags` name the data, the commit and the flow run.
+    A bundle with the same fingerprint is registered once: its version is returned again, unless it was pruned.
+    `scores` are those of the variant that the bundle ships; `tags` name the data, the commit and the flow run.
     """
     tracking = run.tracking
     description = json.loads((bundle / "bundle.json").read_text(encoding="utf-8"))
     fingerprint = str(description["fingerprint"])
     _create_model(tracking)
-    if known := tracking.client.search_model_versions(f"name = '{MODEL}' and tags.fingerprint = '{fingerprint}'"):
-        return str(max(int(version.version) for version in known))
+    found = tracking.client.search_model_versions(f"name = '{MODEL}' and tags.fingerprint = '{fingerprint}'")
+    if known := [int(version.version) for version in found if PRUNED not in version.tags]:
+        return str(max(known))
     all_tags = {
         **tags,
         "fingerprint": fingerprint,
@@ -79,13 +83,14 @@ def register(run: Run, bundle: Path, scores: Scores, tags: Mapping[str, str]) ->
 def download(tracking: Tracking, version: str, to: Path) -> Path:
     """Fetches the bundle of a version into the folder `to`, whole or not at all, and returns `to`.
 
-    Raises `EmbedlineError` if its bytes are not those that were registered.
+    Raises `EmbedlineError` if its bytes are not those that were registered, `UsageError` if they were pruned.
     """
     tags = facts(tracking, version)
+    require_bundle(version, tags)
     to.parent.mkdir(parents=True, exist_ok=True)
     with tempfile.TemporaryDirectory(dir=to.parent, prefix=f".{to.name}.") as folder:
-        stored = tracking.client.get_model_version_download_uri(MODEL, version)
-        artifacts = Path(download_artifacts(f"{stored}/artifacts", dst_path=folder, tracking_uri=tracking.uri))
+        stored = f"{location(tracking, version)}/artifacts"
+        artifacts = Path(download_artifacts(stored, dst_path=folder, tracking_uri=tracking.uri))
         (fetched,) = artifacts.iterdir()
         if folder_sha256(fetched) != tags["bundle_sha256"]:
             raise EmbedlineError(
@@ -114,11 +119,10 @@ def resolve(tracking: Tracking, reference: str) -> str:
     if number:
         facts(tracking, number)
         return str(int(number))
-    registered = _registered(tracking)
-    aliases = registered.aliases if registered else {}
-    if alias not in aliases:
-        raise UsageError(f"no version of {MODEL} is {alias}", f"These are: {', '.join(sorted(aliases)) or 'none'}.")
-    return str(aliases[alias])
+    known = aliases(tracking)
+    if alias not in known:
+        raise UsageError(f"no version of {MODEL} is {alias}", f"These are: {', '.join(sorted(known)) or 'none'}.")
+    return known[alias]
 
 
 def fetched(tracking: Tracking, version: str) -> Path:
@@ -130,6 +134,40 @@ def fetched(tracking: Tracking, version: str) -> Path:
     if folder.is_dir() and folder_sha256(folder) == facts(tracking, version)["bundle_sha256"]:
         return folder
     return download(tracking, version, folder)
+
+
+def require_bundle(version: str, tags: Mapping[str, str]) -> None:
+    """Raises `UsageError` if the version with these tags has no bundle any more."""
+    if PRUNED in tags:
+        raise UsageError(
+            f"the bundle of version {version} was pruned on {tags[PRUNED]}",
+            f"Make it again: `embedline reproduce {version}`.",
+        )
+
+
+def location(tracking: Tracking, version: str) -> str:
+    """Returns where the artifact store has, or had, what was logged of the version."""
+    return str(tracking.client.get_model_version_download_uri(MODEL, version))
+
+
+def stored_bytes(tracking: Tracking, location: str) -> int:
+    """Returns how many bytes the artifact store has at a location."""
+    store = get_artifact_repository(location, tracking.uri)
+
+    def size(path: str | None) -> int:
+        return sum(size(each.path) if each.is_dir else each.file_size or 0 for each in store.list_artifacts(path))
+
+    return size(None)
+
+
+def remove_stored(tracking: Tracking, location: str) -> None:
+    """Removes what the artifact store has at a location."""
+    get_artifact_repository(location, tracking.uri).delete_artifacts()  # type: ignore[no-untyped-call]
+
+
+def mark_pruned(tracking: Tracking, version: str, when: str) -> None:
+    """From now on nobody may fetch, nominate or go back to the version."""
+    tracking.client.set_model_version_tag(MODEL, version, PRUNED, when)
 
 
 def facts(tracking: Tracking, version: str) -> dict[str, str]:
@@ -157,9 +195,14 @@ def role(tracking: Tracking, name: Role) -> str | None:
 
 def roles(tracking: Tracking) -> Roles:
     """Returns the version of every role."""
+    known = aliases(tracking)
+    return {name: known.get(name) for name in ROLES}
+
+
+def aliases(tracking: Tracking) -> dict[str, str]:
+    """Returns the version of every alias, also of those that are no role."""
     registered = _registered(tracking)
-    aliases = registered.aliases if registered else {}
-    return {name: str(aliases[name]) if name in aliases else None for name in ROLES}
+    return {name: str(version) for name, version in registered.aliases.items()} if registered else {}
 
 
 def set_role(tracking: Tracking, name: Role, version: str | None) -> None:

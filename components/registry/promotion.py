@@ -8,15 +8,25 @@ from pathlib import Path
 
 from filelock import FileLock
 
+from components import config as configuration
 from components.errors import EmbedlineError, Refused, UsageError
-from components.registry import ledger, models
+from components.registry import ledger, mirror, models
 from components.registry.agreement import settled
+from components.registry.config import Registry
 from components.registry.gate import Verdict
 from components.registry.ledger import Action, Change, Entry, State
-from components.registry.models import ROLES, Roles
+from components.registry.models import ROLES, Role, Roles
 from components.registry.tracking import Tracking
 from components.workspace import STATE
 
+SENT_AWAY: dict[Action, tuple[Role, str]] = {
+    "rollback": ("champion", "rolled back"), "reject": ("challenger", "rejected"),
+}  # fmt: skip
+"""The changes after which a version does not come back by a round, the role that it had, and the word for it."""
+MIRROR_TAG = "ledger_mirror"
+"""The mirror that the ledger was last copied to."""
+ANCHOR = "ledger/"
+"""Begins the tag of a version that holds the hash of a line about it."""
 HEAD_TAG = "ledger_head"
 """The registry remembers the last line of the ledger, so that lines cut off its end are missed."""
 
@@ -26,12 +36,12 @@ def nominate(tracking: Tracking, version: str, reason: str = "") -> Roles:
 
     Raises `Refused` for a version that was rolled back: the next scheduled round must not bring it back unseen.
     """
-    with _alone(tracking):
-        models.facts(tracking, version)
+    with alone(tracking):
+        models.require_bundle(version, models.facts(tracking, version))
         before = models.roles(tracking)
         if version in (before["champion"], before["challenger"]):
             return before
-        _refuse_if_rolled_back(tracking, version)
+        _refuse_if_sent_away(tracking, version)
         return _change(tracking, "nominate", version, None, "challenger", before | {"challenger": version}, [], reason)
 
 
@@ -40,7 +50,7 @@ def promote(tracking: Tracking, version: str, quality: Verdict, infrastructure: 
 
     Raises `Refused` unless both verdicts passed and are about this very version, `UsageError` if it is no challenger.
     """
-    with _alone(tracking):
+    with alone(tracking):
         before = models.roles(tracking)
         if before["champion"] == version:
             return before
@@ -60,19 +70,29 @@ def rollback(tracking: Tracking, reason: str = "", to: str | None = None) -> Rol
     The version that was champion loses its role: to come back it passes the gate again. Raises `Refused` for a version
     that was never champion or was rolled back itself.
     """
-    with _alone(tracking):
+    with alone(tracking):
         before = models.roles(tracking)
         if (version := to or before["previous"]) is None:
             raise UsageError("there is no previous version to go back to", "Promote another version: `embedline run`.")
         if version == before["champion"]:
             raise UsageError(f"version {version} is the champion", "Name a version that was champion before it.")
+        models.require_bundle(version, models.facts(tracking, version))
         from_role = "previous" if version == before["previous"] else None
         if from_role is None:
-            models.facts(tracking, version)
-            _refuse_if_rolled_back(tracking, version)
+            _refuse_if_sent_away(tracking, version)
             _refuse_if_never_champion(tracking, version)
         after = before | {"champion": version, "previous": None}
         return _change(tracking, "rollback", version, from_role, "champion", after, [], reason)
+
+
+def reject(tracking: Tracking, version: str, reason: str) -> Roles:
+    """Takes its role from the challenger, for good. Returns the roles afterwards. Raises `UsageError` if it is none."""
+    with alone(tracking):
+        before = models.roles(tracking)
+        if before["challenger"] != version:
+            raise UsageError(f"version {version} is not the challenger", "Name the one that waits.")
+        after = before | {"challenger": None}
+        return _change(tracking, "reject", version, "challenger", "none", after, [], reason)
 
 
 def reconcile(tracking: Tracking) -> Entry | None:
@@ -88,6 +108,7 @@ def restore_roles(tracking: Tracking) -> Roles:
     champion that is gone.
     """
     with FileLock(_path(tracking).with_name("promotion.lock")):
+        compare_with_mirror(tracking)
         _reconcile(tracking)
         found, wanted = models.roles(tracking), settled(history(tracking))
         gone = [name for name, version in wanted.items() if version and not _exists(tracking, version)]
@@ -103,13 +124,36 @@ def restore_roles(tracking: Tracking) -> Roles:
 
 def history(tracking: Tracking) -> list[Entry]:
     """Returns every line of the ledger. Raises `EmbedlineError` if it was tampered with."""
-    return ledger.verify(_path(tracking), _head(tracking))
+    return ledger.verify(_path(tracking), _head(tracking), anchors(tracking))
+
+
+def anchors(tracking: Tracking) -> dict[int, str]:
+    """Returns the hashes that MLflow keeps of lines, by their number."""
+    return {
+        int(tag.removeprefix(ANCHOR)): value
+        for tags in models.versions(tracking).values()
+        for tag, value in tags.items()
+        if tag.startswith(ANCHOR)
+    }
+
+
+def compare_with_mirror(tracking: Tracking) -> str | None:
+    """Returns where the mirror of the ledger is, None if there is none. Raises `EmbedlineError` if they differ."""
+    if location := mirror_location(tracking.root):
+        mirror.check(tracking.root, location, ledger.lines(_path(tracking)), _was_mirrored(tracking, location))
+    return location
+
+
+def mirror_location(root: Path) -> str | None:
+    path = root / configuration.PARAMETERS
+    return configuration.read_section(path, Registry).mirror if path.is_file() else None
 
 
 @contextmanager
-def _alone(tracking: Tracking) -> Iterator[None]:
+def alone(tracking: Tracking) -> Iterator[None]:
     """One change at a time, and none upon an unfinished one, nor upon an alias that no ledger line has moved."""
     with FileLock(_path(tracking).with_name("promotion.lock")):
+        compare_with_mirror(tracking)
         _reconcile(tracking)
         known = settled(history(tracking))
         for name, version in models.roles(tracking).items():
@@ -149,9 +193,26 @@ def _apply(tracking: Tracking, wanted: Roles) -> None:
 
 
 def _append(tracking: Tracking, change: Change, state: State) -> Entry:
+    _copy_to_mirror(tracking)  # what a killed change has left out
     entry = ledger.append(_path(tracking), change, state, _head(tracking))
+    _copy_to_mirror(tracking)
     tracking.client.set_registered_model_tag(models.MODEL, HEAD_TAG, entry.hash)
+    if _exists(tracking, change.version):
+        tracking.client.set_model_version_tag(models.MODEL, change.version, f"{ANCHOR}{entry.n}", entry.hash)
     return entry
+
+
+def _copy_to_mirror(tracking: Tracking) -> None:
+    if location := mirror_location(tracking.root):
+        lines, known = ledger.lines(_path(tracking)), _was_mirrored(tracking, location)
+        if mirror.check(tracking.root, location, lines, known) != lines:
+            mirror.write(tracking.root, location, lines)
+        if lines and not known:
+            tracking.client.set_registered_model_tag(models.MODEL, MIRROR_TAG, location)
+
+
+def _was_mirrored(tracking: Tracking, location: str) -> bool:
+    return models.model_tags(tracking).get(MIRROR_TAG) == location
 
 
 def _require(tracking: Tracking, version: str, quality: Verdict, infrastructure: Verdict, roles: Roles) -> None:
@@ -170,11 +231,18 @@ def _require(tracking: Tracking, version: str, quality: Verdict, infrastructure:
             raise Refused(problem, "Compare with the champion of now.")
 
 
-def _refuse_if_rolled_back(tracking: Tracking, version: str) -> None:
+def _refuse_if_sent_away(tracking: Tracking, version: str) -> None:
+    """A bundle that was rolled back or rejected is refused under any number: a pruned one may be registered again."""
+    known = models.versions(tracking)
+    fingerprint = known[version].get("fingerprint", version)
     for entry in history(tracking):
-        if (entry.action, entry.state) == ("rollback", "done") and entry.before["champion"] == version:
+        if entry.action not in SENT_AWAY or entry.state != "done":
+            continue
+        role, how = SENT_AWAY[entry.action]
+        sent_away = str(entry.before[role])
+        if sent_away == version or known.get(sent_away, {}).get("fingerprint") == fingerprint:
             raise Refused(
-                f"version {version} was rolled back on {entry.time}: {entry.reason or 'no reason was given'}",
+                f"version {version} was {how} on {entry.time}: {entry.reason or 'no reason was given'}",
                 "The champion stays. Change the data or a parameter, so that the next round makes another version.",
             )
 

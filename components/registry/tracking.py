@@ -25,9 +25,11 @@ from mlflow.entities import Run as MlflowRun
 from mlflow.exceptions import MlflowException
 from mlflow.utils.mlflow_tags import MLFLOW_DATASET_CONTEXT, MLFLOW_PARENT_RUN_ID
 
-from components.errors import EmbedlineError
+from components import config as configuration
+from components.errors import EmbedlineError, UsageError
 from components.files import write_text
 from components.registry.dataset_source import DvcDatasetSource
+from components.storage import Storage
 from components.workspace import STATE
 
 EXPERIMENT = "embedline"
@@ -89,27 +91,39 @@ class Run:
 
 
 def tracking_uri(root: Path) -> str:
-    """Returns `MLFLOW_TRACKING_URI`, or the SQLite database of the workspace."""
-    return os.environ.get("MLFLOW_TRACKING_URI") or f"sqlite:///{root.resolve() / STATE / 'mlflow.db'}"
+    """Returns `MLFLOW_TRACKING_URI`, or `storage.tracking_uri`, or the SQLite database of the workspace."""
+    own = f"sqlite:///{root.resolve() / STATE / 'mlflow.db'}"
+    return os.environ.get("MLFLOW_TRACKING_URI") or storage(root).tracking_uri or own
+
+
+def storage(root: Path) -> Storage:
+    """Returns the section of params.yaml, or what it is by default where there is no such file."""
+    path = root / configuration.PARAMETERS
+    return configuration.read_section(path, Storage) if path.is_file() else Storage()
 
 
 def prepare(root: Path) -> Tracking:
     """Returns the tracking of the workspace; creates database and experiment once, one process at a time.
 
-    Raises `EmbedlineError` if the server does not answer.
+    Artifacts lie where `storage.artifacts` says; without it in the workspace, unless a server keeps them. Raises
+    `EmbedlineError` if the server does not answer, `UsageError` if the experiment's artifacts lie elsewhere.
     """
-    uri = tracking_uri(root)
+    uri, wanted = tracking_uri(root), storage(root).artifacts
     state = root.resolve() / STATE
-    local = uri.startswith("sqlite:///")
+    folder = wanted or (None if uri.startswith("http") else (state / "mlflow-artifacts").as_uri())
     try:
         with FileLock(state / "mlflow.lock"):
             client = MlflowClient(uri)
             experiment = client.get_experiment_by_name(EXPERIMENT)
-            folder = (state / "mlflow-artifacts").as_uri() if local else None
             identity = experiment.experiment_id if experiment else client.create_experiment(EXPERIMENT, folder)
     except MlflowException as error:
-        remedy = "Check MLFLOW_TRACKING_URI, or unset it to use the database of this workspace."
+        remedy = "Check MLFLOW_TRACKING_URI and storage.tracking_uri; without both it is this workspace's database."
         raise EmbedlineError(f"MLflow does not answer: {error.message}", remedy) from error
+    if experiment and wanted and experiment.artifact_location != wanted:
+        raise UsageError(
+            f"storage.artifacts: {wanted}, but this MLflow keeps them in {experiment.artifact_location}",
+            "They cannot move: name that place, or another database.",
+        )
     return Tracking(client, uri, identity, root.resolve())
 
 
