@@ -24,6 +24,7 @@ if TYPE_CHECKING:
 MOST = 5000
 ROWS_AT_ONCE = 2000
 NEEDED = ("time", "request_id", "embedding")
+RANKS = ("time", "request_id", "taken")
 RAW = ("raw_text", "raw_image")
 Column = NDArray[Any]
 
@@ -116,11 +117,18 @@ def read_feedback(folder: Path, since: float, until: float) -> dict[str, int]:
     taken: dict[str, int] = {}
     if not folder.is_dir():
         return taken
-    tables = [_chosen(batch, since, until, {}) for batch in _batches(folder, since, until, FEEDBACK.names)]
+    tables = [_chosen(batch, since, until, {}) for batch in _batches(folder, since, until, list(RANKS))]
     if tables:
         rows = pa.concat_tables(tables).sort_by("time")
         taken = dict(zip(rows["request_id"].to_pylist(), rows["taken"].to_pylist(), strict=True))
     return taken
+
+
+def read_rows(folder: Path, names: Sequence[str]) -> Iterator[dict[str, Any]]:
+    """Yields what there is of some columns of all rows of a folder, raw inputs too, a few thousand at a time in memory.
+    Raises as `read_window` does."""
+    for batch in _batches(folder, -np.inf, np.inf, list(names)):
+        yield from batch.to_pylist()
 
 
 def _batches(source: Any, since: float, until: float, names: list[str]) -> Iterator[pa.Table]:
@@ -148,7 +156,7 @@ def _batches(source: Any, since: float, until: float, names: list[str]) -> Itera
 
 
 def _of_schema(table: pa.Table, names: list[str], origin: str) -> pa.Table:
-    schema = FEEDBACK if names == FEEDBACK.names else REQUESTS
+    schema = FEEDBACK if "taken" in names else REQUESTS
     if missing := [name for name in names if name in NEEDED and name not in table.column_names]:
         raise DataInvalid(f"{origin}: has no column {missing[0]!r}", f"A row needs {', '.join(NEEDED)}.")
     there = [name for name in names if name in table.column_names]
