@@ -91,10 +91,14 @@ def read_window(
     return Window(_vectors(kept["embedding"]), columns, there)
 
 
-def read_column(source: Path | pa.Table | pd.DataFrame, name: str, since: float, until: float) -> Column:
-    """Returns one column of all requests of a period, empty where it is not recorded; raises as `read_window` does."""
-    names = list(dict.fromkeys(["time", name]))
-    found = [_chosen(batch, since, until, {}) for batch in _batches(source, since, until, names)]
+def read_column(
+    source: Path | pa.Table | pd.DataFrame, name: str, since: float, until: float, version: str | None = None
+) -> Column:
+    """Returns one column of all requests of a period, those of a model version if one is named, empty where it is not
+    recorded; raises as `read_window` does."""
+    wanted = {} if version is None else {"model_version": version}
+    names = list(dict.fromkeys(["time", name, *wanted]))
+    found = [_chosen(batch, since, until, wanted) for batch in _batches(source, since, until, names)]
     parts = [_column(batch[name]) for batch in found if name in batch.column_names]
     return np.concatenate(parts) if parts else np.empty(0)
 

@@ -12,7 +12,7 @@ from components.errors import EmbedlineError, Refused, UsageError
 from serving import TritonEmbedder, TritonServer
 from serving.control import loaded
 from serving.releases import move as module
-from serving.releases.deploy import deploy, try_version
+from serving.releases.deploy import deploy, release, try_version
 from serving.releases.places import ADMIN_VARIABLE, Remote, address, places, uploaded
 from serving.routes import STABLE, TRIAL, Routes, Target, read_routes
 from tests.serving.releases.conftest import HOME, QUESTION, Foreign, Workspace
