@@ -34,7 +34,7 @@ from .conftest import Line, environment_of, make_line
 
 pytestmark = [pytest.mark.system, pytest.mark.slow]
 
-WINDOW, ITEMS, SIDE, SIGNS, SECONDS = 160, 20, 24, 200, 420
+WINDOW, ITEMS, SIDE, SIGNS, SECONDS = 160, 20, 24, 200, 900
 MONITORING = {
     "requests_a_window": WINDOW, "reference_requests": WINDOW, "min_requests": 50, "permutations": 199, "slices": [],
     "false_alarms_per_month": 180, "retrain": "eager", "policies": {"eager": {"alarms": 1, "new_requests": WINDOW}},
