@@ -9,8 +9,8 @@ turned a little.
     python benchmarks/calibration.py            1,000 windows of each kind, 20 of each shift and size: 20 minutes
     python benchmarks/calibration.py --quick    100 windows, 5 of each shift and size: 4 minutes
 
-A window of 200 requests against 400 takes 60 ms of one core, all tests and 99 permutations: a kernel matrix is computed once a
-window, and all permutations are one product with it.
+A window of 200 requests against 400 takes 60 ms of one core, all tests and 99 permutations: a kernel matrix is computed
+once a window, and all permutations are one product with it.
 """
 
 # ruff: noqa: E402  (tools read the switches that configure() sets when they are imported)
