@@ -11,7 +11,6 @@ import typer
 from cli.options import Machine, Servers
 from cli.routes import spell_routes
 from cli.screen import say, screen
-from components.errors import UsageError
 from components.workspace import STATE
 
 
@@ -34,16 +33,8 @@ def deploy(
     from components.export.config import Serving
     from serving.releases import deploy as releases
 
-    if canary is not None and shadow is not None:
-        raise UsageError("a version is a canary or a shadow", "Give one of --canary and --shadow.")
     settings = configuration.read_section(Path(configuration.PARAMETERS), Serving)
-    urls = server or settings.servers
-    if canary is not None:
-        done = releases.try_version(STATE, version, "canary", canary, urls)
-    elif shadow is not None:
-        done = releases.try_version(STATE, version, "shadow", shadow, urls)
-    else:
-        done = releases.deploy(STATE, version, urls)
+    done = releases.release(STATE, version, canary, shadow, server or settings.servers)
     if machine:
         say(asdict(done))
     else:

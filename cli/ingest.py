@@ -3,12 +3,19 @@
 from __future__ import annotations
 
 from pathlib import Path
+from typing import Annotated
+
+import typer
 
 from cli.options import Git, Machine
 from cli.screen import errors, say, screen, spell
 
 
-def ingest(git: Git = False, machine: Machine = False) -> None:
+def ingest(
+    git: Git = False,
+    feedback: Annotated[bool, typer.Option("--feedback", help="Take the pairs that users have labelled.")] = False,
+    machine: Machine = False,
+) -> None:
     """Build the data set that params.yaml describes and version it with DVC.
 
     Example: `embedline ingest`
@@ -23,7 +30,7 @@ def ingest(git: Git = False, machine: Machine = False) -> None:
     if git:
         lineage.start_repository(Path(), errors.print)
     with shown(errors):
-        version = flow()
+        version = flow(feedback=feedback)
     manifest = Manifest.read(DATA)
     facts = {
         "data": version,

@@ -2,7 +2,7 @@
 
 from __future__ import annotations
 
-from collections.abc import Sequence
+from collections.abc import Callable, Sequence
 from dataclasses import asdict
 from datetime import UTC, datetime
 from pathlib import Path
@@ -15,21 +15,26 @@ from cli.screen import say, screen
 from components.workspace import BUNDLE, STATE
 
 if TYPE_CHECKING:
-    from components.traffic import Window
+    from monitoring.reference import Known
     from monitoring.report import WindowReport
 
 ALARM_STANDS = 5
+REFERENCE = BUNDLE / "reference.npz"
 TIMES = ["%Y-%m-%d", "%Y-%m-%dT%H:%M", "%Y-%m-%dT%H:%M:%S"]
 COLOURS = {"alarm": "red", "note": "yellow", "ok": "green"}
 
 
 def monitor(
     traffic: Annotated[Path, typer.Option(help="A folder of recorded requests.")] = STATE / "traffic",
-    reference: Annotated[Path, typer.Option(help="The reference window of a bundle.")] = BUNDLE / "reference.npz",
+    reference: Annotated[Path, typer.Option(help="The reference window of a bundle.")] = REFERENCE,
     healthy_since: Annotated[
         datetime | None, typer.Option(formats=TIMES, help="Compare with a past period instead; UTC.")
     ] = None,
     healthy_until: Annotated[datetime | None, typer.Option(formats=TIMES, help="Where that ends; UTC.")] = None,
+    since: Annotated[
+        datetime | None, typer.Option("--from", formats=TIMES, help="Judge past windows that were not yet; UTC.")
+    ] = None,
+    until: Annotated[datetime | None, typer.Option("--to", formats=TIMES, help="Where these end; UTC.")] = None,
     history: Annotated[Path, typer.Option(help="Where reports are kept.")] = STATE / "monitoring" / "history.jsonl",
     ui: Annotated[
         bool, typer.Option("--ui", help="Then write all looks to a workspace of Evidently, and serve its UI.")
@@ -39,27 +44,28 @@ def monitor(
 ) -> None:
     """Judge the windows of traffic since the last time, and exit with 5 while an alarm stands.
 
-    Beside the history lies `index.html`, the page of all looks.
+    Beside the history lies `index.html`, the page of all looks. Past windows are kept with their own time; they start
+    no retraining.
 
     Example: `embedline monitor`
     """
     from components.config import PARAMETERS, read_section
     from components.monitoring.config import Monitoring
     from monitoring.report import read_history
-    from monitoring.watch import PAGE, look
+    from monitoring.watch import PAGE, look, past_period
 
     if ui:
         from monitoring import evidently_runs  # before the look: it may not be installed
     settings = read_section(Path(PARAMETERS), Monitoring)
-    healthy = _reference(traffic, reference, healthy_since, healthy_until, settings.most)
-    before = read_history(history)
-    reports = [report for found in look(traffic, healthy, settings, history, before) for report in found]
+    known = _known(traffic, reference, healthy_since, healthy_until, settings.most)
+    before, past = read_history(history), past_period(since, until)
+    reports = [report for found in look(traffic, known, settings, history, before, past) for report in found]
     if machine:
         say([asdict(report) for report in reports])
     else:
         _show(reports)
         screen.print(f"All looks on one page: {history.with_name(PAGE)}")
-    everything = [*before, *reports]
+    everything = sorted([*before, *reports], key=lambda report: report.until)
     if ui:
         runs = history.with_name("evidently")
         evidently_runs.write_runs(runs, everything)
@@ -68,14 +74,17 @@ def monitor(
         raise typer.Exit(ALARM_STANDS)
 
 
-def _reference(traffic: Path, bundle: Path, since: datetime | None, until: datetime | None, most: int) -> Window:
+def _known(
+    traffic: Path, bundle: Path, since: datetime | None, until: datetime | None, most: int
+) -> Callable[[str], Known]:
+    """Returns what gives the reference of a version: of its bundle, or of its requests in a healthy period."""
     from components.traffic import read_window
-    from monitoring.reference import bundle_reference
+    from monitoring.reference import Known, bundle_known, of_own_bundle
+    from monitoring.watch import past_period
 
-    if since is None and until is None:
-        return bundle_reference(bundle)
-    start, end = (None if at is None else at.replace(tzinfo=UTC).timestamp() for at in (since, until))
-    return read_window(traffic, start, end, most=most)
+    if (healthy := past_period(since, until)) is None:
+        return of_own_bundle(bundle) if bundle == REFERENCE else lambda _: bundle_known(bundle)
+    return lambda version: Known(read_window(traffic, healthy.since, healthy.until, version=version or None, most=most))
 
 
 def _show(reports: Sequence[WindowReport]) -> None:

@@ -2,11 +2,20 @@
 
 from __future__ import annotations
 
+import re
 from typing import Annotated
 
-from pydantic import Field
+from pydantic import AfterValidator, Field
 
 from components.sections import Fraction, Port, Positive, Rate, Section
+
+
+def _compiles(pattern: str) -> str:
+    try:
+        re.compile(pattern)
+    except re.error as error:
+        raise ValueError(f"is no regular expression: {error}") from error
+    return pattern
 
 
 class RemoteImages(Section):
@@ -21,7 +30,8 @@ class Gateway(Section):
     """Every limit holds for one request, unless it says otherwise, and before anything is decoded.
 
     `triton` is the gRPC address `host:port` of the server behind; null takes the one that runs in this folder.
-    `record_share` of the answered items is kept in `.embedline/traffic` for `embedline monitor`, without their content.
+    `record_share` of the answered items is kept in `.embedline/traffic` for `embedline monitor`, without their content
+    unless `record_raw` asks for it; what matches one of the regular expressions `redact` is then blanked out of texts.
     Spans of all requests go to `traces`, the URL of a collector that takes OTLP over HTTP; null: nowhere.
     `in_flight` batches of a version are with Triton at once; what arrives meanwhile waits and makes the next batch.
     """
@@ -45,4 +55,6 @@ class Gateway(Section):
     drain_seconds: Rate = 30.0
     remote_images: RemoteImages | None = None
     record_share: Fraction = 0.1
+    record_raw: bool = False
+    redact: list[Annotated[str, AfterValidator(_compiles)]] = Field(default_factory=list)
     traces: str | None = None

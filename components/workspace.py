@@ -7,6 +7,8 @@ from pathlib import Path
 STATE = Path(".embedline")
 """What belongs to this workspace alone: locks, logs, local databases. Neither git nor DVC sees it."""
 DATA = Path("data")
+LABELLED = Path("feedback")
+"""Pairs that users have labelled, which `corpus.additions` reads."""
 CHECKPOINTS = Path("checkpoints")
 ARTIFACTS = Path("artifacts")
 VALIDATION, NEGATIVES, TEACHER, EMBEDDINGS, STUDENT, ONNX, SCORES, BUNDLE, RUNS = (

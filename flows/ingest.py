@@ -12,7 +12,8 @@ from components import corpus, lineage
 from components.config import Config
 from components.corpus.pairs import joined
 from components.errors import UsageError
-from components.workspace import DATA
+from components.traffic import keep, labelled
+from components.workspace import DATA, LABELLED, STATE
 
 
 @task(name="ingest", cache_policy=NO_CACHE, persist_result=False)
@@ -40,10 +41,24 @@ def ingest_data(config: Config) -> str:
     return lineage.data_hash(root)
 
 
+@task(name="collect feedback", cache_policy=NO_CACHE, persist_result=False)
+def collect_feedback(config: Config) -> int:
+    """Writes the pairs that users have labelled to where `corpus.additions` reads them; returns how many are new."""
+    if str(LABELLED) not in config.corpus.additions:
+        get_run_logger().warning("corpus.additions has no %s: labelled feedback is not trained on", LABELLED)
+        return 0
+    new = keep(labelled(STATE), LABELLED)
+    get_run_logger().info("%d new pairs from feedback", new)
+    return new
+
+
 @flow(name="ingest")
-def ingest(parameters: Path = Path(configuration.PARAMETERS)) -> str:
-    """Builds and versions the data set of `params.yaml`; returns its DVC hash."""
+def ingest(parameters: Path = Path(configuration.PARAMETERS), feedback: bool = False) -> str:
+    """Builds and versions the data set of `params.yaml`, with what users have labelled if `feedback` is asked for;
+    returns its DVC hash."""
     config = configuration.read(parameters)
     with lineage.lock(Path()):
         lineage.prepare(Path())
+        if feedback:
+            collect_feedback(config)
         return ingest_data(config)

@@ -15,9 +15,9 @@ from components.monitoring.config import Monitoring
 from components.workspace import BUNDLE, STATE
 from monitoring.alert import alert
 from monitoring.policies import reason_to_retrain
-from monitoring.reference import bundle_reference
+from monitoring.reference import of_own_bundle
 from monitoring.report import ALARM, WindowReport, read_history
-from monitoring.watch import HISTORY, TRAFFIC, look
+from monitoring.watch import HISTORY, TRAFFIC, look, past_period
 from serving import events
 
 RETRAIN = "embedline.retrain.wanted"
@@ -25,22 +25,27 @@ RESOURCE = {"prefect.resource.id": "embedline.model.champion"}
 
 
 @flow(name="monitor", description="Judges the windows of traffic since the last time.")
-def monitor(parameters: Path = Path(configuration.PARAMETERS)) -> str | None:
+def monitor(
+    parameters: Path = Path(configuration.PARAMETERS), since: datetime | None = None, until: datetime | None = None
+) -> str | None:
     """Returns why a retraining was asked for, None if none was.
 
-    Raises as `look` does. Nothing is judged before there is traffic.
+    With `since` or `until` (UTC where they name no zone) past windows are judged that were not yet: they are kept with
+    their own time, nobody is alerted, and no retraining is asked for. Raises as `look` does. Nothing is judged before
+    there is traffic.
     """
     if not TRAFFIC.is_dir():
         get_run_logger().info("no traffic has been recorded yet")
         return None
     settings = configuration.read_section(parameters, Monitoring)
-    reference = bundle_reference(BUNDLE / "reference.npz")
+    known = of_own_bundle(BUNDLE / "reference.npz")
     history = read_history(HISTORY)
-    for reports in look(TRAFFIC, reference, settings, HISTORY, list(history)):
+    past = past_period(since, until)
+    for reports in look(TRAFFIC, known, settings, HISTORY, list(history), past):
         history += reports
         for report in reports:
             publish(report, settings)
-    return ask_for_retraining(settings, history)
+    return None if past else ask_for_retraining(settings, [report for report in history if not report.backfilled])
 
 
 def publish(report: WindowReport, settings: Monitoring) -> None:
@@ -50,7 +55,7 @@ def publish(report: WindowReport, settings: Monitoring) -> None:
     ]
     create_table_artifact(rows, key="drift", description=f"version {report.version}: {report.verdict}")
     get_run_logger().info("version %s, %d requests: %s", report.version, report.count, report.verdict)
-    if report.verdict == ALARM and report.raised:
+    if report.verdict == ALARM and report.raised and not report.backfilled:
         moved = ", ".join(f"{finding.slice}, {finding.test}" for finding in report.findings[:3])
         events.record(STATE, "drift_alarm", version=report.version, until=report.until, p=report.p, moved=moved)
         alert(settings, f"Embedline: drift alarm, version {report.version}", f"{report.count} requests: {moved}")

@@ -35,7 +35,7 @@ from components.stages.inputs import declare
 from components.stages.package import card_of
 from components.training.config import Whole
 from components.workspace import ARTIFACTS, BUNDLE, DATA, ONNX, SCORES, STATE, VECTORS
-from flows.ingest import ingest_data
+from flows.ingest import collect_feedback, ingest_data
 from serving.evidence import measure
 from serving.roles import follow_roles
 
@@ -57,8 +57,9 @@ def _may_pass(_task: object, _run: object, state: Any) -> bool:
 
 
 @flow(name="retrain", description="One round: from the data set to a promoted version on a running server.")
-def retrain(parameters: Path = Path(configuration.PARAMETERS), reason: str = "") -> Outcome:
-    """Runs one round in the present folder and returns its outcome; the ledger keeps the `reason`.
+def retrain(parameters: Path = Path(configuration.PARAMETERS), reason: str = "", feedback: bool = False) -> Outcome:
+    """Runs one round in the present folder and returns its outcome; the ledger keeps the `reason`. With `feedback` the
+    pairs that users have labelled join the training data.
 
     Raises `DataInvalid`, `Refused` or another `EmbedlineError` with what to do; whatever was finished stays.
     """
@@ -69,6 +70,8 @@ def retrain(parameters: Path = Path(configuration.PARAMETERS), reason: str = "")
         for line in lineage.prepare(root):
             get_run_logger().info(line)
         pull(config)
+        if feedback:
+            collect_feedback(config)
         data_hash = ingest_data(config)
         tracked = tracking.prepare(root)
         tags = {

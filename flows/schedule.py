@@ -67,6 +67,9 @@ OFTEN = timedelta(seconds=20)
 SCHEDULER_SECONDS = 10
 """How often the server looks what a schedule asks for; as it is, once a minute."""
 REQUEST_SECONDS = 10
+PENDING = timedelta(seconds=60)
+MOST_STARTS = 3
+"""How often a run is started that crashes each time."""
 LOG = logging.getLogger("serving.schedule")
 
 
@@ -90,6 +93,7 @@ def run(port: int, ready: Callable[[State], None]) -> NoReturn:
     if not DEPLOYMENTS.is_file():
         raise UsageError(f"{DEPLOYMENTS} is missing", "Run it in a checkout of Embedline; it says what runs when.")
     home = HOME.resolve()
+    since = datetime.now(UTC)
     began = begin(home)
     with ExitStack() as stack:
         stop = Stop()
@@ -109,7 +113,7 @@ def run(port: int, ready: Callable[[State], None]) -> NoReturn:
 
         def changed(watched: Sequence[Watched]) -> None:
             known(current, watched).write(home)
-            restart_lost_runs()
+            restart_lost_runs(since)
 
         def looked() -> None:
             rotate(home / OWN_LOG)
@@ -239,22 +243,42 @@ def prove() -> None:
     )
 
 
-def restart_lost_runs() -> None:
-    """Schedules anew what was running in a process that has died, or for which no process says that it lives."""
+def restart_lost_runs(since: datetime) -> None:
+    """Schedules anew, which frees the place that it holds, what was running in a process that has died, what such a
+    process could still report as crashed after `since`, and what a worker that has died was about to start."""
+    unfinished = in_state(StateType.RUNNING, StateType.PENDING, StateType.CRASHED)
     try:
         with get_client(sync_client=True) as client:
-            for run_ in client.read_flow_runs(flow_run_filter=in_state(StateType.RUNNING)):
-                if run_.deployment_id and run_.infrastructure_pid and is_lost(run_):
+            for run_ in client.read_flow_runs(flow_run_filter=unfinished):
+                if run_.deployment_id and is_lost(run_, since):
                     LOG.warning("flow run %s has lost its process; it is started again", run_.name)
                     client.set_flow_run_state(run_.id, Scheduled(message="its process has died"), force=True)
     except (httpx.HTTPError, ObjectNotFound) as error:  # the server is being restarted; the next look is soon
         LOG.info("lost runs could not be looked up: %s", error)
 
 
-def is_lost(run_: FlowRun) -> bool:
-    """Returns whether the process of a run of this machine has ended."""
-    host, _, pid = str(run_.infrastructure_pid).rpartition(":")
-    return host in ("", socket.gethostname()) and not psutil.pid_exists(int(pid))
+def is_lost(run_: FlowRun, since: datetime) -> bool:
+    """Returns whether a run has no process on this machine any more and was not to end; one that has crashed
+    `MOST_STARTS` times is left alone."""
+    state_ = run_.state
+    if state_ is None or (host_of(run_) not in ("", socket.gethostname())):
+        return False
+    if state_.type is StateType.CRASHED:
+        return state_.timestamp > since and run_.run_count < MOST_STARTS
+    if state_.type is StateType.PENDING and datetime.now(UTC) - state_.timestamp < PENDING:
+        return False  # the worker has not said yet which process it is
+    return not has_process(run_)
+
+
+def host_of(run_: FlowRun) -> str:
+    return str(run_.infrastructure_pid or "").rpartition(":")[0]
+
+
+def has_process(run_: FlowRun) -> bool:
+    """Returns whether the process that a run names lives; one that names none counts as living unless it is pending."""
+    if not run_.infrastructure_pid:
+        return run_.state_type is not StateType.PENDING
+    return psutil.pid_exists(int(str(run_.infrastructure_pid).rpartition(":")[2]))
 
 
 def probe_server() -> None:

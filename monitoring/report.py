@@ -57,7 +57,8 @@ class WindowReport:
     `limit` that raises an alarm. `raised` is whether this window raised one, `stands` whether it or an earlier one
     still holds. `verdict` is `ok`; `note`, a shift that provably cost nothing; `alarm`, any other shift, or harm; or
     `too few` requests. `findings` are sorted, the most certain first; `skipped` says why a test was not made.
-    `projection` has `moved` in their order; `outcomes` are those of all versions.
+    `projection` has `moved` in their order; `outcomes` are those of all versions. A `backfilled` window was judged
+    later than those after it: nobody is alerted, and nothing retrained, because of it.
     """
 
     since: float
@@ -79,6 +80,7 @@ class WindowReport:
     skipped: dict[str, str]
     projection: Projection | None = None
     outcomes: list[Outcome] = field(default_factory=list)
+    backfilled: bool = False
 
     def json(self) -> str:
         """Returns the report as one line of JSON."""
@@ -150,7 +152,8 @@ def append_history(path: Path, reports: Iterable[WindowReport]) -> None:
 
 
 def read_history(path: Path) -> list[WindowReport]:
-    """Returns the reports of a history, none if there is no such file; a last line that was cut off is left out.
+    """Returns the reports of a history in the order of time, none if there is no such file; a last line that was cut
+    off is left out.
 
     Raises `DataInvalid` that names any other line that is no report.
     """
@@ -161,7 +164,7 @@ def read_history(path: Path) -> list[WindowReport]:
             reports.append(WindowReport.of(json.loads(line)))
         except (ValueError, TypeError, KeyError) as error:
             raise DataInvalid(f"{path}, line {number}: is no report of a window: {error}", "Move it away.") from error
-    return reports
+    return sorted(reports, key=lambda report: report.until)
 
 
 def _at_most(window: Window, settings: Monitoring) -> Window:

@@ -3,13 +3,14 @@
 from __future__ import annotations
 
 import time
-from collections.abc import Iterator
+from collections.abc import Callable, Iterator, Sequence
 from dataclasses import dataclass, replace
+from datetime import UTC, datetime
 from pathlib import Path
 
 import numpy as np
 
-from components.embedder import Vectors
+from components.errors import UsageError
 from components.monitoring.config import Monitoring
 from components.traffic import Window, forget, read_column, read_feedback, read_window
 from components.workspace import STATE
@@ -18,7 +19,8 @@ from monitoring.outcomes import outcomes
 from monitoring.page import write_history
 from monitoring.policies import DAY
 from monitoring.quality import Quality, reciprocal_rank
-from monitoring.report import Concepts, WindowReport, append_history, judge_window
+from monitoring.reference import Known, first_requests
+from monitoring.report import WindowReport, append_history, judge_window
 
 TRAFFIC, FEEDBACK = STATE / "traffic", "feedback"
 HISTORY = STATE / "monitoring" / "history.jsonl"
@@ -33,55 +35,100 @@ class Period:
     until: float
 
 
+def past_period(since: datetime | None, until: datetime | None) -> Period | None:
+    """Returns the stretch between two times, UTC where they name no zone, open where one is None; None for neither.
+
+    Raises `UsageError` if it ends before it begins.
+    """
+    if since is None and until is None:
+        return None
+    start, end = (
+        otherwise if at is None else (at if at.tzinfo else at.replace(tzinfo=UTC)).timestamp()
+        for at, otherwise in ((since, -np.inf), (until, np.inf))
+    )
+    if end <= start:
+        raise UsageError(f"the past from {since} to {until} has no windows", "Name a later end.")
+    return Period(start, end)
+
+
 def judge_traffic(
     traffic: Path,
-    reference: Window,
+    known: Callable[[str], Known],
     settings: Monitoring,
-    history: list[WindowReport],
+    history: Sequence[WindowReport],
     now: float,
     *,
-    training: Vectors | None = None,
-    concepts: Concepts | None = None,
+    kept: Path = HISTORY.parent,
+    past: Period | None = None,
 ) -> Iterator[list[WindowReport]]:
-    """Yields, for each full window that ended since the last one of `history`, a report of each model version.
+    """Yields, for each full window that ended since the last one of `history`, a report of each model version; with
+    `past`, for each of that stretch of time which no report of `history` covers.
 
-    Feedback is read from the folder `feedback` beside `traffic`; quality is compared with all feedback before the
-    window. Raises as `read_window` and `judge_window` do.
+    `known` gives what a version is compared with, unless that is its first requests, which lie in `kept` then. Feedback
+    is read from the folder `feedback` beside `traffic`; quality is compared with all feedback before the window. Raises
+    as `read_window`, `judge_window` and `known` do.
     """
-    last = {report.version: report for report in history}
-    start = max((report.until for report in history), default=None)
-    for period in periods(traffic, settings, start, now):
+    everything = list(history)
+    start = past.since if past else max((report.until for report in history), default=None)
+    for period in periods(traffic, settings, start, min(now, past.until) if past else now):
+        if past and period.since < past.since:
+            continue
+        reports = []
         feedback = traffic.with_name(FEEDBACK)
         quality = _quality(feedback, period)
         taken = outcomes(traffic, feedback, period.since, period.until, settings.slices)
         for version in _versions(traffic, period):
-            window = read_window(
-                traffic, period.since, period.until, version=version or None, most=settings.most, seed=settings.seed
-            )
-            report = judge_window(
-                reference, window, settings, since=period.since, until=period.until, version=version,
-                before=last.get(version), training=training, concepts=concepts, quality=quality,
+            of_version = [report for report in everything if report.version == version]
+            if past and any(report.since < period.until and period.since < report.until for report in of_version):
+                continue
+            compared, window = _sides(traffic, known(version), settings, period, version, kept)
+            earlier = [report for report in of_version if report.until <= period.since]
+            found = judge_window(
+                compared.reference, window, settings, since=period.since, until=period.until, version=version,
+                before=max(earlier, key=lambda report: report.until, default=None), training=compared.training,
+                concepts=compared.concepts, quality=quality,
             )  # fmt: skip
-            last[version] = replace(report, outcomes=taken)
-        yield [report for report in last.values() if report.since == period.since]
+            reports.append(replace(found, outcomes=taken, backfilled=past is not None))
+        everything += reports
+        yield reports
 
 
 def look(
-    traffic: Path, reference: Window, settings: Monitoring, history: Path, before: list[WindowReport]
+    traffic: Path,
+    known: Callable[[str], Known],
+    settings: Monitoring,
+    history: Path,
+    before: Sequence[WindowReport],
+    past: Period | None = None,
 ) -> Iterator[list[WindowReport]]:
-    """Yields what `judge_traffic` does since the last of `before`, each once it is kept in the file `history`; removes
+    """Yields what `judge_traffic` does, each once it is kept in the file `history`, of which `before` was read; removes
     at the end what is older than `monitoring.retention_days`, and writes the page of all looks beside the history,
     whose own time then tells of the last look. Raises as `judge_traffic` and `write_history` do."""
     now, everything = time.time(), list(before)
-    for reports in judge_traffic(traffic, reference, settings, before, now):
+    for reports in judge_traffic(traffic, known, settings, before, now, kept=history.parent, past=past):
         append_history(history, reports)
         everything += reports
         yield reports
     if settings.retention_days:
         forget(traffic, now - settings.retention_days * DAY)
-    known = golden.read_history(history.with_name(golden.HISTORY))
-    write_history(history.with_name(PAGE), traffic, everything, known, settings.level)
+    asked = golden.read_history(history.with_name(golden.HISTORY))
+    everything.sort(key=lambda report: report.until)
+    write_history(history.with_name(PAGE), traffic, everything, asked, settings.level)
     history.touch()
+
+
+def _sides(
+    traffic: Path, known: Known, settings: Monitoring, period: Period, version: str, kept: Path
+) -> tuple[Known, Window]:
+    """Returns what a window is compared with, and its requests: those after the reference, if that is traffic too."""
+    since = period.since
+    if settings.reference_requests:
+        if (own := first_requests(traffic, version, settings, kept)) is None:
+            return known, Window(np.empty((0, 0), np.float32), {}, 0)
+        known = replace(known, reference=own)
+        since = max(since, float(np.nextafter(own.columns["time"].max(), np.inf)))
+    window = read_window(traffic, since, period.until, version=version or None, most=settings.most, seed=settings.seed)
+    return known, window
 
 
 def periods(traffic: Path, settings: Monitoring, start: float | None, now: float) -> Iterator[Period]:
@@ -90,7 +137,7 @@ def periods(traffic: Path, settings: Monitoring, start: float | None, now: float
     if settings.requests_a_window:
         size = settings.requests_a_window
         ends = times[size - 1 :: size]
-        since = start if start is not None else (float(times[0]) if len(times) else 0.0)
+        since = start if start is not None and np.isfinite(start) else float(times.min(initial=now))
         for end in ends:
             until = float(np.nextafter(end, np.inf))
             yield Period(since, until)

@@ -111,7 +111,7 @@ def test_every_source_gets_a_configuration_that_fits_it(
     location = made(kind)
     said = init(location)
     config = read(workspace / "params.yaml")
-    left_out: dict[str, Any] = {"additions": ["incoming"]} | ({} if source == "folder" else {"columns": {}})
+    left_out: dict[str, Any] = {"additions": ["incoming", "feedback"]} | ({} if source == "folder" else {"columns": {}})
     assert config.corpus.model_dump() == left_out | said["corpus"]
     assert (config.corpus.source, config.corpus.name, said["corpus"]["location"]) == (source, name, str(location))
     if source in ("table", "dataset"):

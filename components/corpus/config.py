@@ -25,7 +25,7 @@ class SourceSettings(Section):
     quarantine_limit: Fraction = 0.01
     dev_fraction: Fraction = 0.05
     eval_fraction: Fraction = 0.2
-    additions: list[str] = Field(default_factory=lambda: ["incoming"])
+    additions: list[str] = Field(default_factory=lambda: ["incoming", "feedback"])
 
     @model_validator(mode="after")
     def _leaves_something_to_train_on(self) -> Self:

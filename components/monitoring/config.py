@@ -56,13 +56,15 @@ class Monitoring(Section):
     requests a side are compared. `block` requests that follow each other are moved together by a permutation, which
     correlated requests need. A shift counts as one that costs nothing only where quality was measured and did not fall
     by `harm` or more. `kappa` is that of the e-values. `embedline monitor` removes what was recorded more than
-    `retention_days` ago, nothing if that is None.
+    `retention_days` ago, nothing if that is None. The first `reference_requests` that a version answers are its
+    reference, and its windows are judged after them; None takes the reference of the bundle.
     """
 
     false_alarms_per_month: Rate = 1.0
     windows_a_day: Positive = 24
     requests_a_window: Positive | None = None
     min_requests: Annotated[int, Field(ge=10)] = 100
+    reference_requests: Annotated[int, Field(ge=10)] | None = None
     most: Annotated[int, Field(ge=10)] = 2500
     permutations: Annotated[int, Field(ge=19)] = 999
     block: Positive = 1

@@ -36,6 +36,8 @@ FEEDBACK = pa.schema(
         pa.field("time", pa.float64(), nullable=False),
         pa.field("request_id", pa.string(), nullable=False),
         pa.field("taken", pa.int32(), nullable=False),
+        pa.field("text", pa.string()),
+        pa.field("image", pa.binary()),
     ]
 )
 
@@ -71,11 +73,16 @@ class Request:
 
 @dataclass(frozen=True)
 class Feedback:
-    """That the user of a request took a hit: `taken` is its rank from 1, or 0 if the user said that none was right."""
+    """That the user of a request took a hit: `taken` is its rank from 1, or 0 if the user said that none was right.
+
+    `text` and `image` are what the hit shows, written only where raw inputs are kept.
+    """
 
     time: float
     request_id: str
     taken: int
+    text: str | None = None
+    image: bytes | None = None
 
 
 def request_table(rows: Sequence[Request]) -> pa.Table:

@@ -24,6 +24,7 @@ if TYPE_CHECKING:
 MOST = 5000
 ROWS_AT_ONCE = 2000
 NEEDED = ("time", "request_id", "embedding")
+RANKS = ("time", "request_id", "taken")
 RAW = ("raw_text", "raw_image")
 Column = NDArray[Any]
 
@@ -90,10 +91,14 @@ def read_window(
     return Window(_vectors(kept["embedding"]), columns, there)
 
 
-def read_column(source: Path | pa.Table | pd.DataFrame, name: str, since: float, until: float) -> Column:
-    """Returns one column of all requests of a period, empty where it is not recorded; raises as `read_window` does."""
-    names = list(dict.fromkeys(["time", name]))
-    found = [_chosen(batch, since, until, {}) for batch in _batches(source, since, until, names)]
+def read_column(
+    source: Path | pa.Table | pd.DataFrame, name: str, since: float, until: float, version: str | None = None
+) -> Column:
+    """Returns one column of all requests of a period, those of a model version if one is named, empty where it is not
+    recorded; raises as `read_window` does."""
+    wanted = {} if version is None else {"model_version": version}
+    names = list(dict.fromkeys(["time", name, *wanted]))
+    found = [_chosen(batch, since, until, wanted) for batch in _batches(source, since, until, names)]
     parts = [_column(batch[name]) for batch in found if name in batch.column_names]
     return np.concatenate(parts) if parts else np.empty(0)
 
@@ -116,11 +121,18 @@ def read_feedback(folder: Path, since: float, until: float) -> dict[str, int]:
     taken: dict[str, int] = {}
     if not folder.is_dir():
         return taken
-    tables = [_chosen(batch, since, until, {}) for batch in _batches(folder, since, until, FEEDBACK.names)]
+    tables = [_chosen(batch, since, until, {}) for batch in _batches(folder, since, until, list(RANKS))]
     if tables:
         rows = pa.concat_tables(tables).sort_by("time")
         taken = dict(zip(rows["request_id"].to_pylist(), rows["taken"].to_pylist(), strict=True))
     return taken
+
+
+def read_rows(folder: Path, names: Sequence[str]) -> Iterator[dict[str, Any]]:
+    """Yields what there is of some columns of all rows of a folder, raw inputs too, a few thousand at a time in memory.
+    Raises as `read_window` does."""
+    for batch in _batches(folder, -np.inf, np.inf, list(names)):
+        yield from batch.to_pylist()
 
 
 def _batches(source: Any, since: float, until: float, names: list[str]) -> Iterator[pa.Table]:
@@ -148,7 +160,7 @@ def _batches(source: Any, since: float, until: float, names: list[str]) -> Itera
 
 
 def _of_schema(table: pa.Table, names: list[str], origin: str) -> pa.Table:
-    schema = FEEDBACK if names == FEEDBACK.names else REQUESTS
+    schema = FEEDBACK if "taken" in names else REQUESTS
     if missing := [name for name in names if name in NEEDED and name not in table.column_names]:
         raise DataInvalid(f"{origin}: has no column {missing[0]!r}", f"A row needs {', '.join(NEEDED)}.")
     there = [name for name in names if name in table.column_names]

@@ -29,7 +29,6 @@ from serving.gateway.openai_api import (
     Error,
     Models,
     Taken,
-    parse,
     response,
 )
 from serving.gateway.refusal import Refusal
@@ -105,8 +104,7 @@ def create_app(service: Service) -> ASGIApp:
         """Takes which hit of a search the user took, or that none was right."""
         service.keys.authorise(request.headers.get("authorization"))
         async with read_body(request, service.settings, service.held) as body:
-            taken = parse(Taken, body)
-        service.recorder.took(taken.request_id, taken.rank)
+            service.took(body)
         return JSONResponse({"taken": True}, 202)
 
     @app.get("/v1/models", response_model=Models, responses=ERRORS)

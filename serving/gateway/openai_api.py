@@ -127,12 +127,14 @@ class Models(BaseModel):
 
 class Taken(BaseModel):
     """Which hit of the search that followed a request its user took: its rank from 1, or 0 for none. The items of a
-    request that had several have its id and their number from 0: `ID-2`."""
+    request that had several have its id and their number from 0: `ID-2`. `hit` is what the hit shows, as an item of
+    `input`; it is kept where the content of requests is, and makes a pair to train on."""
 
     model_config = ConfigDict(extra="forbid")
 
     request_id: Annotated[str, Field(pattern=r"^[\w.:-]{1,150}$")]
     rank: Annotated[int, Field(ge=0, le=1_000_000)]
+    hit: str | list[Any] | None = None
 
 
 def parse(form: type[Form], body: bytes) -> Form:

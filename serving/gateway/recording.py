@@ -3,11 +3,12 @@
 from __future__ import annotations
 
 import io
+import re
 import time
 import unicodedata
 from collections import Counter
 from collections.abc import Sequence
-from dataclasses import dataclass
+from dataclasses import dataclass, replace
 from pathlib import Path
 
 import numpy as np
@@ -35,11 +36,12 @@ class Answered:
 
 
 class Recorder:
-    """Keeps a share of the answered items of `home`, and all feedback."""
+    """Keeps a share of the answered items of `home`, and all feedback; their content only with `raw`, and of texts not
+    what matches one of the regular expressions `redact`."""
 
-    def __init__(self, home: Path, share: float) -> None:
-        self.share = share
-        self.traffic = TrafficWriter(home / TRAFFIC, table=answered_table, share=share)
+    def __init__(self, home: Path, share: float, raw: bool = False, redact: Sequence[str] = ()) -> None:
+        self.share, self.raw, self.redact = share, raw, redact
+        self.traffic = TrafficWriter(home / TRAFFIC, table=self.answered_table, share=share)
         self.feedback = TrafficWriter(home / FEEDBACK, table=feedback_table)
 
     def answered(
@@ -54,9 +56,11 @@ class Recorder:
             name = request_id if len(rows) == 1 else f"{request_id}-{number}"
             self.traffic.record(Answered(now, name, row, vector, version, milliseconds))
 
-    def took(self, request_id: str, rank: int) -> None:
-        """Takes that the user of a request took the hit of a rank, 0 for none."""
-        self.feedback.record(Feedback(time.time(), request_id, rank))
+    def took(self, request_id: str, rank: int, hit: Row | None = None) -> None:
+        """Takes that the user of a request took the hit of a rank, 0 for none, and what that hit shows."""
+        text, image, _ = hit if hit and self.raw else (b"", b"", b"")
+        words = redacted(text.decode(), self.redact) or None
+        self.feedback.record(Feedback(time.time(), request_id, rank, words, image or None))
 
     def lost(self) -> int:
         """Returns how many rows could not be kept."""
@@ -68,10 +72,16 @@ class Recorder:
         self.traffic.close()
         self.feedback.close()
 
-
-def answered_table(rows: Sequence[Answered]) -> pa.Table:
-    """Returns answered items as recorded requests; images are looked at here, where nobody waits."""
-    return request_table([as_request(row) for row in rows])
+    def answered_table(self, rows: Sequence[Answered]) -> pa.Table:
+        """Returns answered items as recorded requests; images are looked at here, where nobody waits."""
+        requests = [as_request(row) for row in rows]
+        if self.raw:
+            requests = [
+                replace(request, raw_text=redacted(answered.row[0].decode(), self.redact) or None,
+                        raw_image=answered.row[1] or None)
+                for request, answered in zip(requests, rows, strict=True)
+            ]  # fmt: skip
+        return request_table(requests)
 
 
 def as_request(answered: Answered) -> Request:
@@ -92,6 +102,13 @@ def as_request(answered: Answered) -> Request:
         image_mode=mode,
         latency_ms=answered.milliseconds,
     )
+
+
+def redacted(text: str, patterns: Sequence[str]) -> str:
+    """Returns the text with an ellipsis in place of all that matches."""
+    for pattern in patterns:
+        text = re.sub(pattern, "\N{HORIZONTAL ELLIPSIS}", text)
+    return text
 
 
 def seen(image: bytes) -> tuple[int | None, int | None, str | None]:

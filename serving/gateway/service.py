@@ -16,11 +16,11 @@ from components.gateway import Gateway
 from serving.client import Row
 from serving.gateway.batcher import Answer, Batcher
 from serving.gateway.inference import Inference, address_in
-from serving.gateway.items import RemoteImage, checked_image, items_of
+from serving.gateway.items import RemoteImage, checked_image, item_of, items_of
 from serving.gateway.keys import Key, Keys
 from serving.gateway.limits import HeldBytes, Rates
 from serving.gateway.metrics import Metrics
-from serving.gateway.openai_api import EmbeddingRequest, parse
+from serving.gateway.openai_api import EmbeddingRequest, Taken, parse
 from serving.gateway.readiness import Readiness
 from serving.gateway.recording import Recorder
 from serving.gateway.refusal import Refusal
@@ -59,7 +59,7 @@ class Service:
         self.inference = Inference(lambda: settings.triton or address_in(home))
         self.batcher = Batcher(self.inference, settings, self.metrics)
         self.shadow = Shadow(home, self.inference, self.metrics)
-        self.recorder = Recorder(home, settings.record_share)
+        self.recorder = Recorder(home, settings.record_share, settings.record_raw, settings.redact)
         self.readiness = Readiness(self.inference, self.router)
         self.fetcher = fetcher
         if fetcher is None and settings.remote_images:
@@ -127,6 +127,16 @@ class Service:
                 request_id,
             )
         return Embedded(request, results, target, version)
+
+    def took(self, body: bytes) -> None:
+        """Takes feedback. Raises `Refusal` for what is none."""
+        taken = parse(Taken, body)
+        hit = None if taken.hit is None else item_of(0, taken.hit, None, self.settings)
+        if isinstance(hit, Refusal):
+            raise hit
+        if isinstance(hit, RemoteImage):
+            raise Refusal(400, "the image of a hit is sent as a data URI", param="hit", code="invalid_image")
+        self.recorder.took(taken.request_id, taken.rank, hit)
 
     def _read(self, body: bytes) -> tuple[EmbeddingRequest, list[Row | RemoteImage | Refusal]]:
         request = parse(EmbeddingRequest, body)

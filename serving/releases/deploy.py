@@ -38,6 +38,28 @@ class Release:
     servers: list[str]
 
 
+def release(
+    home: Path, version: int | None, canary: float | None, shadow: float | None, urls: Sequence[str] = ()
+) -> Release:
+    """Puts a version on trial for a share of the users (`canary`) or of the requests (`shadow`), or deploys the
+    champion again where neither is given; no `version` is the champion.
+
+    Raises `UsageError` for both, and as `try_version` and `deploy` do.
+    """
+    if canary is not None and shadow is not None:
+        raise UsageError("a version is a canary or a shadow", "Give one of --canary and --shadow.")
+    if version is None:
+        champion = models.role(tracking.prepare(Path()), "champion")
+        if champion is None:
+            raise UsageError("there is no champion to deploy", "Make one: `embedline run`.")
+        version = int(champion)
+    if canary is not None:
+        return try_version(home, version, "canary", canary, urls)
+    if shadow is not None:
+        return try_version(home, version, "shadow", shadow, urls)
+    return deploy(home, version, urls)
+
+
 def deploy(home: Path, version: int, urls: Sequence[str] = ()) -> Release:
     """Deploys the champion again on every server: loaded anew, proved, the versions without a role unloaded.
 

@@ -22,6 +22,8 @@ from components.errors import Refused
 from components.export import package, read_bundle, read_examples, served_fingerprint
 from components.export.bundle import require_scored, write_example
 from components.export.licences import UNKNOWN
+from components.export.reference_window import MOST_TRAINING
+from components.export.sample import training_items
 from tests.export.conftest import SERVING
 
 Packaged = Callable[[str], Path]
@@ -201,3 +203,16 @@ def test_what_was_measured_to_choose_threads_is_recorded(onnx: Path, data: Path,
         assert best["items_per_second"] > 0
         assert f'"threads" value {{ string_value: "{best["threads"]}" }}' in text
         assert f"count: {best['instances']} }}" in text
+
+
+def test_a_bundle_knows_some_of_what_its_model_was_trained_on(packaged: Packaged, data: Path) -> None:
+    with np.load(packaged("bundle") / "reference.npz") as window:
+        trained, concepts, vectors = (window[name] for name in ("training", "concepts", "concept_vectors"))
+    version = OnnxEmbedder(packaged("bundle") / "version", threads=1)
+    items = training_items(data)
+    assert len(trained) == min(len(items), MOST_TRAINING)
+    known = {item.text for item in items if item.text and not item.image}
+    assert len(concepts) and set(concepts) <= known
+    np.testing.assert_allclose(version.encode([Item(concepts[0])])[0], vectors[0], atol=1e-5)
+    everything = version.encode(items)
+    assert all(np.abs(everything - vector).max(axis=1).min() < 1e-5 for vector in trained)

@@ -7,7 +7,6 @@ import os
 import signal
 import subprocess
 import sys
-from collections.abc import Iterator
 from dataclasses import dataclass
 from pathlib import Path
 from typing import Any
@@ -69,9 +68,13 @@ class Line:
 
 
 @pytest.fixture
-def line(tmp_path: Path, text_model: Path) -> Iterator[Line]:
+def line(tmp_path: Path, text_model: Path) -> Line:
     """A copy of this checkout with a small configuration, committed to a git repository of its own."""
-    root = tmp_path / "workspace"
+    return make_line(tmp_path, text_model)
+
+
+def make_line(folder: Path, text_model: Path) -> Line:
+    root = folder / "workspace"
     root.mkdir()
     listed = subprocess.run(
         ["git", "ls-files", "-coz", "--exclude-standard"], cwd=ROOT, capture_output=True, check=True
@@ -79,12 +82,12 @@ def line(tmp_path: Path, text_model: Path) -> Iterator[Line]:
     files = [name for name in listed.stdout.decode().split("\0") if name and (ROOT / name).is_file()]
     archive = subprocess.run(["tar", "-c", *files], cwd=ROOT, capture_output=True, check=True).stdout
     subprocess.run(["tar", "-x"], cwd=root, input=archive, check=True)
-    environment = environment_of(tmp_path)
+    environment = environment_of(folder)
     line = Line(root, environment)
     shrink(line, text_model)
     for arguments in (["init", "-q"], ["add", "-A"], ["commit", "-qm", "workspace"]):
         subprocess.run(["git", *arguments], cwd=root, env=environment, check=True)
-    yield line
+    return line
 
 
 def environment_of(folder: Path) -> dict[str, str]:

@@ -20,6 +20,7 @@ from monitoring.golden import GoldenReport
 from monitoring.page import SHOWN, history_page
 from monitoring.policies import DAY
 from monitoring.projection import POINTS, SIZE, project
+from monitoring.reference import Known
 from monitoring.report import WindowReport, judge_window, read_history
 from monitoring.watch import PAGE, look
 
@@ -79,7 +80,7 @@ def send(home: Path, window: Window, number: int, version: str, rank: int) -> No
 
 def looked(home: Path, reference: Window) -> tuple[list[WindowReport], str]:
     history = home / "monitoring" / "history.jsonl"
-    for _ in look(home / "traffic", reference, SETTINGS, history, read_history(history)):
+    for _ in look(home / "traffic", lambda _: Known(reference), SETTINGS, history, read_history(history)):
         pass
     return read_history(history), history.with_name(PAGE).read_text(encoding="utf-8")
 

@@ -12,11 +12,12 @@ from scipy.stats import binom, poisson
 
 from components.errors import DataInvalid, UsageError
 from components.monitoring.config import Monitoring
+from components.registry import models, tracking
 from components.traffic import Window
 from monitoring.calibration import alarms, e_value, threshold
 from monitoring.permutations import p_value
 from monitoring.quality import Quality, reciprocal_rank
-from monitoring.reference import bundle_reference
+from monitoring.reference import bundle_reference, of_own_bundle
 from monitoring.report import WindowReport, append_history, judge_window, read_history
 
 Draw = Callable[..., Window]
@@ -172,6 +173,28 @@ def test_the_reference_of_a_bundle(tmp_path: Path) -> None:
     np.savez(path, vectors=vectors)
     with pytest.raises(DataInvalid, match="is no reference window"):
         bundle_reference(path)
+
+
+def test_a_version_that_the_registry_has_is_compared_with_its_own_bundle(
+    tmp_path: Path, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    """The newest bundle may be of a version that was refused; traffic of others is compared with it all the same."""
+    monkeypatch.chdir(tmp_path)
+    monkeypatch.delenv("MLFLOW_TRACKING_URI", raising=False)
+    for place, score in (("newest", 0.1), ("registered/1", 0.2), ("registered/2", 0.3)):
+        (tmp_path / place).mkdir(parents=True)
+        np.savez(tmp_path / place / "reference.npz", vectors=np.eye(2, dtype=np.float32),
+                 top1=np.array([score, score]), modalities=np.array(["text", "text"]))  # fmt: skip
+    newest = Path("newest/reference.npz")
+    assert of_own_bundle(newest)("1").reference.columns["top_score"][0] == 0.1, "there is no registry"
+    (tmp_path / ".embedline").mkdir()
+    (tmp_path / ".embedline" / "mlflow.db").touch()
+    monkeypatch.setattr(tracking, "prepare", lambda root: root)
+    monkeypatch.setattr(models, "versions", lambda _: {"1": {}, "2": {}})
+    monkeypatch.setattr(models, "fetched", lambda _, version: tmp_path / "registered" / version)
+    known = of_own_bundle(newest)
+    found = {version: known(version).reference.columns["top_score"][0] for version in ("1", "2", "3", "")}
+    assert found == {"1": 0.2, "2": 0.3, "3": 0.1, "": 0.1}
 
 
 def test_p_values_of_a_null_are_uniform() -> None:

@@ -4,17 +4,22 @@ import json
 import sys
 import time
 from collections.abc import Callable
+from datetime import datetime
 from pathlib import Path
 from typing import Any
 
 import numpy as np
 import pytest
 import yaml
+from prefect.logging import disable_run_logger
 
 from cli.main import main
 from components.monitoring.config import Monitoring
-from components.traffic import Feedback, Request, TrafficWriter, Window, feedback_table
+from components.traffic import Feedback, Request, TrafficWriter, Window, feedback_table, forget
+from flows.monitor import monitor
 from monitoring.policies import DAY
+from monitoring.reference import Known
+from monitoring.report import WindowReport, read_history
 from monitoring.watch import Period, judge_traffic, periods
 
 Draw = Callable[..., Window]
@@ -128,7 +133,9 @@ def test_windows_by_time_are_whole_and_windows_by_count_have_that_many(tmp_path:
     by_count = settings.model_copy(update={"requests_a_window": 80})
     found = list(periods(tmp_path, by_count, None, now))
     assert len(found) == 3  # of the 300 requests, the last 50 have not come yet
-    assert [judged[0].count for judged in judge_traffic(tmp_path, draw(300, 9), by_count, [], now)] == [80, 80, 80]
+    assert [
+        judged[0].count for judged in judge_traffic(tmp_path, lambda _: Known(draw(300, 9)), by_count, [], now)
+    ] == [80, 80, 80]
 
 
 def test_versions_are_judged_apart_and_feedback_tells_of_harm(tmp_path: Path, draw: Draw) -> None:
@@ -141,10 +148,104 @@ def test_versions_are_judged_apart_and_feedback_tells_of_harm(tmp_path: Path, dr
             for row in range(100):
                 writer.record(Feedback(START + (number + row / 100) * DAY / 4, f"{number}-{row}", rank + row % 2))
     settings = Monitoring.model_validate(SETTINGS)
-    reports = [each for found in judge_traffic(traffic, draw(500, 0), settings, [], START + DAY) for each in found]
+    reports = [
+        each
+        for found in judge_traffic(traffic, lambda _: Known(draw(500, 0)), settings, [], START + DAY)
+        for each in found
+    ]
     assert [(report.version, report.since) for report in reports] == [
         ("1", START), ("2", START), ("1", START + DAY / 4), ("2", START + DAY / 4),
     ]  # fmt: skip
     assert [(report.stands, report.harm) for report in reports][2:] == [(False, True), (True, True)]
     assert reports[0].quality is None
     assert reports[2].quality and reports[2].quality.window == pytest.approx((1 / 5 + 1 / 6) / 2)
+
+
+def moment(number: float) -> str:
+    """The beginning of the `number`-th quarter of a day, as `--from` and `--to` take it."""
+    return time.strftime("%Y-%m-%dT%H:%M:%S", time.gmtime(START + number * DAY / 4))
+
+
+def test_past_windows_are_judged_later_once_with_their_own_time(workspace: Path, command: Command, draw: Draw) -> None:
+    for number, shift in enumerate((0, 1.5, 0, 0)):
+        send(workspace / ".embedline" / "traffic", draw(300, number + 1, shift=shift), number)
+    complete = command("monitor", "--json")[1]
+    history = workspace / ".embedline/monitoring/history.jsonl"
+    lines = history.read_text().splitlines(keepends=True)
+    history.write_text("".join(lines[2:]))
+    assert command("monitor", "--json") == (0, []), "what lies before the last look is not judged by itself"
+    code, found = command("monitor", "--from", moment(1), "--to", moment(3), "--json")
+    assert [(one["since"], one["verdict"], one["backfilled"]) for one in found] == [(START + DAY / 4, "alarm", True)]
+    assert code == 0, "an alarm of the past does not stand now"
+    code, found = command("monitor", "--to", moment(4), "--json")
+    assert [one["since"] for one in found] == [START]
+    assert command("monitor", "--from", moment(0), "--to", moment(4), "--json")[1] == []
+    kept = read_history(history)
+    assert [report.since for report in kept] == [one["since"] for one in complete]
+    assert [report.p for report in kept] == [one["p"] for one in complete], "a window is judged as it was"
+    assert command("monitor", "--from", moment(2), "--to", moment(1))[0] == 2
+
+
+@pytest.mark.parametrize("backfilled", [False, True])
+def test_a_flow_over_the_past_alerts_nobody_and_starts_no_retraining(
+    workspace: Path, draw: Draw, monkeypatch: pytest.MonkeyPatch, backfilled: bool
+) -> None:
+    emitted: list[str] = []
+    monkeypatch.chdir(workspace)
+    monkeypatch.setattr("flows.monitor.create_table_artifact", lambda *_, **__: None)
+    monkeypatch.setattr("flows.monitor.emit_event", lambda name, **_: emitted.append(name))
+    parameters = yaml.safe_load((workspace / "params.yaml").read_text(encoding="utf-8"))
+    parameters["monitoring"]["retrain"] = "eager"
+    (workspace / "params.yaml").write_text(yaml.safe_dump(parameters), encoding="utf-8")
+    send(workspace / ".embedline" / "traffic", draw(300, 2, shift=1.5), 1)
+    with disable_run_logger():
+        past: dict[str, Any] = {"since": datetime(1970, 1, 1), "until": datetime.now()} if backfilled else {}
+        reason = monitor.fn(**past)
+        again = monitor.fn()
+    alerts = workspace / ".embedline" / "alerts.log"
+    assert (bool(reason), bool(emitted), alerts.is_file()) == ((not backfilled,) * 3)
+    assert again is None and len(emitted) == int(not backfilled), "nor does the next look"
+    assert [report.verdict for report in read_history(workspace / ".embedline/monitoring/history.jsonl")] == ["alarm"]
+
+
+def test_the_first_requests_of_a_version_can_be_its_reference(tmp_path: Path, draw: Draw) -> None:
+    """A version that was trained for shifted traffic is not compared with what came before; forgetting keeps them."""
+    traffic = tmp_path / "traffic"
+    settings = Monitoring.model_validate(SETTINGS | {"reference_requests": 400})
+    shifts = (0, 0, 0, 1.5, 1.5, 1.5, 1.5, 0)
+    for number, shift in enumerate(shifts):
+        send(traffic, draw(300, number, shift=shift), number, "1" if number < 4 else "2")
+
+    def judged(history: list[WindowReport]) -> list[WindowReport]:
+        found = judge_traffic(
+            traffic, lambda _: Known(draw(500, 99)), settings, history, START + 2 * DAY, kept=tmp_path
+        )
+        return [report for reports in found for report in reports]
+
+    reports = judged([])
+    assert [report.version for report in reports] == ["1"] * 4 + ["2"] * 4
+    assert [report.verdict for report in reports] == ["too few", "ok", "ok", "alarm"] * 2
+    assert [report.count for report in reports][:3] == [0, 200, 300], "those of the reference are not judged"
+    forget(traffic, START + 1.5 * DAY / 4)
+    assert [(report.p, report.verdict) for report in judged(reports[:2])] == [
+        (report.p, report.verdict) for report in reports[2:]
+    ]
+
+
+def test_training_vectors_and_concepts_of_the_bundle_are_used(workspace: Path, command: Command, draw: Draw) -> None:
+    path = workspace / "artifacts/bundle/reference.npz"
+    with np.load(path) as arrays:
+        held: dict[str, Any] = dict(arrays)
+    concepts: dict[str, Any] = {
+        "concepts": np.array(["the shifted direction", "another"]),
+        "concept_vectors": np.eye(16)[[15, 0]],
+    }
+    np.savez(path, **held, **concepts, training=draw(400, 50).vectors)
+    send(workspace / ".embedline" / "traffic", draw(300, 2, shift=1.5), 0)
+    (report,) = command("monitor", "--json")[1]
+    assert "neighbour_distance" in {one["test"] for one in report["findings"] if one["adjusted"] <= 0.05}
+    assert {one["concepts"][0] for one in report["moved"]} == {"the shifted direction"}
+    np.savez(path, **held)
+    send(workspace / ".embedline" / "traffic", draw(300, 3, shift=1.5), 1)
+    (older,) = command("monitor", "--json")[1]
+    assert older["skipped"]["all, neighbour_distance"] == "no training vectors are given"

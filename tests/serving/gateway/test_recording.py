@@ -3,11 +3,13 @@
 from __future__ import annotations
 
 from collections.abc import Callable, Iterator
+from pathlib import Path
 
 import numpy as np
 import pytest
 
-from components.traffic import read_feedback, read_window
+from components.gateway import Gateway
+from components.traffic import Labelled, labelled, read_feedback, read_window
 from serving.gateway.recording import Answered, as_request, script
 from tests.serving.gateway.conftest import RunningGateway, running, wait_until
 from tests.serving.gateway.test_app import image_part, vectors
@@ -41,6 +43,34 @@ def test_requests_and_feedback_are_kept_in_files(recording: RunningGateway, png:
     kept = b"".join(file.read_bytes() for file in folder.rglob("*.parquet"))
     assert b"a sad cat" not in kept and png("red") not in kept
     assert "embedline_traffic_lost_rows 0.0" in recording.get("/metrics").text
+
+
+def test_the_content_is_kept_where_that_is_switched_on_and_makes_pairs_with_the_hits_taken(
+    triton_address: str, tmp_path: Path, png: Callable[..., bytes]
+) -> None:
+    with running(tmp_path, triton=triton_address, record_share=1.0, record_raw=True, redact=[r"\d{3,}"]) as recording:
+        ids = [
+            recording.ask(asked).headers["x-request-id"]
+            for asked in ("a sad cat, call 0123456", [image_part(png("red"))], "not right")
+        ]
+        hits = ([image_part(png("blue"))], "a red square", [image_part(png("blue"))])
+        for name, hit, rank in zip(ids, hits, (2, 1, 0), strict=True):
+            taken = recording.post("/v1/feedback", {"request_id": name, "rank": rank, "hit": hit})
+            assert taken.status_code == 202, taken.text
+        for hit in (
+            ["no part"],
+            [image_part(b"no image")],
+            [{"type": "image_url", "image_url": {"url": "http://a/b"}}],
+        ):
+            assert recording.post("/v1/feedback", {"request_id": "a", "rank": 1, "hit": hit}).status_code == 400
+    assert set(labelled(tmp_path)) == {
+        Labelled("a sad cat, call \N{HORIZONTAL ELLIPSIS}", png("blue")), Labelled("a red square", png("red")),
+    }  # fmt: skip
+
+
+def test_what_is_no_regular_expression_is_refused() -> None:
+    with pytest.raises(ValueError, match="no regular expression"):
+        Gateway(redact=["("])
 
 
 def test_a_broken_image_and_other_scripts_are_described() -> None:

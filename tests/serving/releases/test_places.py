@@ -12,7 +12,7 @@ from components.errors import EmbedlineError, Refused, UsageError
 from serving import TritonEmbedder, TritonServer
 from serving.control import loaded
 from serving.releases import move as module
-from serving.releases.deploy import deploy, try_version
+from serving.releases.deploy import deploy, release, try_version
 from serving.releases.places import ADMIN_VARIABLE, Remote, address, places, uploaded
 from serving.routes import STABLE, TRIAL, Routes, Target, read_routes
 from tests.serving.releases.conftest import HOME, QUESTION, Foreign, Workspace
@@ -38,7 +38,7 @@ def test_a_version_goes_to_a_server_of_others_and_to_ours_or_to_none(
         deploy(HOME, 1, urls)
     assert ADMIN_VARIABLE in caught.value.remedy
     monkeypatch.setenv(ADMIN_VARIABLE, "admin: secret")
-    assert deploy(HOME, 1, urls).servers == [own_server.url, other.url]
+    assert release(HOME, None, None, None, urls).servers == [own_server.url, other.url]
     assert try_version(HOME, 2, "canary", 0.5, urls).routes.canary == Target(TRIAL, 2)
     assert held(other) == {STABLE: [1], TRIAL: [2]}
     assert list(other.repository.iterdir()) == [], "the files travel with the load"
