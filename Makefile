@@ -5,7 +5,7 @@ BIN := $(VENV)/bin
 INSTALLED := $(VENV)/.installed
 SYSTEM := fonts-noto-color-emoji fonts-symbola unicode-cldr-core unicode-data git
 
-.PHONY: run test test-slow serve lint bench clean reset system
+.PHONY: run test test-slow test-nightly serve lint bench clean reset system
 
 run: $(INSTALLED)
 	@$(BIN)/embedline run
@@ -14,7 +14,10 @@ test: $(INSTALLED)
 	@$(BIN)/python -m pytest -m "not slow" -n 2 --dist loadgroup
 
 test-slow: $(INSTALLED)
-	@$(BIN)/python -m pytest -m slow -n 2 --dist loadgroup
+	@$(BIN)/python -m pytest -m "slow and not nightly" -n 2 --dist loadgroup
+
+test-nightly: $(INSTALLED)
+	@$(BIN)/python -m pytest -m nightly
 
 serve: $(INSTALLED)
 	@$(BIN)/embedline serve

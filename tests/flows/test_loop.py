@@ -32,7 +32,7 @@ from serving.events import read_events
 
 from .conftest import Line, environment_of, make_line
 
-pytestmark = [pytest.mark.system, pytest.mark.slow]
+pytestmark = [pytest.mark.system, pytest.mark.slow, pytest.mark.nightly]
 
 WINDOW, ITEMS, SIDE, SIGNS, SECONDS = 160, 20, 24, 200, 900
 MONITORING = {

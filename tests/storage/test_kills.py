@@ -75,6 +75,7 @@ def mirrored(rounds: Rounds) -> Rounds:
     return rounds
 
 
+@pytest.mark.nightly
 def test_whenever_it_is_killed_reconcile_finds_one_truth(mirrored: Rounds, tmp_path: Path) -> None:
     lasts = {}
     for number, what in enumerate(ACTS):

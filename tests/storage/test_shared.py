@@ -111,6 +111,7 @@ assert nothing() == 7
 """
 
 
+@pytest.mark.nightly
 def test_prefect_keeps_its_runs_in_postgresql(database: str, tmp_path: Path) -> None:
     own = f"{database.removesuffix('/postgres')}/prefect"
     environment = os.environ | {
