@@ -26,6 +26,8 @@ from serving.client import connect
 from serving.environment import Environment
 from tests.serving.conftest import make_bundle
 
+pytestmark = pytest.mark.slow  # a server of its own
+
 Png = Callable[..., bytes]
 STAND_IN = """
 import json
@@ -33,8 +35,6 @@ from pathlib import Path
 import numpy as np
 import onnxruntime
 import triton_python_backend_utils as pb_utils
-
-pytestmark = pytest.mark.slow  # a server of its own
 
 class TritonPythonModel:
     def initialize(self, args):
