@@ -8,6 +8,7 @@ from pathlib import Path
 
 from components import lineage
 from components.config import Config
+from components.corpus import Manifest
 from components.errors import EmbedlineError, UsageError
 from components.export.bundle import require_scored, served_fingerprint
 from components.registry import Verdict, approval, compare, evidence, infrastructure, models, promotion, tracking
@@ -66,13 +67,15 @@ def transfer(version: str, origin: str, config: Config) -> Transferred:
 def judge(config: Config, tracked: Tracking, scores: Scores, champion: str | None) -> Verdict:
     """Returns the quality verdict against the champion of this environment, by the scores that were recorded of both.
 
-    A champion that was scored on other data answers those in this workspace. Raises `UsageError` if there are none.
+    A champion that was scored on other data answers those in this workspace. Raises `UsageError` if they are not the
+    ones that the version was scored on.
     """
     if champion is None:
         return compare(scores, None, config.promotion, scores.tasks)
     recorded = recorded_scores(tracked, champion)
     stale = recorded is None or bool(unlike(scores, recorded))
-    if (stale or any(each.where for each in config.promotion.slices.values())) and not DATA.is_dir():
+    here = DATA.is_dir() and Manifest.read(DATA).digest == scores.dataset_digest
+    if (stale or any(each.where for each in config.promotion.slices.values())) and not here:
         what = f"champion {champion} has no scores on the data set {scores.dataset_digest[:12]}"
         raise UsageError(
             what if stale else "promotion.slices ask for columns of the evaluation sets",

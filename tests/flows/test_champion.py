@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import dataclasses
 import json
 import shutil
 from pathlib import Path
@@ -100,6 +101,8 @@ def test_a_champion_whose_scores_are_not_recorded_answers_the_present_data_befor
     version = models.register(tracking.start_round(tracked, {}, {}), bundle, challenger, {})
     verdict = judge(config, tracked, challenger, version)
     assert (verdict.word, verdict.table[0]["champion"], verdict.against) == ("better", 0.0, "the same weights")
+    with pytest.raises(UsageError, match="champion 1 has no scores on the data set other data"):
+        judge(config, tracked, dataclasses.replace(challenger, dataset_digest="other data"), version)
     shutil.rmtree(DATA)
     with pytest.raises(UsageError, match="champion 1 has no scores on the data set"):
         judge(config, tracked, challenger, version)
