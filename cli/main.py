@@ -20,7 +20,7 @@ INTERRUPTED = 130
 PANELS = {
     "Make a model": ("init", "plan", "run", "ingest", "stage", "profile", "export"),
     "Judge it": ("evaluate", "compare", "history", "lineage", "reproduce"),
-    "Serve it": ("serve", "gateway", "keys", "deploy", "routes", "approve", "rollback"),
+    "Serve it": ("serve", "gateway", "keys", "deploy", "routes", "approve", "rollback", "transfer"),
     "Search with it": ("search",),
     "Watch it": ("monitor", "backtest", "schedule"),
     "Look after the workspace": ("doctor", "reconcile", "prune", "reset"),

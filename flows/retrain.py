@@ -26,8 +26,19 @@ from components.evaluation import evaluate, read_suite
 from components.export import read_bundle, served_variant
 from components.export.bundle import require_scored
 from components.markdown import as_html
-from components.registry import Verdict, ancestry, approval, compare, infrastructure, models, promotion, tracking
+from components.registry import (
+    Verdict,
+    ancestry,
+    approval,
+    compare,
+    evidence,
+    infrastructure,
+    models,
+    promotion,
+    tracking,
+)
 from components.registry.card import BLESSED, Blessed
+from components.registry.gate import Columns
 from components.registry.tracking import Run, Tracking
 from components.scores import Model, Scores
 from components.stages import STAGES
@@ -185,6 +196,8 @@ def bless(config: Config, tracked: Tracking, round_: Run, version: str, reason: 
     blessing = infrastructure(read_bundle(BUNDLE).fingerprint, checks, config.promotion, against)
     round_.log_metrics({name: value for name, value in checks.items() if isinstance(value, int | float)})
     publish_card(config, round_, version, quality, checks)
+    blessing.require()
+    evidence.keep(tracked, version, evidence.Evidence(served_scores(config), quality, blessing))
     if config.promotion.approval == "required":
         approval.ask(tracked, version, quality, blessing)
         get_run_logger().info("version %s has passed both gates and waits for `embedline approve`", version)
@@ -196,23 +209,34 @@ def bless(config: Config, tracked: Tracking, round_: Run, version: str, reason: 
 def compare_with_champion(config: Config, tracked: Tracking, champion: str | None) -> Verdict:
     """Returns the quality verdict; the champion answers the very queries that the challenger answered.
 
-    It answers by the code in its own bundle, which is what is served, so its vectors are kept under all of that; its
-    scores have the fingerprint that the registry knows it by.
+    Its scores have the fingerprint that the registry knows it by.
     """
     challenger = served_scores(config)
     sets = Manifest.read(DATA).tasks.eval
-    asked = {column for each in config.promotion.slices.values() for column in each.where or {}}
-    rows = {name: row_values(DATA, name, asked) for name in sets} if asked else {}
     if champion is None:
         return compare(challenger, None, config.promotion, sets)
+    return compare(challenger, score_version(config, tracked, champion), config.promotion, sets, sliced_rows(config))
+
+
+def sliced_rows(config: Config) -> dict[str, Columns]:
+    """Returns the columns that slices ask for, by set."""
+    asked = {column for each in config.promotion.slices.values() for column in each.where or {}}
+    return {name: row_values(DATA, name, asked) for name in Manifest.read(DATA).tasks.eval} if asked else {}
+
+
+def score_version(config: Config, tracked: Tracking, champion: str) -> Scores:
+    """Returns the scores of a version on the present data.
+
+    It answers by the code in its own bundle, which is what is served, so its vectors are kept under all of that; its
+    scores have the fingerprint that the registry knows it by.
+    """
     bundle = models.fetched(tracked, champion)
     identity = models.facts(tracked, champion)["model_fingerprint"]
     embedder = OnnxEmbedder(bundle / "version", config.evaluation.batch_size)
     served = Model(f"champion {champion}", fingerprint(bundle / "version"), embedder.dimension, None)
     suite = read_suite(DATA, cache=VECTORS)
     scores = evaluate(embedder, served, suite, config.evaluation, VECTORS, lambda _: None)
-    known = dataclasses.replace(scores, model=dataclasses.replace(served, fingerprint=identity))
-    return compare(challenger, known, config.promotion, sets, rows)
+    return dataclasses.replace(scores, model=dataclasses.replace(served, fingerprint=identity))
 
 
 @task(
@@ -287,7 +311,11 @@ def write_lineage(config: Config, round_: Run, version: str) -> None:
     fingerprint = served_scores(config).model.fingerprint
     path = ARTIFACTS / lineage.LINEAGE
     dataclasses.replace(
-        found, score_fingerprint=fingerprint, model_name=models.MODEL, model_version=version, triton_version=version
+        found,
+        score_fingerprint=fingerprint,
+        model_name=round_.tracking.model,
+        model_version=version,
+        triton_version=version,
     ).write(path)
     round_.log_file(path)
     round_.log_file(Path(lineage.LOCK_FILE))

@@ -173,7 +173,7 @@ def tracking_database(path: Path) -> Finding:
 def roles(root: Path) -> Finding:
     """Whether MLflow's aliases, the ledger and a running server name the same versions."""
     name, state = "roles", root / STATE
-    if not any((state / file).exists() for file in ("mlflow.db", "ledger.jsonl")):
+    if not any((*state.glob("mlflow.db"), *state.glob("*ledger.jsonl"))):
         return Finding(name, True, "no version has played one yet")
     if (state / "mlflow.db").exists() and not tracking_database(state / "mlflow.db").ok:
         return Finding(name, False, "cannot be compared without MLflow's database", RESTORE_DATABASE)

@@ -49,7 +49,7 @@ def search_served(
         vector = embedder.encode([query])[0]
         latency_ms = (time.perf_counter() - began) * 1000
     return Found(
-        query, search(index, vector, top), f"{models.MODEL} version {champion}", latency_ms, len(index.entries)
+        query, search(index, vector, top), f"{tracked.model} version {champion}", latency_ms, len(index.entries)
     )
 
 

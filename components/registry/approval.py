@@ -19,7 +19,7 @@ def ask(tracking: Tracking, version: str, quality: Verdict, infrastructure: Verd
     quality.require()
     infrastructure.require()
     digests = [verdict.write(tracking.root / VERDICTS).stem for verdict in (quality, infrastructure)]
-    tracking.client.set_model_version_tag(models.MODEL, version, AWAITS, " ".join(digests))
+    tracking.client.set_model_version_tag(tracking.model, version, AWAITS, " ".join(digests))
 
 
 def waiting(tracking: Tracking) -> list[str]:
@@ -36,7 +36,7 @@ def approve(tracking: Tracking, version: str, by: str, reason: str) -> Roles:
     quality, infrastructure = _verdicts(tracking, version)
     why = f"approved by {_named(by, reason)}. {quality.sentence}".strip()
     roles = promotion.promote(tracking, version, quality, infrastructure, why)
-    tracking.client.delete_model_version_tag(models.MODEL, version, AWAITS)
+    tracking.client.delete_model_version_tag(tracking.model, version, AWAITS)
     return roles
 
 
@@ -44,7 +44,7 @@ def reject(tracking: Tracking, version: str, by: str, reason: str) -> Roles:
     """Sends a version that waits away, for good; the ledger says who and why. Returns the roles."""
     _verdicts(tracking, version)
     roles = promotion.reject(tracking, version, f"rejected by {_named(by, reason)}")
-    tracking.client.delete_model_version_tag(models.MODEL, version, AWAITS)
+    tracking.client.delete_model_version_tag(tracking.model, version, AWAITS)
     return roles
 
 

@@ -30,11 +30,23 @@ class Metric(Section):
     max_drop: Fraction | None = None
 
 
-class Registry(Section):
-    """`mirror` is a second copy of the ledger: a file of the workspace that is committed with git, such as
-    `ledger.jsonl`, or an object, `s3://BUCKET/KEY`."""
+DEV = "dev"
 
+
+class Registry(Section):
+    """`environment` is what this workspace serves; each has a registered model, an experiment and a ledger of its own.
+
+    `mirror` is a second copy of the ledger: a file of the workspace that is committed with git, such as
+    `ledger.jsonl`, or an object, `s3://BUCKET/KEY`.
+    """
+
+    environment: Annotated[str, Field(pattern=r"^[a-z][a-z0-9-]*$")] = DEV
     mirror: str | None = None
+
+
+def named(name: str, environment: str) -> str:
+    """Returns what something of an environment is called in MLflow; that of `dev` has the plain name."""
+    return name if environment == DEV else f"{name}-{environment}"
 
 
 class Promotion(Section):

@@ -32,11 +32,11 @@ from components.errors import EmbedlineError, UsageError
 from components.files import folder_sha256
 from components.registry.card import summary
 from components.registry.gate import Verdict
+from components.registry.tracking import MODEL as MODEL
 from components.registry.tracking import Run, Tracking
 from components.scores import Scores
 from components.workspace import STATE
 
-MODEL = "embedline-embedder"
 REFERENCE = "models:/"
 """How MLflow begins the name of a registered version."""
 VERSIONS = STATE / "versions"
@@ -63,9 +63,8 @@ def register(run: Run, bundle: Path, scores: Scores, tags: Mapping[str, str]) ->
     description = json.loads((bundle / "bundle.json").read_text(encoding="utf-8"))
     fingerprint = str(description["fingerprint"])
     _create_model(tracking)
-    found = tracking.client.search_model_versions(f"name = '{MODEL}' and tags.fingerprint = '{fingerprint}'")
-    if known := [int(version.version) for version in found if PRUNED not in version.tags]:
-        return str(max(known))
+    if known := registered(tracking, fingerprint):
+        return known
     all_tags = {
         **tags,
         "fingerprint": fingerprint,
@@ -75,9 +74,16 @@ def register(run: Run, bundle: Path, scores: Scores, tags: Mapping[str, str]) ->
     }
     logged = _log(run, bundle, int(description["dimension"]))
     version = tracking.client.create_model_version(
-        MODEL, logged.artifact_location, run_id=run.run_id, tags=all_tags, model_id=logged.model_id
+        tracking.model, logged.artifact_location, run_id=run.run_id, tags=all_tags, model_id=logged.model_id
     )
     return str(version.version)
+
+
+def registered(tracking: Tracking, fingerprint: str) -> str | None:
+    """Returns the version whose bundle has the fingerprint, the latest one that was not pruned, if there is one."""
+    found = tracking.client.search_model_versions(f"name = '{tracking.model}' and tags.fingerprint = '{fingerprint}'")
+    known = [int(version.version) for version in found if PRUNED not in version.tags]
+    return str(max(known)) if known else None
 
 
 def download(tracking: Tracking, version: str, to: Path) -> Path:
@@ -94,7 +100,7 @@ def download(tracking: Tracking, version: str, to: Path) -> Path:
         (fetched,) = artifacts.iterdir()
         if folder_sha256(fetched) != tags["bundle_sha256"]:
             raise EmbedlineError(
-                f"version {version} of {MODEL} is damaged: its files are not those that were registered",
+                f"version {version} of {tracking.model} is damaged: its files are not those that were registered",
                 "Restore MLflow's artifact store from a backup, or register the bundle again under a new fingerprint.",
             )
         if to.exists():
@@ -111,17 +117,19 @@ def resolve(tracking: Tracking, reference: str) -> str:
     form = re.fullmatch(rf"{REFERENCE}([\w.-]+)(?:/(\d+)|@([\w.-]+))", reference)
     if form is None:
         raise UsageError(
-            f"{reference}: names no version", f"Write {REFERENCE}{MODEL}/3 or {REFERENCE}{MODEL}@champion."
+            f"{reference}: names no version",
+            f"Write {REFERENCE}{tracking.model}/3 or {REFERENCE}{tracking.model}@champion.",
         )
     name, number, alias = form.groups()
-    if name != MODEL:
-        raise UsageError(f"{reference}: there is no model {name}", f"The model is called {MODEL}.")
+    if name != tracking.model:
+        raise UsageError(f"{reference}: there is no model {name}", f"The model is called {tracking.model}.")
     if number:
         facts(tracking, number)
         return str(int(number))
     known = aliases(tracking)
     if alias not in known:
-        raise UsageError(f"no version of {MODEL} is {alias}", f"These are: {', '.join(sorted(known)) or 'none'}.")
+        remedy = f"These are: {', '.join(sorted(known)) or 'none'}."
+        raise UsageError(f"no version of {tracking.model} is {alias}", remedy)
     return known[alias]
 
 
@@ -147,7 +155,7 @@ def require_bundle(version: str, tags: Mapping[str, str]) -> None:
 
 def location(tracking: Tracking, version: str) -> str:
     """Returns where the artifact store has, or had, what was logged of the version."""
-    return str(tracking.client.get_model_version_download_uri(MODEL, version))
+    return str(tracking.client.get_model_version_download_uri(tracking.model, version))
 
 
 def stored_bytes(tracking: Tracking, location: str) -> int:
@@ -167,23 +175,28 @@ def remove_stored(tracking: Tracking, location: str) -> None:
 
 def mark_pruned(tracking: Tracking, version: str, when: str) -> None:
     """From now on nobody may fetch, nominate or go back to the version."""
-    tracking.client.set_model_version_tag(MODEL, version, PRUNED, when)
+    tracking.client.set_model_version_tag(tracking.model, version, PRUNED, when)
+
+
+def round_of(tracking: Tracking, version: str) -> str:
+    """Returns the run that registered the version."""
+    return str(tracking.client.get_model_version(tracking.model, version).run_id)
 
 
 def facts(tracking: Tracking, version: str) -> dict[str, str]:
     """Returns the tags of a version. Raises `UsageError` if there is none of this number."""
     try:
-        return dict(tracking.client.get_model_version(MODEL, version).tags)
+        return dict(tracking.client.get_model_version(tracking.model, version).tags)
     except MlflowException as error:
         if error.error_code not in UNKNOWN_VERSION:
             raise
         remedy = "MLflow's page of the model lists its versions."
-        raise UsageError(f"{MODEL} has no version {version}", remedy) from error
+        raise UsageError(f"{tracking.model} has no version {version}", remedy) from error
 
 
 def versions(tracking: Tracking) -> dict[str, dict[str, str]]:
     """Returns the tags of every version by its number, in ascending order; `round` is the run that registered it."""
-    found = tracking.client.search_model_versions(f"name = '{MODEL}'", max_results=MOST_VERSIONS)
+    found = tracking.client.search_model_versions(f"name = '{tracking.model}'", max_results=MOST_VERSIONS)
     ascending = sorted(found, key=lambda version: int(version.version))
     return {str(version.version): {**version.tags, "round": version.run_id or ""} for version in ascending}
 
@@ -208,14 +221,20 @@ def aliases(tracking: Tracking) -> dict[str, str]:
 def set_role(tracking: Tracking, name: Role, version: str | None) -> None:
     """Gives the role to a version, or to none. Only `promotion` calls this: every change of role is in the ledger."""
     if version is None:
-        tracking.client.delete_registered_model_alias(MODEL, name)
+        tracking.client.delete_registered_model_alias(tracking.model, name)
     else:
-        tracking.client.set_registered_model_alias(MODEL, name, version)
+        tracking.client.set_registered_model_alias(tracking.model, name, version)
 
 
 def describe(tracking: Tracking, version: str, card: str, quality: Verdict) -> None:
     """Gives a version the beginning of its model card as its description in MLflow."""
-    tracking.client.update_model_version(MODEL, version, summary(card, quality, MOST_CHARACTERS))
+    tracking.client.update_model_version(tracking.model, version, summary(card, quality, MOST_CHARACTERS))
+
+
+def copy_description(source: Tracking, version: str, to: Tracking, number: str) -> None:
+    """Describes a version as that of another environment which it is a copy of."""
+    if description := source.client.get_model_version(source.model, version).description:
+        to.client.update_model_version(to.model, number, description)
 
 
 def model_tags(tracking: Tracking) -> dict[str, str]:
@@ -226,7 +245,7 @@ def model_tags(tracking: Tracking) -> dict[str, str]:
 
 def _registered(tracking: Tracking) -> RegisteredModel | None:
     try:
-        return tracking.client.get_registered_model(MODEL)
+        return tracking.client.get_registered_model(tracking.model)
     except MlflowException as error:
         if error.error_code == ErrorCode.Name(RESOURCE_DOES_NOT_EXIST):
             return None
@@ -235,7 +254,7 @@ def _registered(tracking: Tracking) -> RegisteredModel | None:
 
 def _create_model(tracking: Tracking) -> None:
     try:
-        tracking.client.create_registered_model(MODEL)
+        tracking.client.create_registered_model(tracking.model)
     except MlflowException as error:
         if error.error_code != ErrorCode.Name(RESOURCE_ALREADY_EXISTS):
             raise

@@ -8,15 +8,13 @@ from pathlib import Path
 
 from filelock import FileLock
 
-from components import config as configuration
 from components.errors import EmbedlineError, Refused, UsageError
-from components.registry import ledger, mirror, models
+from components.registry import evidence, ledger, mirror, models
 from components.registry.agreement import settled
-from components.registry.config import Registry
 from components.registry.gate import Verdict
 from components.registry.ledger import Action, Change, Entry, State
 from components.registry.models import ROLES, Role, Roles
-from components.registry.tracking import Tracking
+from components.registry.tracking import Tracking, registry
 from components.workspace import STATE
 
 SENT_AWAY: dict[Action, tuple[Role, str]] = {
@@ -145,8 +143,7 @@ def compare_with_mirror(tracking: Tracking) -> str | None:
 
 
 def mirror_location(root: Path) -> str | None:
-    path = root / configuration.PARAMETERS
-    return configuration.read_section(path, Registry).mirror if path.is_file() else None
+    return registry(root).mirror
 
 
 @contextmanager
@@ -193,12 +190,16 @@ def _apply(tracking: Tracking, wanted: Roles) -> None:
 
 
 def _append(tracking: Tracking, change: Change, state: State) -> Entry:
+    if state == "done" and change.action in SENT_AWAY:  # before the line: what is killed in between is repeated
+        away = change.before[SENT_AWAY[change.action][0]]
+        if away and _exists(tracking, away):
+            evidence.withdraw(tracking, away)
     _copy_to_mirror(tracking)  # what a killed change has left out
     entry = ledger.append(_path(tracking), change, state, _head(tracking))
     _copy_to_mirror(tracking)
-    tracking.client.set_registered_model_tag(models.MODEL, HEAD_TAG, entry.hash)
+    tracking.client.set_registered_model_tag(tracking.model, HEAD_TAG, entry.hash)
     if _exists(tracking, change.version):
-        tracking.client.set_model_version_tag(models.MODEL, change.version, f"{ANCHOR}{entry.n}", entry.hash)
+        tracking.client.set_model_version_tag(tracking.model, change.version, f"{ANCHOR}{entry.n}", entry.hash)
     return entry
 
 
@@ -208,7 +209,7 @@ def _copy_to_mirror(tracking: Tracking) -> None:
         if mirror.check(tracking.root, location, lines, known) != lines:
             mirror.write(tracking.root, location, lines)
         if lines and not known:
-            tracking.client.set_registered_model_tag(models.MODEL, MIRROR_TAG, location)
+            tracking.client.set_registered_model_tag(tracking.model, MIRROR_TAG, location)
 
 
 def _was_mirrored(tracking: Tracking, location: str) -> bool:
@@ -269,4 +270,4 @@ def _head(tracking: Tracking) -> str | None:
 
 
 def _path(tracking: Tracking) -> Path:
-    return tracking.root / STATE / "ledger.jsonl"
+    return tracking.ledger

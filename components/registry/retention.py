@@ -5,7 +5,6 @@ from __future__ import annotations
 from collections.abc import Collection, Iterator, Sequence
 from dataclasses import dataclass
 
-from mlflow import MlflowClient
 from mlflow.entities import LoggedModel
 
 from components.registry import history, models
@@ -38,7 +37,7 @@ def kept(tracking: Tracking, entries: Sequence[Entry], loaded: Collection[int], 
     reasons |= {version: f"is {alias}" for alias, version in models.aliases(tracking).items()}
     if entries and entries[-1].state == "pending":
         reasons[entries[-1].version] = f"its {entries[-1].action} was not finished"
-    reasons |= {version: f"is {name}" for version, name in _copied(tracking.client)}
+    reasons |= {version: f"is {name}" for version, name in _copied(tracking)}
     known = models.versions(tracking)
     for run in runs(tracking, "attributes.status = 'RUNNING'"):
         named = [number for number, tags in known.items() if tags["round"] == run.info.run_id]
@@ -70,10 +69,10 @@ def remove(tracking: Tracking, stored: Stored) -> None:
         tracking.client.delete_logged_model(stored.model_id)
 
 
-def _copied(client: MlflowClient) -> Iterator[tuple[str, str]]:
+def _copied(tracking: Tracking) -> Iterator[tuple[str, str]]:
     """Yields the versions that another registered model shares the bundle with, and the name there."""
-    for version in client.search_model_versions(max_results=models.MOST_VERSIONS):
-        if version.name != models.MODEL and str(version.source).startswith(f"{models.REFERENCE}{models.MODEL}/"):
+    for version in tracking.client.search_model_versions(max_results=models.MOST_VERSIONS):
+        if version.name != tracking.model and str(version.source).startswith(f"{models.REFERENCE}{tracking.model}/"):
             yield str(version.source).rpartition("/")[2], f"version {version.version} of {version.name}"
 
 

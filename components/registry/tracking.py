@@ -10,10 +10,11 @@ import os
 import re
 import resource
 import socket
+import tempfile
 import time
 from collections.abc import Iterable, Iterator, Mapping
 from contextlib import contextmanager
-from dataclasses import dataclass
+from dataclasses import dataclass, replace
 from pathlib import Path
 from typing import Any
 
@@ -28,11 +29,14 @@ from mlflow.utils.mlflow_tags import MLFLOW_DATASET_CONTEXT, MLFLOW_PARENT_RUN_I
 from components import config as configuration
 from components.errors import EmbedlineError, UsageError
 from components.files import write_text
+from components.registry.config import DEV, Registry, named
 from components.registry.dataset_source import DvcDatasetSource
 from components.storage import Storage
 from components.workspace import STATE
 
 EXPERIMENT = "embedline"
+MODEL = "embedline-embedder"
+LEDGER = "ledger.jsonl"
 RUNS = Path("artifacts", "runs")
 RUNS_A_PAGE = 1000
 METRICS_A_BATCH = 1000
@@ -43,12 +47,22 @@ SECRET = re.compile(r"passw|secret|credential|api_?key|(^|[._])token$", re.IGNOR
 
 @dataclass(frozen=True)
 class Tracking:
-    """The tracking server of a workspace, and the experiment that its runs belong to."""
+    """The tracking server of a workspace, its environment, and the experiment that its runs belong to."""
 
     client: MlflowClient
     uri: str
     experiment_id: str
     root: Path
+    environment: str = DEV
+
+    @property
+    def model(self) -> str:
+        """The name of the environment's registered model."""
+        return named(MODEL, self.environment)
+
+    @property
+    def ledger(self) -> Path:
+        return ledger_path(self.root, self.environment)
 
 
 @dataclass(frozen=True)
@@ -102,20 +116,33 @@ def storage(root: Path) -> Storage:
     return configuration.read_section(path, Storage) if path.is_file() else Storage()
 
 
+def registry(root: Path) -> Registry:
+    """Returns the section of params.yaml, or what it is by default where there is no such file."""
+    path = root / configuration.PARAMETERS
+    return configuration.read_section(path, Registry) if path.is_file() else Registry()
+
+
+def ledger_path(root: Path, environment: str) -> Path:
+    return root / STATE / (LEDGER if environment == DEV else f"{environment}-{LEDGER}")
+
+
 def prepare(root: Path) -> Tracking:
     """Returns the tracking of the workspace; creates database and experiment once, one process at a time.
 
     Artifacts lie where `storage.artifacts` says; without it in the workspace, unless a server keeps them. Raises
-    `EmbedlineError` if the server does not answer, `UsageError` if the experiment's artifacts lie elsewhere.
+    `EmbedlineError` if the server does not answer, `UsageError` if the experiment's artifacts lie elsewhere, or if the
+    workspace has been another environment: its servers hold versions by numbers that mean others here.
     """
-    uri, wanted = tracking_uri(root), storage(root).artifacts
+    uri, wanted, environment = tracking_uri(root), storage(root).artifacts, registry(root).environment
+    _require_one_environment(root, environment)
+    name = named(EXPERIMENT, environment)
     state = root.resolve() / STATE
     folder = wanted or (None if uri.startswith("http") else (state / "mlflow-artifacts").as_uri())
     try:
         with FileLock(state / "mlflow.lock"):
             client = MlflowClient(uri)
-            experiment = client.get_experiment_by_name(EXPERIMENT)
-            identity = experiment.experiment_id if experiment else client.create_experiment(EXPERIMENT, folder)
+            experiment = client.get_experiment_by_name(name)
+            identity = experiment.experiment_id if experiment else client.create_experiment(name, folder)
     except MlflowException as error:
         remedy = "Check MLFLOW_TRACKING_URI and storage.tracking_uri; without both it is this workspace's database."
         raise EmbedlineError(f"MLflow does not answer: {error.message}", remedy) from error
@@ -124,7 +151,18 @@ def prepare(root: Path) -> Tracking:
             f"storage.artifacts: {wanted}, but this MLflow keeps them in {experiment.artifact_location}",
             "They cannot move: name that place, or another database.",
         )
-    return Tracking(client, uri, identity, root.resolve())
+    return Tracking(client, uri, identity, root.resolve(), environment)
+
+
+def other(tracking: Tracking, environment: str) -> Tracking:
+    """Returns another environment of the same MLflow, to read from. Raises `UsageError` if there is none."""
+    experiment = tracking.client.get_experiment_by_name(named(EXPERIMENT, environment))
+    if environment == tracking.environment or experiment is None:
+        raise UsageError(
+            f"{environment} is no other environment of {tracking.uri}; this workspace is {tracking.environment}",
+            "Environments share one MLflow (storage.tracking_uri); registry.environment says which one a workspace is.",
+        )
+    return replace(tracking, environment=environment, experiment_id=experiment.experiment_id)
 
 
 def find(root: Path) -> Tracking | None:
@@ -147,6 +185,21 @@ def start_round(tracking: Tracking, parameters: Mapping[str, Any], tags: Mapping
         tracking.client.set_terminated(run.info.run_id, "KILLED")
     round_ = _create(tracking, "round", tags)
     round_.log_parameters(parameters)
+    return round_
+
+
+def copy_round(source: Tracking, run_id: str, to: Tracking, tags: Mapping[str, str]) -> Run:
+    """Opens a round with the parameters, metrics, tags and files of one of another environment; `tags` replace its own.
+
+    The caller holds the lock of the workspace, as for `start_round`.
+    """
+    data = source.client.get_run(run_id).data
+    known = {name: value for name, value in data.tags.items() if not name.startswith("mlflow.")}
+    round_ = start_round(to, data.params, {**known, **tags, "workspace": _workspace(to)})
+    round_.log_metrics(data.metrics)
+    with tempfile.TemporaryDirectory() as folder:
+        source.client.download_artifacts(run_id, "", folder)
+        to.client.log_artifacts(round_.run_id, folder)
     return round_
 
 
@@ -224,6 +277,15 @@ def stage_seconds(tracking: Tracking) -> dict[str, float]:
 def metric_name(name: str) -> str:
     """Returns the name with what MLflow forbids replaced: `hit@1` becomes `hit_at_1`."""
     return re.sub(r"[^\w\-. /]", "_", name.replace("@", "_at_"))
+
+
+def _require_one_environment(root: Path, environment: str) -> None:
+    own = ledger_path(root, environment)
+    if others := sorted(path for path in (root / STATE).glob(f"*{LEDGER}") if path.name != own.name):
+        raise UsageError(
+            f"registry.environment: {environment}, but this workspace is another one's: {others[0]}",
+            "Give each environment a workspace of its own.",
+        )
 
 
 def _create(tracking: Tracking, name: str, tags: Mapping[str, str]) -> Run:

@@ -194,7 +194,7 @@ def open_registered(reference: str, batch_size: int) -> tuple[Unopened, str]:
     version = models.resolve(tracked, reference)
     found, identity = find_embedder(str(models.fetched(tracked, version) / "version"), batch_size, remember_images=True)
     assert isinstance(found, Unopened), "a bundle is a directory with its runtime"
-    return replace(found, name=f"{models.MODEL}/{version}"), identity
+    return replace(found, name=f"{tracked.model}/{version}"), identity
 
 
 @contextmanager

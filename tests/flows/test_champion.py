@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import dataclasses
 import json
 import shutil
 from pathlib import Path
@@ -24,6 +25,7 @@ from components.registry import Verdict, ancestry, models, tracking
 from components.scores import Model, Scores
 from components.workspace import DATA, SCORES, VECTORS
 from flows.retrain import compare_with_champion, write_lineage
+from flows.transfer import judge
 from serving.asking import search_with
 from tests.evaluation.conftest import row, write_data
 from tests.registry.conftest import DIMENSION, WORDS, write_graphs
@@ -89,6 +91,21 @@ def test_a_champion_is_scored_by_the_code_in_its_bundle(config: Config, challeng
         assert (overall["challenger"], overall["champion"]) == (1.0, score), name
     shutil.rmtree(VECTORS)
     assert compared("anew", NEGATED_QUERIES).table[0]["champion"] == 0.0
+
+
+def test_a_champion_whose_scores_are_not_recorded_answers_the_present_data_before_a_transfer(
+    config: Config, challenger: Scores, tmp_path: Path
+) -> None:
+    tracked = tracking.prepare(tmp_path)
+    bundle = make_bundle(tmp_path / "bundles", "edited", NEGATED_QUERIES)
+    version = models.register(tracking.start_round(tracked, {}, {}), bundle, challenger, {})
+    verdict = judge(config, tracked, challenger, version)
+    assert (verdict.word, verdict.table[0]["champion"], verdict.against) == ("better", 0.0, "the same weights")
+    with pytest.raises(UsageError, match="champion 1 has no scores on the data set other data"):
+        judge(config, tracked, dataclasses.replace(challenger, dataset_digest="other data"), version)
+    shutil.rmtree(DATA)
+    with pytest.raises(UsageError, match="champion 1 has no scores on the data set"):
+        judge(config, tracked, challenger, version)
 
 
 def test_old_versions_are_evaluated_compared_and_searched_by_their_own_code(

@@ -13,6 +13,7 @@ from pathlib import Path
 
 import pytest
 
+from components.registry import evidence, tracking
 from components.stages import STAGES
 
 from .conftest import Line
@@ -40,6 +41,8 @@ def test_a_round_promotes_and_the_next_repeats_nothing(line: Line) -> None:
     third = line.answer("run")
     assert third["repeated"] == ["package"]
     assert third["roles"] == {"champion": "2", "challenger": None, "previous": "1"}
+    kept = evidence.require(tracking.prepare(line.root), "2")
+    assert kept.quality.against and set(kept.carried) == set(evidence.CARRIED), "what other environments ask for"
 
     found = line.answer("search", "a sad cat")
     scores = [hit["score"] for hit in found["hits"]]
