@@ -155,6 +155,8 @@ def lasting(registered: Path, tmp_path_factory: pytest.TempPathFactory) -> Itera
         serving = start(root, env=environment() | {"NOTIFY_SOCKET": str(address)})
         try:
             serving.wait_ready()
+            manager.settimeout(SECONDS)
+            serving.notices.append(manager.recv(4096).decode())  # it is sent after the state says so
             manager.setblocking(False)
             read_all(manager, serving.notices)
             yield serving
