@@ -32,7 +32,7 @@ from prefect import flow
 
 
 @flow(name="retrain")
-def retrain(reason: str = "") -> None:
+def retrain(reason: str = "", feedback: bool = False) -> None:
     with Path("reasons.txt").open("a") as file:
         file.write(reason + chr(10))
 """
