@@ -2,7 +2,6 @@
 
 from __future__ import annotations
 
-import sys
 from functools import partial
 from pathlib import Path
 from typing import TYPE_CHECKING, Annotated, Any
@@ -12,8 +11,7 @@ from rich.table import Table
 from rich.text import Text
 
 from cli.options import Machine
-from cli.screen import errors, say, screen
-from components.errors import UsageError
+from cli.screen import confirm, say, screen
 from components.workspace import STATE
 
 if TYPE_CHECKING:
@@ -37,20 +35,17 @@ def prune(
     from components import config as configuration
     from components.stages import prune as pruning
     from components.storage import Storage
+    from serving.releases.move import alone
 
     settings = configuration.read_section(Path(configuration.PARAMETERS), Storage)
     if keep is not None:
         settings = settings.model_copy(update={"keep_champions": keep})
-    from serving.releases.move import alone
-
     found = pruning.look(Path(), settings, served())
     if not machine:
         show(found)
     if found.unneeded and not dry_run:
         if not yes:
-            errors.print("This deletes it for good.\nType yes to go on: ", end="", markup=False)
-            if sys.stdin.readline().strip() != "yes":
-                raise UsageError("nothing was deleted: the answer was not yes", "Answer yes, or: embedline prune --yes")
+            confirm("it for good", "embedline prune")
         with alone(STATE):
             found = pruning.prune(Path(), settings, served)
     if machine:
@@ -88,7 +83,7 @@ def facts(found: Pruning) -> dict[str, Any]:
 
 
 def total(found: Pruning) -> str:
-    return f"{len(found.unneeded)} things, {megabytes(sum(each.bytes for each in found.unneeded))}"
+    return f"{len(found.unneeded)} items, {megabytes(sum(each.bytes for each in found.unneeded))}"
 
 
 def show(found: Pruning) -> None:

@@ -3,14 +3,13 @@
 from __future__ import annotations
 
 import shutil
-import sys
 from pathlib import Path
 from typing import Annotated
 
 import typer
 
 from cli.options import Machine
-from cli.screen import errors, say, screen
+from cli.screen import confirm, say, screen
 from components.errors import UsageError
 from components.workspace import ARTIFACTS, CHECKPOINTS, DATA, STATE
 
@@ -27,9 +26,7 @@ def reset(yes: Annotated[bool, typer.Option("--yes", help="Do not ask.")] = Fals
     """
     found = [str(path) for path in made_by_rounds(Path())]
     if found and not yes:
-        errors.print(f"This deletes for good: {', '.join(found)}.\nType yes to go on: ", end="", markup=False)
-        if sys.stdin.readline().strip() != "yes":
-            raise UsageError("nothing was deleted: the answer was not yes", "Answer yes, or run embedline reset --yes")
+        confirm(f"for good: {', '.join(found)}", "embedline reset")
     delete(Path())
     if machine:
         say({"deleted": found})

@@ -14,7 +14,7 @@ Count = Annotated[int, Field(ge=0)]
 class Remote(Section):
     """A DVC remote: its URL, and whatever else DVC knows of that kind (`endpointurl`, `profile`, `region`)."""
 
-    model_config = ConfigDict(frozen=True, extra="allow", strict=True)
+    model_config = ConfigDict(extra="allow")
 
     url: Annotated[str, Field(min_length=1)]
 

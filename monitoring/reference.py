@@ -2,7 +2,6 @@
 
 from __future__ import annotations
 
-import os
 from collections.abc import Callable
 from dataclasses import dataclass
 from functools import cache
@@ -17,7 +16,6 @@ from components.files import atomic_file
 from components.monitoring.config import Monitoring
 from components.registry import models, tracking
 from components.traffic import Window, read_column, read_window
-from components.workspace import STATE
 from monitoring.report import Concepts
 
 
@@ -66,18 +64,18 @@ def bundle_known(path: Path) -> Known:
 
 
 def of_own_bundle(path: Path) -> Callable[[str], Known]:
-    """Returns what gives each version the reference of its own bundle, where this workspace's registry has it, and
-    `path` to any other: the newest bundle may be of a version that was refused.
+    """Returns what gives each version the reference of its own bundle, where this workspace's registry still has it,
+    and `path` to any other: the newest bundle may be of a version that was refused.
 
     It raises as `bundle_reference` does, and `EmbedlineError` for a bundle that is damaged.
     """
-    registry = (STATE / "mlflow.db").is_file() or "MLFLOW_TRACKING_URI" in os.environ
-    tracked = tracking.prepare(Path()) if registry else None
+    tracked = tracking.find(Path())
     registered = models.versions(tracked) if tracked else {}
+    there = {version for version, tags in registered.items() if models.PRUNED not in tags}
 
     @cache
     def known(version: str) -> Known:
-        if tracked is None or version not in registered:
+        if tracked is None or version not in there:
             return bundle_known(path)
         return bundle_known(models.fetched(tracked, version) / path.name)
 

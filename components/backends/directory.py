@@ -131,7 +131,5 @@ def write_matryoshka_dimensions(directory: Path, sizes: Sequence[int]) -> None:
 
 def matryoshka_dimensions(directory: Path) -> tuple[int, ...]:
     """Returns to how many numbers the vectors of a model of sentence-transformers may be cut; none where none is
-    known."""
-    file = directory / CONFIGURATION
-    known = json.loads(file.read_text(encoding="utf-8")) if file.is_file() else {}
-    return tuple(known.get(MATRYOSHKA, ()))
+    known. Raises `UsageError` if its settings cannot be read."""
+    return tuple(_configuration(directory).get(MATRYOSHKA, ()))

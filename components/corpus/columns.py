@@ -1,4 +1,4 @@
-"""Single columns of an evaluation set's file, as its rows are told apart by them."""
+"""Single columns of an evaluation set's file, by which its rows are grouped."""
 
 from __future__ import annotations
 

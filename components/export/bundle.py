@@ -24,7 +24,7 @@ from components.errors import Refused
 from components.export.capacity import Capacity, choose_capacity
 from components.export.choice import served_variant
 from components.export.config import Serving
-from components.export.licences import UNKNOWN, file_licence, spdx, together
+from components.export.licences import OURS, UNKNOWN, spdx, together
 from components.export.reference_window import reference_window
 from components.export.sample import of_each_modality, training_items
 from components.files import atomic_directory
@@ -155,6 +155,14 @@ def licences(bundle: Path, weights: str, data: str) -> dict[str, str]:
     """Returns the licence of each file of a bundle, of its description too, by its path in it."""
     files = {file.relative_to(bundle) for file in bundle.rglob("*") if file.is_file()} | {Path(DESCRIPTION)}
     return {file.as_posix(): file_licence(file, weights, data) for file in sorted(files)}
+
+
+def file_licence(path: Path, weights: str, data: str) -> str:
+    """Returns the licence of a bundle's file by its path there: `weights` is that of what the weights and the
+    tokenizer were made from, `data` that of the data that the examples were taken from."""
+    if path.suffix == ".py" or path.as_posix() in (TRITON_CONFIG, DESCRIPTION, CARD, CARD_PAGE):
+        return OURS
+    return weights if path.parts[0] == VERSION else data
 
 
 def triton_config(serving: Serving, capacity: Capacity) -> str:

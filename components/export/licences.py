@@ -3,7 +3,6 @@
 from __future__ import annotations
 
 from collections.abc import Iterable
-from pathlib import Path
 
 import yaml
 
@@ -13,7 +12,6 @@ from components.errors import EmbedlineError
 UNKNOWN = "NOASSERTION"
 """What SPDX writes where nobody has said what the licence is."""
 OURS = "Apache-2.0"
-CODE = frozenset({"config.pbtxt", "bundle.json", "model_card.md", "model_card.html"})
 KNOWN = {
     name.lower(): name
     for name in (
@@ -47,11 +45,3 @@ def model_licence(model: str) -> str:
     except (EmbedlineError, OSError, ValueError, KeyError, TypeError, yaml.YAMLError):
         return UNKNOWN
     return together(map(spdx, stated if isinstance(stated, list) else [str(stated)]))
-
-
-def file_licence(path: Path, weights: str, data: str) -> str:
-    """Returns the licence of a bundle's file by its path there: `weights` is that of what the weights and the
-    tokenizer were made from, `data` that of the data that the examples were taken from."""
-    if path.suffix == ".py" or path.as_posix() in CODE:
-        return OURS
-    return weights if path.parts[0] == "version" else data

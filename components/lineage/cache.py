@@ -54,7 +54,7 @@ def _written(root: Path) -> Iterator[str]:
         if name and (root / name).is_file():
             yield (root / name).read_text(encoding="utf-8")
     prefix = git(root, "rev-parse", "--show-prefix").strip()
-    for reference in git(root, "for-each-ref", "--format=%(objectname)").split():
+    for reference in set(git(root, "for-each-ref", "--format=%(objectname)").split()):
         for name in git(root, "ls-tree", "-r", "-z", "--name-only", reference).split("\0"):
             if name.endswith((LOCK_FILE, ".dvc")):
                 yield git(root, "show", f"{reference}:{prefix}{name}")

@@ -9,7 +9,7 @@ from typing import Any
 
 import yaml
 
-from components.lineage.versions import LOCK_FILE, changed_stages
+from components.lineage.versions import changed_stages, locked_stages
 
 PIPELINE, PARAMETERS = "dvc.yaml", "params.yaml"
 
@@ -42,7 +42,7 @@ def plan(root: Path, order: Sequence[str], more: Mapping[str, Sequence[Reason]] 
     more = more or {}
     pipeline = yaml.safe_load((root / PIPELINE).read_text(encoding="utf-8"))["stages"]
     changes = changed_stages(root) if (root / ".dvc" / "config").is_file() else {}
-    known = _locked(root)
+    known = locked_stages(root)
     anew = {"data": "the data set"} if "data" in more else {}
     planned = []
     for stage in order:
@@ -93,12 +93,6 @@ def changed_values(name: str, old: Any, new: Any) -> Iterator[Reason]:
             yield from changed_values(f"{name}.{place}", before, after)
     elif old != new:
         yield Reason(name, "parameter", old, new)
-
-
-def _locked(root: Path) -> Mapping[str, Any]:
-    path = root / LOCK_FILE
-    stages: Mapping[str, Any] = yaml.safe_load(path.read_text(encoding="utf-8"))["stages"] if path.is_file() else {}
-    return stages
 
 
 def _paths(outs: Sequence[Any]) -> list[str]:

@@ -32,7 +32,7 @@ def pull(root: Path, remote: Remote) -> list[str]:
 
 
 def configure(root: Path, remote: Remote) -> None:
-    """Tells DVC of the remote, in a file that is not committed."""
+    """Writes the remote into DVC's local settings, which are not committed."""
     from dvc.config import Config
 
     with Config(str(root / ".dvc")).edit("local", validate=False) as settings:

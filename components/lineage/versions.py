@@ -133,10 +133,20 @@ def inputs(root: Path) -> dict[str, dict[str, Any]]:
     return {path: entry for path, entry in _locked(root, "deps").items() if path not in made}
 
 
-def _locked(root: Path, kind: str) -> dict[str, dict[str, Any]]:
+def locked_stages(root: Path) -> Mapping[str, Any]:
+    """Returns the stages of `dvc.lock`, none where there is no such file."""
     path = root / LOCK_FILE
-    stages = yaml.safe_load(path.read_text(encoding="utf-8"))["stages"] if path.is_file() else {}
-    return {entry["path"]: entry for stage in stages.values() for entry in stage.get(kind, ()) if "md5" in entry}
+    stages: Mapping[str, Any] = yaml.safe_load(path.read_text(encoding="utf-8"))["stages"] if path.is_file() else {}
+    return stages
+
+
+def _locked(root: Path, kind: str) -> dict[str, dict[str, Any]]:
+    return {
+        entry["path"]: entry
+        for stage in locked_stages(root).values()
+        for entry in stage.get(kind, ())
+        if "md5" in entry
+    }
 
 
 def producing_runs(root: Path) -> dict[str, str]:

@@ -7,18 +7,16 @@ from components.registry import models, promotion
 from components.registry.gate import Verdict
 from components.registry.models import Roles
 from components.registry.tracking import Tracking
-from components.workspace import STATE
 
 AWAITS = "awaits_approval"
 """The tag of a version that waits: the digests of its two verdicts."""
-VERDICTS = STATE / "verdicts"
 
 
 def ask(tracking: Tracking, version: str, quality: Verdict, infrastructure: Verdict) -> None:
     """Keeps both verdicts, and marks the version as one that waits. Raises `Refused` unless both passed."""
     quality.require()
     infrastructure.require()
-    digests = [verdict.write(tracking.root / VERDICTS).stem for verdict in (quality, infrastructure)]
+    digests = [verdict.write(tracking.root / promotion.VERDICTS).stem for verdict in (quality, infrastructure)]
     tracking.client.set_model_version_tag(tracking.model, version, AWAITS, " ".join(digests))
 
 
@@ -61,7 +59,9 @@ def _verdicts(tracking: Tracking, version: str) -> tuple[Verdict, Verdict]:
             f"version {version} waits for nobody's approval",
             f"These wait: {', '.join(waiting(tracking)) or 'none'}. `embedline run` makes candidates.",
         )
-    quality, infrastructure = (Verdict.read(tracking.root / VERDICTS / f"{digest}.json") for digest in digests)
+    quality, infrastructure = (
+        Verdict.read(tracking.root / promotion.VERDICTS / f"{digest}.json") for digest in digests
+    )
     if [quality.digest, infrastructure.digest] != digests:
         raise EmbedlineError(f"a verdict about version {version} was changed", "Judge it again: `embedline run`.")
     return quality, infrastructure

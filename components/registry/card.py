@@ -9,19 +9,21 @@ from __future__ import annotations
 
 from collections.abc import Iterable, Mapping, Sequence
 from dataclasses import dataclass, field
-from typing import Any
+from typing import TYPE_CHECKING, Any
 
 import yaml
 
 from components.corpus.manifest import Manifest
-from components.registry.gate import Verdict
 from components.scores import Scores, TaskScore
+
+if TYPE_CHECKING:
+    from components.registry.gate import Verdict
 
 TRAINED, EXPORTED = ("teacher", "student"), "onnx-"
 GROUPS = ("overall", "IND", "OOD", "classification", "vqa", "retrieval", "grounding")
-BLESSED_LATER = "Not known when the bundle was packed: see `{page}` of the round in MLflow that registered the version."
 BLESSED = "blessed_model_card"
 """The name, without its ending, of the card that has all of it."""
+LATER = f"Not known when the bundle was packed: see `{BLESSED}.md` of the round in MLflow that registered the version."
 SERVED = {
     "load_seconds": ("seconds until it is ready", "{:.2f}"),
     "latency_ms": ("median of single text requests, ms", "{:.2f}"),
@@ -55,6 +57,7 @@ def model_card(
     *,
     parity: Mapping[str, Any],
     licence: str,
+    base_models: Sequence[str],
     blessed: Blessed | None = None,
 ) -> str:
     """Returns the card as Markdown.
@@ -62,7 +65,7 @@ def model_card(
     `scores` are those of each model by its name, of which `onnx-VARIANT` is the shipped one; `lineage` holds the facts
     that are known when the card is written (commit, DVC hash of the data), each printed as it is called. `choice` is
     the table of the exported variants, where they were measured, `parity` the shipped one's entry of `parity.json`,
-    `licence` the SPDX expression of what the weights were made from.
+    `licence` the SPDX expression of what the weights were made from, `base_models` their names on the hub.
     """
     shipped = scores[EXPORTED + variant]
     sections = {
@@ -113,7 +116,7 @@ def model_card(
         "Parameters": f"```yaml\n{yaml.safe_dump(dict(parameters), sort_keys=True).rstrip()}\n```\n",
     }
     metadata = yaml.safe_dump(
-        _metadata(name, shipped, manifest, parameters, licence), sort_keys=False, allow_unicode=True
+        _metadata(name, shipped, manifest, base_models, licence), sort_keys=False, allow_unicode=True
     )
     return f"---\n{metadata}---\n\n# {name}\n\n" + "\n\n".join(
         f"## {title}\n\n{text}" for title, text in sections.items()
@@ -129,18 +132,19 @@ def summary(card: str, quality: Verdict, limit: int) -> str:
 
 
 def _metadata(
-    name: str, shipped: Scores, manifest: Manifest, parameters: Mapping[str, Any], licence: str
+    name: str, shipped: Scores, manifest: Manifest, base_models: Sequence[str], licence: str
 ) -> dict[str, Any]:
     """Returns what the hub reads in front of a card (https://huggingface.co/docs/hub/model-cards)."""
+    has_name = " " not in licence and licence != "NOASSERTION"
     known = {
         "language": manifest.corpus.get("trained_languages"),
-        "license": licence.lower() if " " not in licence and licence != "NOASSERTION" else "other",
-        "license_name": licence if " " in licence or licence == "NOASSERTION" else None,
+        "license": licence.lower() if has_name else "other",
+        "license_name": None if has_name else licence,
         "library_name": "onnx",
         "pipeline_tag": "feature-extraction",
         "tags": ["embeddings", "multimodal", "onnx", "embedline"],
         "datasets": [manifest.name],
-        "base_model": sorted(_starting_models(parameters)),
+        "base_model": list(base_models),
         "model-index": [
             {
                 "name": name,
@@ -158,16 +162,6 @@ def _metadata(
     return {key: value for key, value in known.items() if value}
 
 
-def _starting_models(parameters: Mapping[str, Any]) -> set[str]:
-    """Returns the models, by their names on the hub, that the recipes name as what they start from."""
-    found = set()
-    for recipe in (parameters.get("teacher", {}), parameters.get("distillation", {})):
-        backbone = recipe.get("backbone", {})
-        for part in (backbone, backbone.get("text", {}), backbone.get("image", {})):
-            found |= {part[key] for key in ("model", "tokenizer") if part.get(key)}
-    return {name for name in found if name.count("/") == 1 and not name.startswith(("/", ".", "random:"))}
-
-
 def _training(parameters: Mapping[str, Any], blessed: Blessed | None) -> str:
     recipes = [
         f"**{section}**: {_length(recipe['schedule'])} of at most {recipe['schedule']['batch_size']:,} pairs, losses "
@@ -176,7 +170,7 @@ def _training(parameters: Mapping[str, Any], blessed: Blessed | None) -> str:
         if (recipe := parameters.get(section))
     ]
     if blessed is None:
-        return "\n\n".join([*recipes, f"Time: {_later()}"])
+        return "\n\n".join([*recipes, f"Time: {LATER}"])
     rows = [
         (stage, f"{blessed.seconds[stage]:.0f}", _number(blessed.cpu_seconds.get(stage), "{:.0f}"))
         for stage in blessed.seconds
@@ -193,7 +187,7 @@ def _length(schedule: Mapping[str, Any]) -> str:
 
 def _comparison(blessed: Blessed | None) -> str:
     if blessed is None:
-        return _later()
+        return LATER
     rows = [
         (row["name"], *(_percent(row.get(key)) for key in ("challenger", "champion", "difference", "lower", "upper")))
         for row in blessed.quality.table
@@ -204,7 +198,7 @@ def _comparison(blessed: Blessed | None) -> str:
 
 def _served(blessed: Blessed | None) -> str:
     if blessed is None:
-        return _later()
+        return LATER
     checks = blessed.checks
     rows = [
         (label, *(_number(checks.get(who + key), form, MEGA.get(key, 1)) for who in ("", "champion_")))
@@ -284,10 +278,6 @@ def _task_table(shipped: Scores, teacher: Scores) -> str:
 def _facts(facts: Mapping[str, Any]) -> str:
     known = {name.replace("_", " "): value for name, value in sorted(facts.items()) if value is not None}
     return "\n".join(f"* {name}: `{value}`" for name, value in known.items())
-
-
-def _later() -> str:
-    return BLESSED_LATER.format(page=f"{BLESSED}.md")
 
 
 def _table(head: Sequence[str], rows: Iterable[Sequence[str]]) -> str:

@@ -26,6 +26,7 @@ MIRROR_TAG = "ledger_mirror"
 ANCHOR = "ledger/"
 """Begins the tag of a version that holds the hash of a line about it."""
 HEAD_TAG = "ledger_head"
+VERDICTS = STATE / "verdicts"
 """The registry remembers the last line of the ledger, so that lines cut off its end are missed."""
 
 
@@ -55,8 +56,7 @@ def promote(tracking: Tracking, version: str, quality: Verdict, infrastructure: 
         if before["challenger"] != version:
             raise UsageError(f"version {version} is not the challenger", "Register it in a round: `embedline run`.")
         _require(tracking, version, quality, infrastructure, before)
-        folder = tracking.root / STATE / "verdicts"
-        verdicts = [verdict.write(folder).stem for verdict in (quality, infrastructure)]
+        verdicts = [verdict.write(tracking.root / VERDICTS).stem for verdict in (quality, infrastructure)]
         after = {"champion": version, "challenger": None, "previous": before["champion"]}
         return _change(tracking, "promote", version, "challenger", "champion", after, verdicts, reason)
 
@@ -95,7 +95,7 @@ def reject(tracking: Tracking, version: str, reason: str) -> Roles:
 
 def reconcile(tracking: Tracking) -> Entry | None:
     """Finishes a change that was killed: completes it, or reverts it if its version is gone. Returns its last line."""
-    with FileLock(_path(tracking).with_name("promotion.lock")):
+    with FileLock(tracking.ledger.with_name("promotion.lock")):
         return _reconcile(tracking)
 
 
@@ -105,7 +105,7 @@ def restore_roles(tracking: Tracking) -> Roles:
     An unfinished change is finished first; a version that is gone plays no role. Raises `EmbedlineError` if it is the
     champion that is gone.
     """
-    with FileLock(_path(tracking).with_name("promotion.lock")):
+    with FileLock(tracking.ledger.with_name("promotion.lock")):
         compare_with_mirror(tracking)
         _reconcile(tracking)
         found, wanted = models.roles(tracking), settled(history(tracking))
@@ -122,7 +122,7 @@ def restore_roles(tracking: Tracking) -> Roles:
 
 def history(tracking: Tracking) -> list[Entry]:
     """Returns every line of the ledger. Raises `EmbedlineError` if it was tampered with."""
-    return ledger.verify(_path(tracking), _head(tracking), anchors(tracking))
+    return ledger.verify(tracking.ledger, _head(tracking), anchors(tracking))
 
 
 def anchors(tracking: Tracking) -> dict[int, str]:
@@ -138,7 +138,7 @@ def anchors(tracking: Tracking) -> dict[int, str]:
 def compare_with_mirror(tracking: Tracking) -> str | None:
     """Returns where the mirror of the ledger is, None if there is none. Raises `EmbedlineError` if they differ."""
     if location := mirror_location(tracking.root):
-        mirror.check(tracking.root, location, ledger.lines(_path(tracking)), _was_mirrored(tracking, location))
+        mirror.check(tracking.root, location, ledger.lines(tracking.ledger), _was_mirrored(tracking, location))
     return location
 
 
@@ -149,7 +149,7 @@ def mirror_location(root: Path) -> str | None:
 @contextmanager
 def alone(tracking: Tracking) -> Iterator[None]:
     """One change at a time, and none upon an unfinished one, nor upon an alias that no ledger line has moved."""
-    with FileLock(_path(tracking).with_name("promotion.lock")):
+    with FileLock(tracking.ledger.with_name("promotion.lock")):
         compare_with_mirror(tracking)
         _reconcile(tracking)
         known = settled(history(tracking))
@@ -195,7 +195,7 @@ def _append(tracking: Tracking, change: Change, state: State) -> Entry:
         if away and _exists(tracking, away):
             evidence.withdraw(tracking, away)
     _copy_to_mirror(tracking)  # what a killed change has left out
-    entry = ledger.append(_path(tracking), change, state, _head(tracking))
+    entry = ledger.append(tracking.ledger, change, state, _head(tracking))
     _copy_to_mirror(tracking)
     tracking.client.set_registered_model_tag(tracking.model, HEAD_TAG, entry.hash)
     if _exists(tracking, change.version):
@@ -205,7 +205,7 @@ def _append(tracking: Tracking, change: Change, state: State) -> Entry:
 
 def _copy_to_mirror(tracking: Tracking) -> None:
     if location := mirror_location(tracking.root):
-        lines, known = ledger.lines(_path(tracking)), _was_mirrored(tracking, location)
+        lines, known = ledger.lines(tracking.ledger), _was_mirrored(tracking, location)
         if mirror.check(tracking.root, location, lines, known) != lines:
             mirror.write(tracking.root, location, lines)
         if lines and not known:
@@ -267,7 +267,3 @@ def _exists(tracking: Tracking, version: str) -> bool:
 
 def _head(tracking: Tracking) -> str | None:
     return models.model_tags(tracking).get(HEAD_TAG)
-
-
-def _path(tracking: Tracking) -> Path:
-    return tracking.ledger

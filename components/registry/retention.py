@@ -49,15 +49,16 @@ def not_kept(tracking: Tracking, kept: Collection[str]) -> list[Stored]:
     """Returns the bundles in the artifact store that belong to no version in `kept`, nor to a round that runs."""
     locations = {number: models.location(tracking, number) for number in models.versions(tracking)}
     running = {run.info.run_id for run in runs(tracking, "attributes.status = 'RUNNING'")}
-    found = [Stored(number, None, place, 0) for number, place in locations.items() if number not in kept]
+    found: list[tuple[str | None, str | None, str]] = [
+        (number, None, place) for number, place in locations.items() if number not in kept
+    ]
     found += [
-        Stored(None, logged.model_id, logged.artifact_location, 0)
+        (None, logged.model_id, logged.artifact_location)
         for logged in _logged(tracking)
         if logged.artifact_location not in locations.values() and logged.source_run_id not in running
     ]
     sized = [
-        Stored(each.version, each.model_id, each.location, models.stored_bytes(tracking, each.location))
-        for each in found
+        Stored(version, model_id, place, models.stored_bytes(tracking, place)) for version, model_id, place in found
     ]
     return [each for each in sized if each.bytes or each.model_id]
 

@@ -31,6 +31,7 @@ from components.errors import EmbedlineError, UsageError
 from components.files import write_text
 from components.registry.config import DEV, Registry, named
 from components.registry.dataset_source import DvcDatasetSource
+from components.sections import Model
 from components.storage import Storage
 from components.workspace import STATE
 
@@ -111,15 +112,17 @@ def tracking_uri(root: Path) -> str:
 
 
 def storage(root: Path) -> Storage:
-    """Returns the section of params.yaml, or what it is by default where there is no such file."""
-    path = root / configuration.PARAMETERS
-    return configuration.read_section(path, Storage) if path.is_file() else Storage()
+    return _section(root, Storage)
 
 
 def registry(root: Path) -> Registry:
+    return _section(root, Registry)
+
+
+def _section(root: Path, kind: type[Model]) -> Model:
     """Returns the section of params.yaml, or what it is by default where there is no such file."""
     path = root / configuration.PARAMETERS
-    return configuration.read_section(path, Registry) if path.is_file() else Registry()
+    return configuration.read_section(path, kind) if path.is_file() else kind()
 
 
 def ledger_path(root: Path, environment: str) -> Path:

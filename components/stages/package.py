@@ -51,10 +51,21 @@ def card_of(config: Config, facts: Mapping[str, Any], blessed: Blessed | None = 
         markdown(report(ONNX)) if (ONNX / CHOICE).is_file() else "",
         parity=json.loads((ONNX / PARITY).read_text(encoding="utf-8"))[variant],
         licence=weights_licence(config),
+        base_models=sorted(filter(is_on_hub, set(starting_models(config)))),
         blessed=blessed,
     )
 
 
 def weights_licence(config: Config) -> str:
     """Returns the SPDX expression of all models that the recipes start from."""
-    return together(map(model_licence, [*config.teacher.starting_models, *config.distillation.starting_models]))
+    return together(map(model_licence, starting_models(config)))
+
+
+def starting_models(config: Config) -> list[str]:
+    """Returns the models that the recipes start from, as they name them."""
+    return [*config.teacher.starting_models, *config.distillation.starting_models]
+
+
+def is_on_hub(model: str) -> bool:
+    """Returns whether a name is one of the hub, not a directory."""
+    return model.count("/") == 1 and not model.startswith(("/", "."))

@@ -51,7 +51,7 @@ def reproduce(
     Raises `UsageError` if the round has kept no commit or no lock file, `EmbedlineError` if a stage fails.
     """
     models.facts(tracked, version)
-    made_by = models.versions(tracked)[version]["round"]
+    made_by = models.round_of(tracked, version)
     tags = tracked.client.get_run(made_by).data.tags
     commit, dirty = tags.get("git_commit", "none"), tags.get("git_dirty") == "true"
     kept = {each.path for each in tracked.client.list_artifacts(made_by)}

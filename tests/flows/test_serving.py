@@ -14,7 +14,7 @@ import time
 from collections.abc import Iterator
 from dataclasses import dataclass
 from pathlib import Path
-from typing import Any, Literal
+from typing import Any
 
 import numpy as np
 import pytest
@@ -27,7 +27,7 @@ from components.corpus import Item
 from components.embedder.runtime import Runtime
 from components.errors import EmbedlineError, Refused, UsageError
 from components.export.config import Serving
-from components.registry import Verdict, models, promotion, tracking
+from components.registry import models, promotion, tracking
 from components.registry.tracking import Run, Tracking
 from components.scores import Model
 from components.workspace import BUNDLE, ONNX
@@ -38,6 +38,7 @@ from serving.container import print_container
 from serving.control import loaded
 from serving.roles import serve_versions
 from serving.triton import process_birth
+from tests.registry.made_up import verdicts
 from tests.scores.made_up import scores, task_score
 from tests.serving.conftest import make_bundle
 from tests.serving.test_triton import leftovers
@@ -62,20 +63,16 @@ class Workspace:
         answer: np.ndarray = runtime.encode([QUESTION.text], [None], [None])[0]
         return answer
 
-    def bless(self, monkeypatch: pytest.MonkeyPatch, version: str = "2") -> Any:
+    def bless(self, monkeypatch: pytest.MonkeyPatch) -> Any:
         """Runs the last part of a round, after the quality gate, without Prefect; these bundles were never scored."""
-        monkeypatch.setattr(retrain, "compare_with_champion", lambda *_: verdict("quality", "model 2", "model 1"))
+        monkeypatch.setattr(retrain, "compare_with_champion", lambda *_: verdicts(self.tracked, "2")[0])
         made_up = scores("", {"Set": task_score("retrieval", "IND", 0.5)})
         monkeypatch.setattr(retrain, "served_scores", lambda _: made_up)
         for skipped in ("publish", "publish_card", "require_scored"):
             monkeypatch.setattr(retrain, skipped, lambda *_: None)
         for task in ("try_on_triton", "promote"):
             monkeypatch.setattr(retrain, task, getattr(retrain, task).fn)
-        return retrain.bless(configuration.read(ROOT / "params.yaml"), self.tracked, self.round_, version, "")
-
-
-def verdict(blessing: Literal["quality", "infrastructure"], subject: str, against: str | None = None) -> Verdict:
-    return Verdict(blessing, subject, against, (), (), {})
+        return retrain.bless(configuration.read(ROOT / "params.yaml"), self.tracked, self.round_, "2", "")
 
 
 @pytest.fixture(scope="module")
@@ -99,8 +96,7 @@ def registered(bundles: tuple[Path, Path], tmp_path_factory: pytest.TempPathFact
         assert models.register(round_, bundle, scored, {}) == str(number)
         promotion.nominate(tracked, str(number))
         if number == 1:
-            quality, infrastructure = verdict("quality", "model 1"), verdict("infrastructure", fingerprint_of(bundle))
-            promotion.promote(tracked, "1", quality, infrastructure)
+            promotion.promote(tracked, "1", *verdicts(tracked, "1"))
     shutil.copy(ROOT / "params.yaml", root)
     shutil.copytree(bundles[1], root / BUNDLE)
     return root
@@ -116,10 +112,6 @@ def workspace(
     write_parity(0.999)
     tracked = tracking.prepare(Path())
     return Workspace(bundles, tracked, tracking.start_round(tracked, {}, {}))
-
-
-def fingerprint_of(bundle: Path) -> str:
-    return str(json.loads((bundle / "bundle.json").read_text())["fingerprint"])
 
 
 def write_parity(cosine: float) -> None:
@@ -190,9 +182,7 @@ def test_the_server_follows_a_promotion(
 def test_a_round_brings_the_server_to_the_roles_of_one_that_was_killed(
     workspace: Workspace, server: TritonServer, monkeypatch: pytest.MonkeyPatch
 ) -> None:
-    first, second = map(fingerprint_of, workspace.bundles)
-    infrastructure = verdict("infrastructure", second, first)
-    promotion.promote(workspace.tracked, "2", verdict("quality", "model 2", "model 1"), infrastructure)
+    promotion.promote(workspace.tracked, "2", *verdicts(workspace.tracked, "2"))
     assert loaded(server) == [1], "killed between the promotion and the server"
     workspace.bless(monkeypatch)
     assert loaded(server) == [1, 2]
@@ -244,9 +234,7 @@ def test_the_champion_is_laid_out_for_a_container_under_its_number() -> None:
 
 
 def test_reconcile_brings_the_server_to_the_roles(workspace: Workspace, server: TritonServer) -> None:
-    first, second = map(fingerprint_of, workspace.bundles)
-    infrastructure = verdict("infrastructure", second, first)
-    promotion.promote(workspace.tracked, "2", verdict("quality", "model 2", "model 1"), infrastructure)
+    promotion.promote(workspace.tracked, "2", *verdicts(workspace.tracked, "2"))
     assert "the server answers by version 1, champion is version 2" in doctor.roles(Path()).detail
     said = CliRunner().invoke(app, ["reconcile"])
     assert said.exit_code == 0, said.output

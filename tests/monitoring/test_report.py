@@ -11,6 +11,7 @@ import pytest
 from scipy.stats import binom, poisson
 
 from components.errors import DataInvalid, UsageError
+from components.files import folder_sha256
 from components.monitoring.config import Monitoring
 from components.registry import models, tracking
 from components.traffic import Window
@@ -195,6 +196,29 @@ def test_a_version_that_the_registry_has_is_compared_with_its_own_bundle(
     known = of_own_bundle(newest)
     found = {version: known(version).reference.columns["top_score"][0] for version in ("1", "2", "3", "")}
     assert found == {"1": 0.2, "2": 0.3, "3": 0.1, "": 0.1}
+
+
+def test_a_version_whose_bundle_was_pruned_is_compared_with_the_newest(
+    tmp_path: Path, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    """The registry is another one than the workspace's own database, named in params.yaml alone."""
+    monkeypatch.chdir(tmp_path)
+    monkeypatch.delenv("MLFLOW_TRACKING_URI", raising=False)
+    Path("params.yaml").write_text(f"storage: {{tracking_uri: 'sqlite:///{tmp_path}/elsewhere.db'}}\n")
+    tracked = tracking.prepare(Path())
+    tracked.client.create_registered_model(tracked.model)
+    for place, score in (("newest", 0.1), (".embedline/versions/2", 0.3)):
+        Path(place).mkdir(parents=True)
+        np.savez(Path(place, "reference.npz"), vectors=np.eye(2, dtype=np.float32), top1=np.array([score, score]),
+                 modalities=np.array(["text", "text"]))  # fmt: skip
+    digest = folder_sha256(Path(".embedline/versions/2"))
+    for _ in range(2):
+        tracked.client.create_model_version(tracked.model, "no source", tags={"bundle_sha256": digest})
+    models.mark_pruned(tracked, "1", "2026-11-30")
+    with pytest.raises(UsageError, match="was pruned"):
+        models.fetched(tracked, "1")
+    known = of_own_bundle(Path("newest/reference.npz"))
+    assert {version: known(version).reference.columns["top_score"][0] for version in ("1", "2")} == {"1": 0.1, "2": 0.3}
 
 
 def test_p_values_of_a_null_are_uniform() -> None:

@@ -13,7 +13,7 @@ from tokenizers import Tokenizer
 from tokenizers.models import WordLevel
 from tokenizers.pre_tokenizers import Whitespace
 
-from components.registry import tracking
+from components.registry import Verdict, compare, infrastructure, models, promotion, tracking
 from components.registry.config import Promotion
 from components.registry.tracking import Run, Tracking
 from components.scores import Model, Scores
@@ -29,6 +29,23 @@ TASKS = {
     "crops": ("grounding", "OOD"),
 }
 QUERIES = 200
+CHECKS = {
+    "parity_cosine": 0.999,
+    "server_cosine": 1.0,
+    "answered_fraction": 1.0,
+    "latency_ms": 3.0,
+    "size_bytes": 10,
+    "rank_agreement": 0.9,
+    "memory_bytes": 10**8,
+    "load_seconds": 2.0,
+    "network_tries": 0,
+    "network_proof": "network namespace",
+}
+SLOWDOWN = {
+    f"slowdown_{name}{bound}": value
+    for name in ("latency", "throughput")
+    for bound, value in (("", 1.1), ("_lower", 1.0), ("_upper", 1.2))
+}
 MakeScores = Callable[..., Scores]
 
 
@@ -95,6 +112,38 @@ def make_scores() -> MakeScores:
         return scores("", tasks, model=model, dataset_digest="data-1", scorer="1", prompts="prompts-1")
 
     return make
+
+
+class Line:
+    """Registers models that get better with their number, and judges them as the flow does."""
+
+    def __init__(self, run: Run, make_scores: MakeScores, config: Promotion) -> None:
+        self.run, self.tracking, self.config = run, run.tracking, config
+        self.make_scores = make_scores
+        models._create_model(run.tracking)
+
+    def scores(self, number: int) -> Scores:
+        return self.make_scores(f"model-{number}", 0.4 + 0.1 * number)
+
+    def register(self, number: int) -> str:
+        tags = {"fingerprint": f"bundle-{number}", "model_fingerprint": f"model-{number}"}
+        return str(self.tracking.client.create_model_version(models.MODEL, "file:///none", tags=tags).version)
+
+    def verdicts(self, number: int, champion: int | None) -> tuple[Verdict, Verdict]:
+        against = self.scores(champion) if champion else None
+        quality = compare(self.scores(number), against, self.config, TASKS)
+        beside = f"bundle-{champion}" if champion else None
+        return quality, infrastructure(f"bundle-{number}", CHECKS | SLOWDOWN, self.config, beside)
+
+    def promote(self, number: int, champion: int | None) -> dict[str, str | None]:
+        version = self.register(number)
+        promotion.nominate(self.tracking, version)
+        return promotion.promote(self.tracking, version, *self.verdicts(number, champion))
+
+
+@pytest.fixture
+def line(run: Run, make_scores: MakeScores, promotion_config: Promotion) -> Line:
+    return Line(run, make_scores, promotion_config)
 
 
 @pytest.fixture

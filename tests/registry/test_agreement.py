@@ -12,9 +12,8 @@ from components.errors import EmbedlineError, Refused
 from components.registry import models, promotion
 from components.registry.agreement import disagreements, settled
 from monitoring import doctor
-from tests.registry.test_promotion import Killed, Line, line
-
-__all__ = ["line"]
+from tests.registry.conftest import Line
+from tests.registry.test_promotion import Killed
 
 
 def test_what_agrees_says_nothing_and_each_disagreement_has_its_words(line: Line) -> None:

@@ -11,9 +11,8 @@ from typer.testing import CliRunner
 from cli.main import app
 from components.errors import EmbedlineError, Refused, UsageError
 from components.registry import approval, models, promotion
-from tests.registry.test_promotion import Line, line
+from tests.registry.conftest import Line
 
-__all__ = ["line"]
 PARAMETERS = Path(__file__).parents[2] / "params.yaml"
 
 
@@ -70,7 +69,7 @@ def test_nobody_approves_without_a_name_nor_what_does_not_wait(line: Line) -> No
 def test_a_verdict_that_was_edited_while_the_version_waits_lets_nobody_in(line: Line) -> None:
     line.promote(1, None)
     version = candidate(line, 2, 1)
-    for file in (line.tracking.root / approval.VERDICTS).glob("*.json"):
+    for file in (line.tracking.root / promotion.VERDICTS).glob("*.json"):
         file.write_text(file.read_text().replace('"reasons": []', '"reasons": [ ]').replace("0.9", "0.8"))
     with pytest.raises(EmbedlineError, match="was changed"):
         approval.approve(line.tracking, version, "Ada", "why not")

@@ -99,7 +99,12 @@ def make(files: dict[str, Scores], quality: Verdict) -> MakeCard:
     def made(blessed: bool = True, **changes: Any) -> str:
         known = Blessed(quality, CHECKS, {"teacher": 301.0, "distill": 65.0}, {"teacher": 571.0}) if blessed else None
         parameters = {"seed": 1, "teacher": RECIPE, "distillation": RECIPE}
-        given: dict[str, Any] = {"parity": PARITY, "licence": "Apache-2.0", "blessed": known}
+        given: dict[str, Any] = {
+            "parity": PARITY,
+            "licence": "Apache-2.0",
+            "base_models": ["sentence-transformers/all-MiniLM-L6-v2"],
+            "blessed": known,
+        }
         lineage = {"git_commit": "c0ffee", "flow_run": None}
         return model_card("Embedline emoji", "int8", files, MANIFEST, parameters, lineage, **given | changes)
 

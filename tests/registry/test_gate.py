@@ -12,27 +12,11 @@ from components.errors import Refused, UsageError
 from components.registry import Verdict, compare, infrastructure
 from components.registry.config import Promotion
 from components.scores import Scores
+from tests.registry.conftest import CHECKS, SLOWDOWN
 from tests.scores.made_up import scores, with_task, without_task
 
 TASKS = ("names", "groups", "counts", "crops")
 MakeScores = Callable[..., Scores]
-CHECKS = {
-    "parity_cosine": 0.999,
-    "server_cosine": 1.0,
-    "answered_fraction": 1.0,
-    "latency_ms": 3.0,
-    "size_bytes": 10,
-    "rank_agreement": 0.9,
-    "memory_bytes": 10**8,
-    "load_seconds": 2.0,
-    "network_tries": 0,
-    "network_proof": "network namespace",
-}
-SLOWDOWN = {
-    f"slowdown_{name}{bound}": value
-    for name in ("latency", "throughput")
-    for bound, value in (("", 1.1), ("_lower", 1.0), ("_upper", 1.2))
-}
 
 
 def test_the_first_model_in_needs_only_its_floors(make_scores: MakeScores, promotion_config: Promotion) -> None:

@@ -18,7 +18,7 @@ from components.registry import Verdict, compare, infrastructure
 from components.registry.config import Metric, Promotion, Slice
 from components.scores import Model, Scores
 from tests.evaluation.conftest import CONFIG, ConstantEmbedder, HashEmbedder, TableEmbedder, row, write_data
-from tests.registry.test_gate import CHECKS
+from tests.registry.conftest import CHECKS
 from tests.scores.made_up import without_task
 
 WORDS = [f"word {number}" for number in range(60)]
@@ -136,7 +136,7 @@ def test_better_on_average_does_not_make_up_for_some_rows(score: Score, settings
         assert reason.startswith("slice none: no query has ")
 
 
-def test_rows_of_text_alone_are_told_from_those_with_images(tmp_path: Path) -> None:
+def test_rows_of_text_alone_are_kept_apart_from_those_with_images(tmp_path: Path) -> None:
     rows = [
         row("a", WORDS[:2], [0]),
         row("b", WORDS[:2], [0], qry_img_path="1.png"),

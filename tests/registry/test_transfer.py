@@ -36,8 +36,7 @@ from components.registry.evidence import Evidence
 from components.registry.tracking import Tracking
 from components.scores import SCORER
 from flows.transfer import Transferred, transfer
-from tests.registry.conftest import DIMENSION, TASKS, MakeScores, write_graphs
-from tests.registry.test_promotion import CHECKS, SLOWDOWN
+from tests.registry.conftest import CHECKS, DIMENSION, SLOWDOWN, TASKS, MakeScores, write_graphs
 from tests.serving.conftest import CONFIG, TRITON_MODEL
 
 ROOT = Path(__file__).parents[2]

@@ -14,10 +14,11 @@ import yaml
 
 from components import lineage
 from components.lineage import Lineage
-from components.registry import Verdict, ancestry, models, promotion, tracking
+from components.registry import ancestry, models, promotion, tracking
 from components.registry.tracking import Tracking
 from components.scores import SCORER, Model, Scores
 from components.workspace import BUNDLE, SCORES
+from tests.registry.made_up import verdicts
 
 PIPELINE = """
 stages:
@@ -126,17 +127,6 @@ class Rounds:
     def records(self) -> list[dict[str, object]]:
         path = self.root / ".embedline" / "ledger.jsonl"
         return [json.loads(line) for line in path.read_text().splitlines()]
-
-
-def verdicts(tracked: Tracking, version: str) -> tuple[Verdict, Verdict]:
-    """Two blessings of a version against the champion of now."""
-    champion = models.role(tracked, "champion")
-    against = models.facts(tracked, champion) if champion else {}
-    tags = models.facts(tracked, version)
-    return (
-        Verdict("quality", tags["model_fingerprint"], against.get("model_fingerprint"), (), (), {}),
-        Verdict("infrastructure", tags["fingerprint"], against.get("fingerprint"), (), (), {}),
-    )
 
 
 @pytest.fixture(scope="session")

@@ -9,7 +9,7 @@ from pathlib import Path
 from components.registry import approval, promotion, tracking
 from components.stages.prune import Served, prune
 from components.storage import Storage
-from tests.storage.conftest import verdicts
+from tests.registry.made_up import verdicts
 
 
 def act(root: Path, what: str, version: str, most_bytes: int | None = None) -> None:

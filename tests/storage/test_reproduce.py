@@ -4,7 +4,6 @@ from __future__ import annotations
 
 import json
 import subprocess
-import sys
 from pathlib import Path
 from typing import Any
 
@@ -13,6 +12,7 @@ import pytest
 from typer.testing import CliRunner
 
 from cli.main import app
+from components import lineage
 from components.errors import UsageError
 from tests.storage.conftest import Rounds
 
@@ -32,7 +32,7 @@ def test_a_version_comes_out_the_same_whatever_the_workspace_is_like_now(
     train = rounds.root / "train.py"
     train.write_text(train.read_text().replace("20_000", "30_000"))
     rounds.change(train={"seed": 2})  # neither is committed: the round keeps the difference
-    subprocess.run([sys.executable, "-m", "dvc", "repro", "-q"], check=True)
+    lineage.reproduce(rounds.root, "train")
     second = rounds.log()
     train.write_text("raise SystemExit('not the code of then')\n")
     registered, cached = rounds.tracked.client.search_model_versions(), rounds.cached()

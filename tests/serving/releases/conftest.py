@@ -2,7 +2,6 @@
 
 from __future__ import annotations
 
-import json
 import os
 import shutil
 import signal
@@ -14,7 +13,7 @@ from collections.abc import Callable, Iterator
 from contextlib import contextmanager, suppress
 from dataclasses import dataclass, field
 from pathlib import Path
-from typing import Any, Literal
+from typing import Any
 
 import numpy as np
 import pytest
@@ -22,7 +21,7 @@ import pytest
 from components.corpus import Item
 from components.embedder.runtime import Runtime
 from components.errors import EmbedlineError
-from components.registry import Verdict, models, promotion, tracking
+from components.registry import models, promotion, tracking
 from components.registry.tracking import Tracking
 from components.scores import Model
 from serving import TritonEmbedder, TritonServer
@@ -30,6 +29,7 @@ from serving.environment import Environment
 from serving.roles import follow_roles, serve_versions
 from serving.routes import STABLE, FollowedRoutes, route
 from serving.triton import choose_ports
+from tests.registry.made_up import verdicts
 from tests.scores.made_up import scores, task_score
 from tests.serving.conftest import make_bundle
 
@@ -54,22 +54,13 @@ class Workspace:
 
     def promote(self, version: int) -> None:
         """Does what a round does after the gate."""
-        make_champion(self.tracked, version, self.bundles[version - 1])
+        make_champion(self.tracked, str(version))
         follow_roles(HOME, self.tracked)
 
 
-def make_champion(tracked: Tracking, version: int, bundle: Path) -> None:
-    def verdict(blessing: Literal["quality", "infrastructure"], subject: str, against: str | None = None) -> Verdict:
-        return Verdict(blessing, subject, against, (), (), {})
-
-    champion = models.role(tracked, "champion")
-    promotion.nominate(tracked, str(version))
-    against = f"model {champion}" if champion else None
-    fingerprint = json.loads((bundle / "bundle.json").read_text())["fingerprint"]
-    beside = models.facts(tracked, champion)["fingerprint"] if champion else None
-    quality = verdict("quality", f"model {version}", against)
-    infrastructure = verdict("infrastructure", fingerprint, beside)
-    promotion.promote(tracked, str(version), quality, infrastructure)
+def make_champion(tracked: Tracking, version: str) -> None:
+    promotion.nominate(tracked, version)
+    promotion.promote(tracked, version, *verdicts(tracked, version))
 
 
 @pytest.fixture(scope="session")
@@ -90,7 +81,7 @@ def registered(all_bundles: list[Path], tmp_path_factory: pytest.TempPathFactory
     for number, bundle in enumerate(all_bundles, start=1):
         scored = scores("", {"Set": task_score("retrieval", "IND", 0.5)}, model=Model("", f"model {number}", 4, None))
         assert models.register(round_, bundle, scored, {}) == str(number)
-    make_champion(tracked, 1, all_bundles[0])
+    make_champion(tracked, "1")
     shutil.copy(ROOT / "params.yaml", root)
     return root
 

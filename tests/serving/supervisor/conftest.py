@@ -2,7 +2,6 @@
 
 from __future__ import annotations
 
-import json
 import os
 import shutil
 import signal
@@ -18,11 +17,12 @@ from typing import Any
 import pytest
 import yaml
 
-from components.registry import Verdict, models, promotion, tracking
+from components.registry import models, promotion, tracking
 from components.scores import Model
 from serving import TritonServer
 from serving.events import read_events
 from serving.supervisor import state
+from tests.registry.made_up import verdicts
 from tests.scores.made_up import scores, task_score
 from tests.serving.test_triton import leftovers
 
@@ -106,20 +106,12 @@ def registered(bundles: tuple[Path, Path], tmp_path_factory: pytest.TempPathFact
             assert models.register(round_, bundle, scored, {}) == str(number)
             promotion.nominate(tracked, str(number))
             if number == 1:
-                promote(tracked, bundles, number)
+                promotion.promote(tracked, "1", *verdicts(tracked, "1"))
     content = yaml.safe_load((ROOT / "params.yaml").read_text())
     ports = {f"{use}_port": 0 for use in ("http", "grpc", "metrics", "supervisor_metrics")}
     content["serving"] |= ports | {"probe_seconds": 0.5, "max_restarts": 2}
     (root / "params.yaml").write_text(yaml.safe_dump(content))
     return root
-
-
-def promote(tracked: tracking.Tracking, bundles: tuple[Path, Path], version: int) -> None:
-    fingerprint = json.loads((bundles[version - 1] / "bundle.json").read_text())["fingerprint"]
-    beside = json.loads((bundles[0] / "bundle.json").read_text())["fingerprint"] if version == 2 else None
-    champion = None if version == 1 else f"model {version - 1}"
-    quality = Verdict("quality", f"model {version}", champion, (), (), {})
-    promotion.promote(tracked, str(version), quality, Verdict("infrastructure", fingerprint, beside, (), (), {}))
 
 
 def environment() -> dict[str, str]:

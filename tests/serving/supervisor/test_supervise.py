@@ -17,12 +17,13 @@ import yaml
 from components.corpus import Item
 from components.embedder.runtime import Runtime
 from components.errors import EmbedlineError
-from components.registry import tracking
+from components.registry import promotion, tracking
 from serving import TritonEmbedder
 from serving.roles import follow_roles, roll_back
 from serving.supervisor import state
 from serving.triton import process_birth
-from tests.serving.supervisor.conftest import SECONDS, Serving, promote, start, wait_for
+from tests.registry.made_up import verdicts
+from tests.serving.supervisor.conftest import SECONDS, Serving, start, wait_for
 
 pytestmark = pytest.mark.slow  # servers are killed and come back
 
@@ -85,7 +86,7 @@ def test_a_promotion_and_a_rollback_by_another_command_stay(
     monkeypatch.chdir(lasting.root)
     unhealthy = lasting.events("unhealthy")
     tracked = tracking.prepare(lasting.root)
-    promote(tracked, bundles, 2)
+    promotion.promote(tracked, "2", *verdicts(tracked, "2"))
     follow_roles(lasting.home, tracked)
     for version in (2, 1):
         wait_for(lambda version=version: lasting.version == version)  # type: ignore[misc]
@@ -139,7 +140,7 @@ def test_after_a_kill_nothing_is_left_and_the_next_start_is_clean(root: Path, bu
     first.process.kill()
     second = start(root)
     second.wait_ready()
-    assert process_birth(triton.pid) != triton.born
+    wait_for(lambda: process_birth(triton.pid) != triton.born)
     assert second.triton.url == triton.url and answers_as(triton.url, bundles[0])
     second.process.send_signal(signal.SIGINT)
     second.process.send_signal(signal.SIGTERM)
