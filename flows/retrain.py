@@ -192,8 +192,8 @@ def bless(config: Config, tracked: Tracking, round_: Run, version: str, reason: 
     publish(quality)
     quality.require()
     checks = try_on_triton(config, tracked, champion)
-    against = models.facts(tracked, champion)["fingerprint"] if champion else None
-    blessing = infrastructure(read_bundle(BUNDLE).fingerprint, checks, config.promotion, against)
+    served = read_bundle(BUNDLE).fingerprint
+    blessing = infrastructure(served, checks, config.promotion, served_as(tracked, champion))
     round_.log_metrics({name: value for name, value in checks.items() if isinstance(value, int | float)})
     publish_card(config, round_, version, quality, checks)
     blessing.require()
@@ -250,12 +250,22 @@ def score_version(config: Config, tracked: Tracking, champion: str) -> Scores:
 def try_on_triton(config: Config, tracked: Tracking, champion: str | None) -> dict[str, Any]:
     """Returns what was measured of the bundle on a server of its own, so that no user is answered by it yet; the
     champion's own bundle is asked beside it by turns."""
-    beside = models.fetched(tracked, champion) if champion else None
-    limits = config.promotion
     require_scored(BUNDLE, served_scores(config).model.fingerprint)
-    measured = measure(TRIAL, BUNDLE, beside, config.serving.startup_seconds, limits.concurrency, limits.confidence)
+    measured = measured_beside(config, tracked, BUNDLE, champion)
     parity = read_json(ONNX / "parity.json")[served_variant(config.serving, ONNX)]
     return {**measured, "parity_cosine": parity["minimum"], "rank_agreement": parity["rank_agreement_10"]}
+
+
+def measured_beside(config: Config, tracked: Tracking, bundle: Path, champion: str | None) -> dict[str, Any]:
+    """Returns what was measured of a bundle on a server of its own, by turns with the champion's, if there is one."""
+    beside = models.fetched(tracked, champion) if champion else None
+    limits = config.promotion
+    return measure(TRIAL, bundle, beside, config.serving.startup_seconds, limits.concurrency, limits.confidence)
+
+
+def served_as(tracked: Tracking, champion: str | None) -> str | None:
+    """Returns the fingerprint of the champion's bundle, None where there is no champion."""
+    return models.facts(tracked, champion)["fingerprint"] if champion else None
 
 
 @task(name="publish the model card", cache_policy=NO_CACHE, persist_result=False)

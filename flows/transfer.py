@@ -17,8 +17,7 @@ from components.registry.models import Roles
 from components.registry.tracking import Tracking
 from components.scores import Scores, unlike
 from components.workspace import DATA, STATE
-from flows.retrain import TRIAL, score_version, sliced_rows
-from serving.evidence import measure
+from flows.retrain import measured_beside, score_version, served_as, sliced_rows
 from serving.roles import follow_roles
 
 TRAVEL = ("data", "git_commit", "flow_run")
@@ -132,8 +131,6 @@ def try_copy(config: Config, tracked: Tracking, version: str, found: Evidence, c
     """Returns the infrastructure verdict on what this environment's registry holds, measured beside its champion."""
     copied = models.fetched(tracked, version)
     require_same(copied, found)
-    beside = models.fetched(tracked, champion) if champion else None
-    limits = config.promotion
-    checks = measure(TRIAL, copied, beside, config.serving.startup_seconds, limits.concurrency, limits.confidence)
-    against = models.facts(tracked, champion)["fingerprint"] if champion else None
-    return infrastructure(served_fingerprint(copied), checks | found.carried, limits, against)
+    checks = measured_beside(config, tracked, copied, champion)
+    against = served_as(tracked, champion)
+    return infrastructure(served_fingerprint(copied), checks | found.carried, config.promotion, against)

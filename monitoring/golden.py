@@ -17,6 +17,7 @@ import numpy as np
 import pyarrow as pa
 import pyarrow.parquet as pq
 
+from components import json_lines
 from components.corpus import Item, Query, read_queries, task_names
 from components.embedder import Embedder, Vectors
 from components.errors import DataInvalid, EmbedlineError, UsageError
@@ -131,9 +132,7 @@ def ask(embedder: Embedder, golden: Golden, version: str) -> GoldenReport:
 
 def append(path: Path, report: GoldenReport) -> None:
     """Adds a report to the history."""
-    path.parent.mkdir(parents=True, exist_ok=True)
-    with path.open("a", encoding="utf-8") as file:
-        file.write(json.dumps(asdict(report)) + "\n")
+    json_lines.append(path, [asdict(report)])
 
 
 def read_history(path: Path) -> list[GoldenReport]:
@@ -141,16 +140,7 @@ def read_history(path: Path) -> list[GoldenReport]:
 
     Raises `DataInvalid` that names any other line that is no report.
     """
-    lines = path.read_text(encoding="utf-8").split("\n") if path.is_file() else [""]
-    reports = []
-    for number, line in enumerate(lines[:-1], 1):  # what follows the last line end was cut off, or is empty
-        try:
-            reports.append(GoldenReport(**json.loads(line)))
-        except (ValueError, TypeError) as error:
-            raise DataInvalid(
-                f"{path}, line {number}: is no report of golden queries: {error}", "Move it away."
-            ) from error
-    return reports
+    return json_lines.read(path, lambda facts: GoldenReport(**facts), "report of golden queries")
 
 
 def hit_rate(golden: Golden, vectors: Vectors) -> float:

@@ -3,7 +3,7 @@
 from __future__ import annotations
 
 from collections import defaultdict
-from collections.abc import Callable, Iterator, Sequence
+from collections.abc import Callable, Iterator, Mapping, Sequence
 from dataclasses import dataclass
 from pathlib import Path
 
@@ -11,7 +11,7 @@ import numpy as np
 from numpy.typing import NDArray
 
 from components.scores.intervals import mean_interval
-from components.traffic import read_feedback, read_requests
+from components.traffic import read_requests
 
 CONFIDENCE = 0.95
 ASKED_BEFORE = 86_400.0
@@ -35,10 +35,12 @@ class Outcome:
     high: float
 
 
-def outcomes(traffic: Path, feedback: Path, since: float, until: float, slices: Sequence[str]) -> list[Outcome]:
-    """Returns the outcomes of the feedback that came from `since` to `until`. A hit that was taken is the relevant one,
-    so recall@k is the share of answers where it was among the first k. Raises as `read_window` does."""
-    taken = read_feedback(feedback, since, until)
+def outcomes(
+    traffic: Path, taken: Mapping[str, int], since: float, until: float, slices: Sequence[str]
+) -> list[Outcome]:
+    """Returns the outcomes of the feedback that came from `since` to `until`: the ranks `taken` by the requests' ids. A
+    hit that was taken is the relevant one, so recall@k is the share of answers where it was among the first k. Raises
+    as `read_window` does."""
     if not taken:
         return []
     names = {"model_version": "version", **{name: name for name in slices}}

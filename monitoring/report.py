@@ -2,7 +2,6 @@
 
 from __future__ import annotations
 
-import json
 from collections.abc import Iterable, Iterator, Mapping, Sequence
 from dataclasses import asdict, dataclass, field, replace
 from pathlib import Path
@@ -11,6 +10,7 @@ from typing import Any
 import numpy as np
 from numpy.typing import NDArray
 
+from components import json_lines
 from components.embedder import Vectors
 from components.errors import DataInvalid
 from components.monitoring.config import TESTS, Monitoring
@@ -82,13 +82,9 @@ class WindowReport:
     outcomes: list[Outcome] = field(default_factory=list)
     backfilled: bool = False
 
-    def json(self) -> str:
-        """Returns the report as one line of JSON."""
-        return json.dumps(asdict(self), ensure_ascii=False)
-
     @classmethod
     def of(cls, facts: Mapping[str, Any]) -> WindowReport:
-        """Returns the report that a line of JSON holds. Raises `TypeError` if it is none."""
+        """Returns the report with these facts, as JSON holds them. Raises `TypeError` if it is none."""
         parts: dict[str, Any] = {
             "quality": Quality(**facts["quality"]) if facts["quality"] else None,
             "findings": [Finding(**each) for each in facts["findings"]],
@@ -146,9 +142,7 @@ def judge_window(
 
 def append_history(path: Path, reports: Iterable[WindowReport]) -> None:
     """Adds a line a report to a history."""
-    path.parent.mkdir(parents=True, exist_ok=True)
-    with path.open("a", encoding="utf-8") as history:
-        history.write("".join(report.json() + "\n" for report in reports))
+    json_lines.append(path, map(asdict, reports))
 
 
 def read_history(path: Path) -> list[WindowReport]:
@@ -157,14 +151,7 @@ def read_history(path: Path) -> list[WindowReport]:
 
     Raises `DataInvalid` that names any other line that is no report.
     """
-    lines = path.read_text(encoding="utf-8").split("\n") if path.is_file() else [""]
-    reports = []
-    for number, line in enumerate(lines[:-1], 1):  # what follows the last line end was cut off, or is empty
-        try:
-            reports.append(WindowReport.of(json.loads(line)))
-        except (ValueError, TypeError, KeyError) as error:
-            raise DataInvalid(f"{path}, line {number}: is no report of a window: {error}", "Move it away.") from error
-    return sorted(reports, key=lambda report: report.until)
+    return sorted(json_lines.read(path, WindowReport.of, "report of a window"), key=lambda report: report.until)
 
 
 def _at_most(window: Window, settings: Monitoring) -> Window:

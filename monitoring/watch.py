@@ -18,7 +18,7 @@ from monitoring import golden
 from monitoring.outcomes import outcomes
 from monitoring.page import write_history
 from monitoring.policies import DAY
-from monitoring.quality import Quality, reciprocal_rank
+from monitoring.quality import reciprocal_rank
 from monitoring.reference import Known, first_requests
 from monitoring.report import WindowReport, append_history, judge_window
 
@@ -75,8 +75,9 @@ def judge_traffic(
             continue
         reports = []
         feedback = traffic.with_name(FEEDBACK)
-        quality = _quality(feedback, period)
-        taken = outcomes(traffic, feedback, period.since, period.until, settings.slices)
+        taken = read_feedback(feedback, period.since, period.until)
+        quality = reciprocal_rank(read_feedback(feedback, -np.inf, period.since).values(), taken.values())
+        said = outcomes(traffic, taken, period.since, period.until, settings.slices)
         for version in _versions(traffic, period):
             of_version = [report for report in everything if report.version == version]
             if past and any(report.since < period.until and period.since < report.until for report in of_version):
@@ -88,7 +89,7 @@ def judge_traffic(
                 before=max(earlier, key=lambda report: report.until, default=None), training=compared.training,
                 concepts=compared.concepts, quality=quality,
             )  # fmt: skip
-            reports.append(replace(found, outcomes=taken, backfilled=past is not None))
+            reports.append(replace(found, outcomes=said, backfilled=past is not None))
         everything += reports
         yield reports
 
@@ -112,7 +113,6 @@ def look(
     if settings.retention_days:
         forget(traffic, now - settings.retention_days * DAY)
     asked = golden.read_history(history.with_name(golden.HISTORY))
-    everything.sort(key=lambda report: report.until)
     write_history(history.with_name(PAGE), traffic, everything, asked, settings.level)
     history.touch()
 
@@ -153,8 +153,3 @@ def _versions(traffic: Path, period: Period) -> list[str]:
     return sorted({str(version) for version in read_column(traffic, "model_version", period.since, period.until)}) or [
         ""
     ]
-
-
-def _quality(feedback: Path, period: Period) -> Quality | None:
-    before = read_feedback(feedback, -np.inf, period.since)
-    return reciprocal_rank(before.values(), read_feedback(feedback, period.since, period.until).values())

@@ -10,6 +10,8 @@ from typing import Any, Literal
 
 from filelock import FileLock
 
+from components.json_lines import whole_bytes
+
 Kind = Literal[
     "started",
     "ended",
@@ -39,8 +41,9 @@ def record(home: Path, kind: Kind, **facts: Any) -> None:
     with FileLock(home / "events.lock"):
         if path.exists() and path.stat().st_size + len(line) > MAX_BYTES:
             path.replace(home / PREVIOUS)
-        with path.open("a", encoding="utf-8") as file:
-            file.write(line + "\n")
+        with path.open("ab") as file:
+            file.truncate(whole_bytes(path))
+            file.write(line.encode() + b"\n")
 
 
 def read_events(home: Path) -> list[dict[str, Any]]:

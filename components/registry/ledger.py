@@ -18,6 +18,7 @@ from typing import Literal
 from filelock import FileLock
 
 from components.errors import EmbedlineError
+from components.json_lines import whole_bytes
 
 START = "0" * 64
 Action = Literal["nominate", "promote", "rollback", "reject"]
@@ -75,7 +76,7 @@ def append(path: Path, change: Change, state: State, head: str | None = None) ->
         ).sealed()
         line = json.dumps(asdict(entry), ensure_ascii=False).encode() + b"\n"
         with path.open("ab") as file:
-            file.truncate(_whole(path))
+            file.truncate(whole_bytes(path))
             file.write(line)
             file.flush()
             os.fsync(file.fileno())
@@ -84,7 +85,7 @@ def append(path: Path, change: Change, state: State, head: str | None = None) ->
 
 def lines(path: Path) -> list[bytes]:
     """Returns the lines that are whole, each with its end."""
-    return path.read_bytes()[: _whole(path)].splitlines(keepends=True) if path.is_file() else []
+    return path.read_bytes()[: whole_bytes(path)].splitlines(keepends=True) if path.is_file() else []
 
 
 def verify(path: Path, head: str | None = None, anchors: Mapping[int, str] | None = None) -> list[Entry]:
@@ -112,11 +113,6 @@ def verify(path: Path, head: str | None = None, anchors: Mapping[int, str] | Non
     if head and all(entry.hash != head for entry in entries):
         raise _tampered(path, len(entries) + 1, "is missing: the registry has seen more lines than there are")
     return entries
-
-
-def _whole(path: Path) -> int:
-    """Returns how many bytes the complete lines take."""
-    return path.read_bytes().rfind(b"\n") + 1 if path.is_file() else 0
 
 
 def _tampered(path: Path, line: int, what: str) -> EmbedlineError:

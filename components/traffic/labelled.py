@@ -75,5 +75,5 @@ def _suffix(image: bytes) -> str | None:
     try:
         with Image.open(io.BytesIO(image)) as opened:
             return SUFFIXES.get(str(opened.format))
-    except (UnidentifiedImageError, OSError, ValueError):
+    except (UnidentifiedImageError, Image.DecompressionBombError, OSError, ValueError):
         return None

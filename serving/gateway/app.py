@@ -104,7 +104,7 @@ def create_app(service: Service) -> ASGIApp:
         """Takes which hit of a search the user took, or that none was right."""
         service.keys.authorise(request.headers.get("authorization"))
         async with read_body(request, service.settings, service.held) as body:
-            service.took(body)
+            await service.took(body)
         return JSONResponse({"taken": True}, 202)
 
     @app.get("/v1/models", response_model=Models, responses=ERRORS)

@@ -116,7 +116,7 @@ def seen(image: bytes) -> tuple[int | None, int | None, str | None]:
     try:
         with Image.open(io.BytesIO(image)) as opened:
             return opened.width, opened.height, opened.mode
-    except (UnidentifiedImageError, OSError, ValueError):
+    except (UnidentifiedImageError, Image.DecompressionBombError, OSError, ValueError):
         return None, None, None
 
 

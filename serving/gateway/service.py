@@ -4,11 +4,11 @@ from __future__ import annotations
 
 import asyncio
 import time
-from collections.abc import Sequence
+from collections.abc import Callable, Sequence
 from contextlib import suppress
 from dataclasses import asdict, dataclass
 from pathlib import Path
-from typing import Any
+from typing import Any, TypeVar
 
 import numpy as np
 
@@ -30,8 +30,8 @@ from serving.gateway.shadow import Shadow
 from serving.routes import Target
 
 LARGE_BYTES = 256_000
-"""Bodies from this size on are read in a thread, so that others are answered meanwhile."""
 LARGE_AT_ONCE = 2
+Read = TypeVar("Read")
 
 
 @dataclass(frozen=True)
@@ -93,11 +93,7 @@ class Service:
             raise Refusal(504, "the answer was not ready in time", code="timeout", retry_after=1) from error
 
     async def _embed(self, body: bytes, key: Key | None, request_id: str, deadline: float) -> Embedded:
-        if len(body) < LARGE_BYTES:
-            request, items = self._read(body)
-        else:
-            async with self.large:
-                request, items = await asyncio.to_thread(self._read, body)
+        request, items = await self._read(body, self._asked)
         if key and key.rate:
             self.rates.spend(key.name, key.rate, len(items))
         target = self.router.choose(request.model, request.user or (key.name if key else request_id))
@@ -128,17 +124,28 @@ class Service:
             )
         return Embedded(request, results, target, version)
 
-    def took(self, body: bytes) -> None:
+    async def took(self, body: bytes) -> None:
         """Takes feedback. Raises `Refusal` for what is none."""
+        taken, hit = await self._read(body, self._taken)
+        self.recorder.took(taken.request_id, taken.rank, hit)
+
+    async def _read(self, body: bytes, read: Callable[[bytes], Read]) -> Read:
+        """Returns what a body says, read in a thread if it is large, so that others are answered meanwhile."""
+        if len(body) < LARGE_BYTES:
+            return read(body)
+        async with self.large:
+            return await asyncio.to_thread(read, body)
+
+    def _taken(self, body: bytes) -> tuple[Taken, Row | None]:
         taken = parse(Taken, body)
         hit = None if taken.hit is None else item_of(0, taken.hit, None, self.settings)
         if isinstance(hit, Refusal):
             raise hit
         if isinstance(hit, RemoteImage):
             raise Refusal(400, "the image of a hit is sent as a data URI", param="hit", code="invalid_image")
-        self.recorder.took(taken.request_id, taken.rank, hit)
+        return taken, hit
 
-    def _read(self, body: bytes) -> tuple[EmbeddingRequest, list[Row | RemoteImage | Refusal]]:
+    def _asked(self, body: bytes) -> tuple[EmbeddingRequest, list[Row | RemoteImage | Refusal]]:
         request = parse(EmbeddingRequest, body)
         return request, items_of(request.input, request.instruction, self.settings)
 

@@ -7,6 +7,7 @@ from collections.abc import Callable, Sequence
 from pathlib import Path
 
 import pytest
+from PIL import Image
 
 from components.corpus import ingest, read_pairs, read_queries
 from components.corpus.additions import REPORT
@@ -59,6 +60,13 @@ def test_pairs_are_kept_once_and_what_is_no_image_is_left_out(tmp_path: Path, ma
     images = sorted(tmp_path.glob("*.png"))
     assert {image.read_bytes() for image in images} == {make_image(1), make_image(2)}
     assert {image.with_suffix(".txt").read_text() for image in images} == {"a cat\n"}
+
+
+def test_an_image_of_too_many_pixels_is_left_out(
+    tmp_path: Path, make_image: MakeImage, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    monkeypatch.setattr(Image, "MAX_IMAGE_PIXELS", 1)
+    assert keep(iter([Labelled("a cat", make_image(1))]), tmp_path) == 0
 
 
 @pytest.mark.parametrize("leaks", [False, True], ids=["new", "of an evaluation set"])

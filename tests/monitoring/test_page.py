@@ -140,6 +140,8 @@ def test_what_is_no_report_of_golden_queries_is_named_and_a_cut_line_is_left_out
     with path.open("a") as file:
         file.write('{"time": 2')
     assert golden.read_history(path) == [report]
+    golden.append(path, report)
+    assert golden.read_history(path) == [report, report], "what was cut off does not spoil the next line"
     path.write_text("{}\n")
     with pytest.raises(DataInvalid, match="line 1: is no report"):
         golden.read_history(path)

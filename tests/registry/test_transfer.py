@@ -211,12 +211,12 @@ def test_a_copy_that_fails_here_is_refused_and_one_that_passes_waits_where_a_per
     """What a server says is given here; the other test has a real one."""
     environments.configure(approval="required")
     first, other = environments.passed(0.5), environments.passed(0.8, dataset_digest="other data")
-    monkeypatch.setattr("flows.transfer.measure", lambda *_: CHECKS | {"server_cosine": 0.5, "parity_cosine": 0.5})
+    monkeypatch.setattr("flows.retrain.measure", lambda *_: CHECKS | {"server_cosine": 0.5, "parity_cosine": 0.5})
     with pytest.raises(Refused, match=r"server_cosine: 0\.5 is below"):
         environments.transfer(first)
     assert models.roles(environments.prod) == {"champion": None, "challenger": "1", "previous": None}
     assert evidence.find(environments.prod, "1") is None and approval.waiting(environments.prod) == []
-    monkeypatch.setattr("flows.transfer.measure", lambda *_: CHECKS)
+    monkeypatch.setattr("flows.retrain.measure", lambda *_: CHECKS)
     done = environments.transfer(first)
     assert done.roles == {"champion": None, "challenger": "1", "previous": None}
     assert approval.waiting(environments.prod) == ["1"]

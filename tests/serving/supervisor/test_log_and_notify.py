@@ -82,3 +82,14 @@ def test_events_are_kept_in_order_and_bounded(tmp_path: Path, monkeypatch: pytes
     with (tmp_path / events.EVENTS).open("a") as file:
         file.write('{"time": "cut o')
     assert [event["number"] for event in events.read_events(tmp_path)] == kept
+
+
+def test_what_a_kill_has_cut_off_does_not_spoil_the_next_event(tmp_path: Path) -> None:
+    events.record(tmp_path, "started")
+    with (tmp_path / events.EVENTS).open("a") as file:
+        file.write('{"time": "2026')
+    events.record(tmp_path, "retrain_wanted", reason="é")
+    assert [(each["kind"], each.get("reason")) for each in events.read_events(tmp_path)] == [
+        ("started", None),
+        ("retrain_wanted", "é"),
+    ]
