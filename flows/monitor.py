@@ -42,20 +42,29 @@ def monitor(
     history = read_history(HISTORY)
     past = past_period(since, until)
     for reports in look(TRAFFIC, known, settings, HISTORY, list(history), past):
-        history += reports
         for report in reports:
-            publish(report, settings)
+            before = [each for each in history if each.version == report.version and each.until <= report.since]
+            publish(report, before[-1] if before else None, settings)
+        history += reports
     return None if past else ask_for_retraining(settings, [report for report in history if not report.backfilled])
 
 
-def publish(report: WindowReport, settings: Monitoring) -> None:
-    """Leaves the findings as an artifact; an alarm is an event and is sent to people."""
+def publish(report: WindowReport, before: WindowReport | None, settings: Monitoring) -> None:
+    """Leaves the findings as an artifact; an alarm is an event and is sent to people, and so is quality that fell since
+    the window `before` of the same version, whether or not requests have shifted."""
     rows = [
         {key: value for key, value in asdict(finding).items() if key != "detail"} for finding in report.findings[:20]
     ]
     create_table_artifact(rows, key="drift", description=f"version {report.version}: {report.verdict}")
     get_run_logger().info("version %s, %d requests: %s", report.version, report.count, report.verdict)
-    if report.verdict == ALARM and report.raised and not report.backfilled:
+    if report.backfilled:
+        return
+    if report.quality and report.harm and not (before and before.harm):
+        fell = report.quality
+        what = f"{fell.measure} fell from {fell.reference:.3f} to {fell.window:.3f} over {fell.answers} answers"
+        events.record(STATE, "quality_fell", version=report.version, until=report.until, **asdict(fell))
+        alert(settings, f"Embedline: quality fell, version {report.version}", what)
+    if report.verdict == ALARM and report.raised:
         moved = ", ".join(f"{finding.slice}, {finding.test}" for finding in report.findings[:3])
         events.record(STATE, "drift_alarm", version=report.version, until=report.until, p=report.p, moved=moved)
         alert(settings, f"Embedline: drift alarm, version {report.version}", f"{report.count} requests: {moved}")

@@ -27,6 +27,7 @@ Kind = Literal[
     "shadow_ended",
     "golden_failed",
     "drift_alarm",
+    "quality_fell",
     "retrain_wanted",
 ]
 EVENTS, PREVIOUS = "events.jsonl", "events.previous.jsonl"

@@ -21,6 +21,7 @@ from monitoring.policies import DAY
 from monitoring.reference import Known
 from monitoring.report import WindowReport, read_history
 from monitoring.watch import Period, judge_traffic, periods
+from serving.events import read_events
 
 Draw = Callable[..., Window]
 Command = Callable[..., tuple[int, Any]]
@@ -206,6 +207,29 @@ def test_a_flow_over_the_past_alerts_nobody_and_starts_no_retraining(
     assert (bool(reason), bool(emitted), alerts.is_file()) == ((not backfilled,) * 3)
     assert again is None and len(emitted) == int(not backfilled), "nor does the next look"
     assert [report.verdict for report in read_history(workspace / ".embedline/monitoring/history.jsonl")] == ["alarm"]
+
+
+def test_people_hear_once_that_quality_fell_though_nothing_shifted(
+    workspace: Path, draw: Draw, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    monkeypatch.chdir(workspace)
+    monkeypatch.setattr("flows.monitor.create_table_artifact", lambda *_, **__: None)
+    ranks = (1, 1, 9, 9, 1)
+    for number, rank in enumerate(ranks):
+        send(workspace / ".embedline" / "traffic", draw(300, number + 1), number)
+        with TrafficWriter(workspace / ".embedline" / "feedback", feedback_table) as feedback:
+            for row in range(50):
+                feedback.record(Feedback(START + (number + 0.5) * DAY / 4, f"{number}-{row}", rank + row % 2))
+    with disable_run_logger():
+        monitor.fn()
+    reports = read_history(workspace / ".embedline/monitoring/history.jsonl")
+    assert [(report.verdict, report.stands) for report in reports] == [
+        ("ok", False), ("ok", False), ("alarm", False), ("alarm", False), ("ok", False),
+    ]  # fmt: skip
+    (alert,) = (workspace / ".embedline" / "alerts.log").read_text(encoding="utf-8").splitlines()
+    assert "quality fell, version 1" in alert and "mean reciprocal rank fell from 0.750 to 0.106" in alert
+    (event,) = [each for each in read_events(workspace / ".embedline") if each["kind"] == "quality_fell"]
+    assert (event["until"], event["answers"]) == (reports[2].until, 50)
 
 
 def test_the_first_requests_of_a_version_can_be_its_reference(tmp_path: Path, draw: Draw) -> None:
