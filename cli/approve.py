@@ -9,7 +9,6 @@ import typer
 
 from cli.options import Machine, Servers
 from cli.screen import say, screen, spell
-from components.workspace import STATE
 
 
 def approve(
@@ -26,14 +25,12 @@ def approve(
     """
     from components import config as configuration
     from components.export.config import Serving
-    from components.registry import approval, tracking
-    from serving.roles import follow_roles
+    from components.registry import tracking
+    from serving.roles import decide
 
     settings = configuration.read_section(Path(configuration.PARAMETERS), Serving)
     tracked = tracking.prepare(Path())
-    roles = (approval.reject if reject else approval.approve)(tracked, str(version), by, reason)
-    if not reject:
-        follow_roles(STATE, tracked, server or settings.servers)
+    roles = decide(tracked, str(version), reject, by, reason, server or settings.servers)
     if machine:
         say(dict(roles))
     else:

@@ -46,6 +46,7 @@ from components.stages.inputs import declare
 from components.stages.package import card_of
 from components.training.config import Whole
 from components.workspace import ARTIFACTS, BUNDLE, DATA, ONNX, SCORES, STATE, VECTORS
+from flows.approve import ask_for_approval
 from flows.ingest import collect_feedback, ingest_data
 from serving.evidence import measure
 from serving.roles import follow_roles
@@ -200,6 +201,7 @@ def bless(config: Config, tracked: Tracking, round_: Run, version: str, reason: 
     evidence.keep(tracked, version, evidence.Evidence(served_scores(config), quality, blessing))
     if config.promotion.approval == "required":
         approval.ask(tracked, version, quality, blessing)
+        ask_for_approval(version)
         get_run_logger().info("version %s has passed both gates and waits for `embedline approve`", version)
         return models.roles(tracked)
     return promote(config, tracked, version, quality, blessing, reason)

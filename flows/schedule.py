@@ -44,6 +44,7 @@ from prefect.states import Scheduled
 
 from components.errors import EmbedlineError, UsageError
 from components.workspace import STATE
+from flows.approve import APPROVAL
 from flows.monitor import RETRAIN
 from serving.supervisor import state
 from serving.supervisor.child import Child, ChildProcess
@@ -59,7 +60,11 @@ DEPLOYMENTS = Path("prefect.yaml")
 OWN_LOG = "schedule.log"
 HOST, PORT = "127.0.0.1", 4200
 POOL = "embedline"
-AUTOMATION = "embedline: retrain when a policy says so"
+AUTOMATIONS = (
+    ("embedline: retrain when a policy says so", RETRAIN, "retrain/scheduled", "reason"),
+    ("embedline: ask a person when a candidate has passed both gates", APPROVAL, "approve/form", "version"),
+)
+"""What each is called, the event that starts it, the deployment that runs, and what of the event it is given."""
 STARTUP_SECONDS, DEPLOY_SECONDS, PROOF_SECONDS = 120, 180, 180
 PROBE_SECONDS = 10.0
 RESTARTS = Policy(max_restarts=5, window_seconds=600)
@@ -196,22 +201,18 @@ def prepare() -> None:
 
 
 def automate() -> None:
-    """Makes the event that a policy emits start the retraining, with the reason as its parameter."""
-    with get_client(sync_client=True) as client:
-        retrain = client.read_deployment_by_name("retrain/scheduled")
-        for old in client.read_automations_by_name(AUTOMATION):
-            client.delete_automation(old.id)
-    given = {"reason": {"__prefect_kind": "jinja", "template": "{{ event.payload.reason }}"}}
-    Automation(
-        name=AUTOMATION,
-        trigger=EventTrigger(
-            expect={RETRAIN}, match={"prefect.resource.id": "embedline.model.*"}, posture=Posture.Reactive, threshold=1,
-            within=timedelta(0),
-        ),
-        actions=[
-            RunDeployment(source="selected", deployment_id=retrain.id, parameters=given, job_variables=None),
-        ],
-    ).create()  # fmt: skip
+    """Makes events start deployments, as `AUTOMATIONS` says."""
+    for name, event, deployment, parameter in AUTOMATIONS:
+        with get_client(sync_client=True) as client:
+            started = client.read_deployment_by_name(deployment)
+            for old in client.read_automations_by_name(name):
+                client.delete_automation(old.id)
+        given = {parameter: {"__prefect_kind": "jinja", "template": f"{{{{ event.payload.{parameter} }}}}"}}
+        Automation(
+            name=name,
+            trigger=EventTrigger(expect={event}, posture=Posture.Reactive, threshold=1, within=timedelta(0)),
+            actions=[RunDeployment(source="selected", deployment_id=started.id, parameters=given, job_variables=None)],
+        ).create()
 
 
 def prove() -> None:

@@ -17,6 +17,7 @@ from components.registry.models import Roles
 from components.registry.tracking import Tracking
 from components.scores import Scores, unlike
 from components.workspace import DATA, STATE
+from flows.approve import ask_for_approval
 from flows.retrain import measured_beside, score_version, served_as, sliced_rows
 from serving.roles import follow_roles
 
@@ -56,6 +57,7 @@ def transfer(version: str, origin: str, config: Config) -> Transferred:
         evidence.keep(tracked, number, Evidence(found.scores, quality, blessing))
         if config.promotion.approval == "required":
             approval.ask(tracked, number, quality, blessing)
+            ask_for_approval(number)
         else:
             reason = f"from {origin} version {version}: {quality.sentence}"
             promotion.promote(tracked, number, quality, blessing, reason)

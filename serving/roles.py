@@ -11,8 +11,9 @@ from pathlib import Path
 
 from components.errors import EmbedlineError, UsageError
 from components.export.config import Serving
-from components.registry import models, promotion, tracking
+from components.registry import approval, models, promotion, tracking
 from components.registry.tracking import Tracking
+from components.workspace import STATE
 from serving.events import Kind, record
 from serving.releases.move import SETTLE_SECONDS, Move, alone, move, routes_now
 from serving.releases.places import Bundles, Local, Place, places
@@ -57,6 +58,18 @@ def roll_back(home: Path, reason: str, to: str | None = None, urls: Sequence[str
     roles = promotion.rollback(tracked, reason, to)
     if urls or TritonServer.find(home):
         follow(home, tracked, places(home, urls), "rolled_back", settle_seconds=ROLLBACK_SETTLE_SECONDS)
+    return roles
+
+
+def decide(
+    tracked: Tracking, version: str, rejected: bool, by: str, reason: str, urls: Sequence[str] = ()
+) -> models.Roles:
+    """Makes a version that waits for approval champion, which running servers follow, or sends it away. Returns the
+    roles. Raises as `components.registry.approval.approve` does."""
+    if rejected:
+        return approval.reject(tracked, version, by, reason)
+    roles = approval.approve(tracked, version, by, reason)
+    follow_roles(STATE, tracked, urls)
     return roles
 
 

@@ -31,7 +31,7 @@ def approve(tracking: Tracking, version: str, by: str, reason: str) -> Roles:
 
     Raises `UsageError` if it does not wait, `Refused` if the champion has changed since it was compared with it.
     """
-    quality, infrastructure = _verdicts(tracking, version)
+    quality, infrastructure = verdicts(tracking, version)
     why = f"approved by {_named(by, reason)}. {quality.sentence}".strip()
     roles = promotion.promote(tracking, version, quality, infrastructure, why)
     tracking.client.delete_model_version_tag(tracking.model, version, AWAITS)
@@ -40,19 +40,17 @@ def approve(tracking: Tracking, version: str, by: str, reason: str) -> Roles:
 
 def reject(tracking: Tracking, version: str, by: str, reason: str) -> Roles:
     """Sends a version that waits away, for good; the ledger says who and why. Returns the roles."""
-    _verdicts(tracking, version)
+    verdicts(tracking, version)
     roles = promotion.reject(tracking, version, f"rejected by {_named(by, reason)}")
     tracking.client.delete_model_version_tag(tracking.model, version, AWAITS)
     return roles
 
 
-def _named(by: str, reason: str) -> str:
-    if not by.strip() or not reason.strip():
-        raise UsageError("who decides and why is not said", "Give --by NAME and --reason TEXT.")
-    return f"{by.strip()}: {reason.strip()}"
+def verdicts(tracking: Tracking, version: str) -> tuple[Verdict, Verdict]:
+    """Returns what the quality and the infrastructure gate said of a version that waits.
 
-
-def _verdicts(tracking: Tracking, version: str) -> tuple[Verdict, Verdict]:
+    Raises `UsageError` if it does not wait, `EmbedlineError` if a verdict was changed.
+    """
     digests = models.facts(tracking, version).get(AWAITS, "").split()
     if not digests or version not in waiting(tracking):
         raise UsageError(
@@ -65,3 +63,9 @@ def _verdicts(tracking: Tracking, version: str) -> tuple[Verdict, Verdict]:
     if [quality.digest, infrastructure.digest] != digests:
         raise EmbedlineError(f"a verdict about version {version} was changed", "Judge it again: `embedline run`.")
     return quality, infrastructure
+
+
+def _named(by: str, reason: str) -> str:
+    if not by.strip() or not reason.strip():
+        raise UsageError("who decides and why is not said", "Give --by NAME and --reason TEXT.")
+    return f"{by.strip()}: {reason.strip()}"

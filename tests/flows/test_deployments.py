@@ -13,10 +13,11 @@ from prefect.client.schemas.schedules import CronSchedule
 
 from components.errors import UsageError
 from flows.deploy import deploy
+from flows.schedule import AUTOMATIONS
 
 ROOT = Path(__file__).parents[2]
 DEPLOYMENTS: list[dict[str, Any]] = yaml.safe_load((ROOT / "prefect.yaml").read_text(encoding="utf-8"))["deployments"]
-WANTED = {"ingest", "retrain", "deploy", "monitor", "golden-queries", "heartbeat"}
+WANTED = {"ingest", "retrain", "deploy", "approve", "monitor", "golden-queries", "heartbeat"}
 
 
 def flow_of(deployment: dict[str, Any]) -> Flow[..., Any]:
@@ -39,7 +40,8 @@ def test_every_flow_that_runs_by_itself_is_deployed_once() -> None:
 @pytest.mark.parametrize("deployment", DEPLOYMENTS, ids=name_of)
 def test_its_parameters_are_those_of_the_flow_and_its_schedules_have_a_time_zone(deployment: dict[str, Any]) -> None:
     flow = flow_of(deployment)
-    given = deployment.get("parameters", {})
+    by_event = {each[3]: "" for each in AUTOMATIONS if each[2] == f"{flow.name}/{deployment['name']}"}
+    given = by_event | deployment.get("parameters", {})
     assert set(given) <= set(flow.parameters.properties)
     assert flow.validate_parameters(given).items() >= given.items()
     for schedule in deployment.get("schedules", []):
@@ -53,9 +55,12 @@ def test_a_schedule_that_is_none_is_refused() -> None:
         CronSchedule(cron="61 * * * *", timezone="UTC")
 
 
-def test_the_automation_gives_retrain_a_parameter_that_it_has() -> None:
-    (retrain,) = [flow_of(each) for each in DEPLOYMENTS if name_of(each).endswith(":retrain")]
-    assert "reason" in retrain.parameters.properties
+@pytest.mark.parametrize(("deployment", "parameter"), [each[2:] for each in AUTOMATIONS])
+def test_an_automation_gives_the_deployment_that_it_starts_a_parameter_that_this_has(
+    deployment: str, parameter: str
+) -> None:
+    (started,) = [each for each in DEPLOYMENTS if f"{flow_of(each).name}/{each['name']}" == deployment]
+    assert parameter in flow_of(started).parameters.properties
 
 
 @pytest.mark.parametrize(

@@ -81,7 +81,7 @@ def workspace(tmp_path: Path, draw: Draw) -> Iterator[Workspace]:
     (tmp_path / "params.yaml").write_text(yaml.safe_dump(parameters), encoding="utf-8")
     shutil.copy(ROOT / "prefect.yaml", tmp_path)
     (tmp_path / "flows").mkdir()
-    for name in ("ingest", "deploy", "monitor", "golden_queries", "heartbeat"):
+    for name in ("approve", "ingest", "deploy", "monitor", "golden_queries", "heartbeat"):
         shutil.copy(ROOT / "flows" / f"{name}.py", tmp_path / "flows")
     (tmp_path / "flows" / "retrain.py").write_text(RETRAIN)
     reference, ones = draw(500, 0), np.ones(500, np.float32)
