@@ -19,7 +19,7 @@ from tests.storage.killed import act
 pytestmark = [pytest.mark.slow, pytest.mark.system("git")]
 CONTEXT = multiprocessing.get_context("forkserver")
 CONTEXT.set_forkserver_preload(["tests.storage.killed", "dvc.repo"])
-KILLS = 24
+KILLS = 150
 ACTS = ("promote", "rollback", "approve", "prune")
 PATIENCE_SECONDS = 60
 
