@@ -11,10 +11,10 @@ run: $(INSTALLED)
 	@$(BIN)/embedline run
 
 test: $(INSTALLED)
-	@$(BIN)/python -m pytest -m "not slow" -n 2 --dist loadgroup
+	@$(BIN)/python -m pytest -m "not slow" -n 2 --dist loadfile
 
 test-slow: $(INSTALLED)
-	@$(BIN)/python -m pytest -m "slow and not nightly" -n 2 --dist loadgroup
+	@$(BIN)/python -m pytest -m "slow and not nightly" -n 2 --dist loadfile
 
 test-nightly: $(INSTALLED)
 	@$(BIN)/python -m pytest -m nightly

@@ -27,14 +27,6 @@ OTHER_PACKAGES = {
 """What single tests need and nothing else of the project does."""
 
 
-@pytest.hookimpl(tryfirst=True)
-def pytest_collection_modifyitems(items: list[pytest.Item]) -> None:
-    """Keeps the tests of a file on one worker, and those of the session's Triton server, so that each starts once."""
-    for item in items:
-        shares_server = "session_server" in getattr(item, "fixturenames", ())
-        item.add_marker(pytest.mark.xdist_group("session_server" if shares_server else str(item.path)))
-
-
 def pytest_runtest_setup(item: pytest.Item) -> None:
     """Skips a test whose marker `system` names a Debian package that is missing here."""
     for marker in item.iter_markers("system"):

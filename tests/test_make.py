@@ -183,3 +183,36 @@ def test_a_test_is_skipped_with_the_reason_where_its_package_is_missing(tmp_path
     done = subprocess.run(command, env={**os.environ, "PYTHONPATH": str(ROOT)}, capture_output=True, text=True)
     assert "needs the Debian packages git; `make system` installs them" in done.stdout
     assert "1 failed, 2 skipped" in done.stdout
+
+
+WHERE = """
+import os, time
+from pathlib import Path
+
+import pytest
+
+
+@pytest.mark.slow
+@pytest.mark.parametrize("number", range(8))
+def test_where(number):
+    time.sleep(0.1)
+    with Path(__file__).with_suffix(".txt").open("a") as file:
+        file.write(os.environ["PYTEST_XDIST_WORKER"] + chr(10))
+"""
+
+
+@pytest.mark.parametrize(
+    ("distribution", "alone"), [(None, True), ("load", False)], ids=["as the Makefile says", "load"]
+)
+def test_the_tests_of_a_file_run_on_one_worker_and_share_its_fixtures(
+    tmp_path: Path, distribution: str | None, alone: bool
+) -> None:
+    """pytest-xdist 3.8 takes `--dist loadgroup` and groups nothing with pytest 9.2."""
+    said = re.findall(r"pytest .* (-n 2 --dist (\w+))$", (ROOT / "Makefile").read_text(), re.M)
+    assert len(said) == len(set(said)) + 1 == 2
+    for name in ("one", "two"):
+        (tmp_path / f"test_{name}.py").write_text(WHERE)
+    command = [sys.executable, "-m", "pytest", "-n", "2", "--dist", distribution or said[0][1], str(tmp_path)]
+    subprocess.run(command, cwd=tmp_path, check=True, capture_output=True)
+    workers = [set((tmp_path / f"test_{name}.txt").read_text().split()) for name in ("one", "two")]
+    assert all(len(found) == 1 for found in workers) is alone
