@@ -19,9 +19,13 @@ from typing import Any
 import numpy as np
 import pytest
 
+from components.backends.tiny import write_tiny
+from components.backends.whole_model import PoolingMode, load_whole
 from components.corpus.item import Item
+from components.embedder import OnnxEmbedder
 from components.errors import EmbedlineError
 from components.export.bundle import RESPONSE_CACHE
+from components.export.exporters import exporter_of
 from components.export.layouts import write_repository
 from serving import TritonEmbedder, TritonServer, deploy
 from serving.client import connect
@@ -59,6 +63,18 @@ def bundle(tmp_path_factory: pytest.TempPathFactory) -> Path:
     return make_bundle(tmp_path_factory.mktemp("bundle") / "one", seed=1)
 
 
+def lay_out(bundle: Path, repository: Path) -> list[str]:
+    """Writes the repository of a container, whose graphs are computed by stand-ins; returns its models, the graphs'
+    first."""
+    models = write_repository(bundle, VERSION, "onnxruntime", repository, on_gpu=False)
+    for name in models[1:]:
+        file = repository / name / "config.pbtxt"
+        config = file.read_text().replace('backend: "onnxruntime"', 'backend: "python"')
+        file.write_text(config.replace("default_model_filename", "# default_model_filename"))
+        (repository / name / str(VERSION) / "model.py").write_text(STAND_IN)
+    return [*models[1:], models[0]]
+
+
 @pytest.fixture(scope="module")
 def layout_server(
     environment: Environment, bundle: Path, tmp_path_factory: pytest.TempPathFactory
@@ -66,18 +82,13 @@ def layout_server(
     """Serves `embedder`, whose graphs are models of their own, and `cached`, the default layout with a cache."""
     home = tmp_path_factory.mktemp("workspace")
     repository = home / "model_repository"
-    models = write_repository(bundle, VERSION, "onnxruntime", repository, on_gpu=False)
-    for name in models[1:]:
-        file = repository / name / "config.pbtxt"
-        config = file.read_text().replace('backend: "onnxruntime"', 'backend: "python"')
-        file.write_text(config.replace("default_model_filename", "# default_model_filename"))
-        (repository / name / str(VERSION) / "model.py").write_text(STAND_IN)
+    models = lay_out(bundle, repository)
     shutil.copytree(bundle / "version", repository / "cached" / str(VERSION))
     config = (bundle / "config.pbtxt").read_text().replace('"embedder"', '"cached"') + RESPONSE_CACHE
     (repository / "cached" / "config.pbtxt").write_text(config)
     with TritonServer.start(home, 0, 0, 0, environment=environment, cache_bytes=16_000_000) as server:
         with connect(server.url, 60) as client:
-            for name in (*models[1:], models[0], "cached"):
+            for name in (*models, "cached"):
                 client.load_model(name, headers=server.admin_headers)
         yield server
 
@@ -130,6 +141,33 @@ def test_a_tower_is_asked_only_for_what_there_is(layout_server: TritonServer, it
     assert [executions(layout_server, name) for name in ("text_tower", "image_tower")] == [before[0] + 1, before[1]]
     embedder.encode([items[1], items[4]])
     assert [executions(layout_server, name) for name in ("text_tower", "image_tower")] == [before[0] + 1, before[1] + 1]
+
+
+@pytest.mark.parametrize(("architecture", "pooling"), [("clip", None), ("qwen2_vl", "lasttoken")])
+def test_the_graphs_of_a_whole_model_are_models_of_their_own_too(
+    architecture: str,
+    pooling: PoolingMode | None,
+    environment: Environment,
+    items: list[Item],
+    bundle: Path,
+    tmp_path: Path,
+) -> None:
+    write_tiny(architecture, tmp_path / "tiny", seed=3)
+    load_whole(str(tmp_path / "tiny"), pooling, 3).save(str(tmp_path / "model"), create_model_card=False)
+    version = tmp_path / "bundle" / "version"
+    exporter_of(tmp_path / "model").export(tmp_path / "model", version, 20)
+    embedder = OnnxEmbedder(version, 8, threads=1)
+    for name in ("config.pbtxt", "bundle.json"):
+        shutil.copy(bundle / name, tmp_path / "bundle")
+    shutil.copy(bundle / "version" / "model.py", version)
+    models = lay_out(tmp_path / "bundle", tmp_path / "workspace" / "model_repository")
+    with TritonServer.start(tmp_path / "workspace", 0, 0, 0, environment=environment) as server:
+        with connect(server.url, 60) as client:
+            for name in models:
+                client.load_model(name, headers=server.admin_headers)
+        answered = TritonEmbedder(server.url).encode(items)
+        np.testing.assert_allclose(answered, embedder.encode(items), atol=1e-5)
+        assert all(executions(server, name) for name in models)
 
 
 def test_a_bad_item_is_its_own_fault_and_a_missing_tower_is_not(layout_server: TritonServer, items: list[Item]) -> None:
