@@ -14,7 +14,7 @@ test: $(INSTALLED)
 	@$(BIN)/python -m pytest -m "not slow" -n 2 --dist loadfile
 
 test-slow: $(INSTALLED)
-	@$(BIN)/python -m pytest -m "slow and not nightly" -n 2 --dist loadfile
+	@$(BIN)/python -m pytest -m "slow and not nightly" -n 2 --dist loadfile --no-loadscope-reorder
 
 test-nightly: $(INSTALLED)
 	@$(BIN)/python -m pytest -m nightly

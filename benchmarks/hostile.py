@@ -1,5 +1,7 @@
-"""What a running gateway does with hostile input: it must answer each with a clear refusal, keep its memory, and answer
-healthy requests meanwhile. Call it where `embedline gateway` runs.
+"""What a running gateway, and the Triton behind it, do with hostile input: each must be refused clearly, memory kept,
+and healthy requests answered meanwhile. Call it where `embedline serve` runs.
+
+The gateway is also asked by schemathesis: requests made up from the OpenAPI page, whose answers are compared with it.
 
     python benchmarks/hostile.py            10,000 fuzzed requests
     python benchmarks/hostile.py --quick    1,000
@@ -11,7 +13,10 @@ import asyncio
 import base64
 import json
 import random
+import re
 import struct
+import subprocess
+import sys
 import time
 import zlib
 from collections import Counter
@@ -19,11 +24,15 @@ from collections.abc import Callable, Iterator
 from pathlib import Path
 from typing import Annotated, Any
 
+import grpc
 import httpx
 import psutil
 import typer
+from tritonclient.grpc.service_pb2 import ModelInferRequest
 
+from components.corpus import Item
 from components.workspace import STATE
+from serving import TritonEmbedder, TritonServer
 from table import Row, show
 
 AT_ONCE = 16
@@ -32,6 +41,10 @@ SLOW_SECONDS = 12
 WARM = 500
 MEMORY_GOAL_MB = 100
 HEALTHY_SECONDS = 5
+SCHEMA_SECONDS = 200
+CHECKS = "not_a_server_error,status_code_conformance,content_type_conformance,response_schema_conformance"
+INFER = "/inference.GRPCInferenceService/ModelInfer"
+QUESTION = Item(text="a sad cat")
 Body = bytes
 
 
@@ -41,7 +54,14 @@ def main(
     machine: Annotated[bool, typer.Option("--json", help="Print the rows as JSON.")] = False,
 ) -> None:
     where = json.loads((home / "gateway.json").read_text(encoding="utf-8"))
-    rows = asyncio.run(attack(f"http://{where['host']}:{where['port']}", where["pid"], 1_000 if quick else 10_000))
+    url, requests = f"http://{where['host']}:{where['port']}", 1_000 if quick else 10_000
+    if (server := TritonServer.find(home)) is None:
+        raise typer.BadParameter(f"no server runs in {home}: `embedline serve`")
+    rows = [
+        *asyncio.run(attack(url, where["pid"], requests)),
+        *asyncio.run(attack_triton(server, requests // 5)),
+        by_schema(url, SCHEMA_SECONDS // (5 if quick else 1)),
+    ]
     show(
         "Hostile input", rows, machine, "unclear: a 5xx other than 503, or an answer that is no error of OpenAI's shape"
     )
@@ -83,6 +103,72 @@ async def attack(url: str, pid: int, requests: int) -> list[Row]:
 
 def memory(process: psutil.Process) -> int:
     return int(process.memory_info().rss)
+
+
+def by_schema(url: str, seconds: int) -> Row:
+    """Returns how many of the checks of schemathesis fail on what it makes up from the OpenAPI page."""
+    command = [
+        *(sys.executable, "-m", "schemathesis.cli", "run", f"{url}/openapi.json", "--checks", CHECKS, "--seed", "1"),
+        *("--continue-on-failure", "--phases", "examples,coverage,fuzzing", "--max-time", str(seconds), "--no-color"),
+    ]
+    said = subprocess.run(command, stdout=subprocess.PIPE, stderr=subprocess.STDOUT, text=True).stdout
+    if (found := re.search(r"([\d,]+) generated(?:, [\d,]+ found ([\d,]+) unique)?", said)) is None:
+        raise SystemExit(f"schemathesis did not run:\n{said}")
+    generated, failures = (int((group or "0").replace(",", "")) for group in found.groups())
+    name = f"failures in {generated:,} requests by schemathesis"
+    return Row(name, failures, "", goal=0, met=failures == 0)
+
+
+async def attack_triton(server: TritonServer, requests: int) -> list[Row]:
+    """Sends bytes that are no requests, and requests that are wrong, straight to Triton's gRPC port."""
+    parent = psutil.Process(server.pid)
+    processes = [parent, *parent.children(recursive=True)]
+    generator, answers, healthy = random.Random(2), Counter[str](), TritonEmbedder(server.url)
+    async with grpc.aio.insecure_channel(f"127.0.0.1:{server.grpc_port}") as channel:
+        send = channel.unary_unary(INFER, request_serializer=bytes, response_deserializer=bytes)
+
+        async def worker(count: int) -> None:
+            for _ in range(count):
+                try:
+                    await send(wrong_request(generator), timeout=30)
+                    answers["OK"] += 1
+                except grpc.aio.AioRpcError as error:
+                    answers[error.code().name] += 1
+
+        async def ask(count: int) -> None:
+            await asyncio.gather(*(worker(count // AT_ONCE) for _ in range(AT_ONCE)))
+
+        await ask(WARM)
+        answers.clear()
+        known, before = healthy.encode([QUESTION]), sum(map(memory, processes))
+        await ask(requests)
+    grown = (sum(map(memory, processes)) - before) / 2**20
+    same = float((healthy.encode([QUESTION]) == known).all())
+    return [
+        Row("wrong requests to Triton", sum(answers.values()), "requests"),
+        *(Row(f"  answered {status}", count, "requests") for status, count in sorted(answers.items())),
+        Row("  memory grown", grown, "MB", goal=MEMORY_GOAL_MB, met=grown < MEMORY_GOAL_MB),
+        Row("  the right vector afterwards", same, "", goal=1, met=same == 1),
+    ]
+
+
+def wrong_request(generator: random.Random) -> Body:
+    """Returns a request of the model's, with wrong shapes, types, contents, versions, or bytes changed."""
+    if generator.random() < 0.2:
+        return generator.randbytes(generator.randrange(2000))
+    request = ModelInferRequest(model_name=generator.choice(["embedder"] * 9 + ["none"]))
+    request.model_version = generator.choice([""] * 9 + ["0", "999", "-1", "x"])
+    for name in generator.sample(["TEXT", "IMAGE", "INSTRUCTION", "DIMENSION", "UNKNOWN"], generator.randrange(4)):
+        shape = generator.choice([[1, 1], [2, 1], [1], [], [0, 1], [-1, 1], [10**9, 1], [1, 1, 1], [2**62, 2**62]])
+        kind = generator.choice(["BYTES", "BYTES", "INT32", "FP32", "none", ""])
+        request.inputs.add(name=name, datatype=kind, shape=shape)
+        text = generator.choice([b"", b"a cat", b"\xff\xfe", b"\0" * 100, b"x" * 100_000, generator.randbytes(50)])
+        length = generator.choice([len(text), 0, 2**31, 5])
+        request.raw_input_contents.append(struct.pack("<I", length) + text)
+    body = bytearray(request.SerializeToString())
+    for _ in range(generator.choice([0, 0, 3]) if body else 0):
+        body[generator.randrange(len(body))] = generator.randrange(256)
+    return bytes(body)
 
 
 async def fuzz(client: httpx.AsyncClient, count: int, generator: random.Random) -> Counter[tuple[int, bool]]:

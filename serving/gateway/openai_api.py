@@ -134,7 +134,7 @@ class Taken(BaseModel):
 
     request_id: Annotated[str, Field(pattern=r"^[\w.:-]{1,150}$")]
     rank: Annotated[int, Field(ge=0, le=1_000_000)]
-    hit: str | list[Any] | None = None
+    hit: Annotated[str | list[Any] | None, WithJsonSchema({"anyOf": [TEXT, PARTS, {"type": "null"}]})] = None
 
 
 def parse(form: type[Form], body: bytes) -> Form:
