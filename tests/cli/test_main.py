@@ -12,8 +12,7 @@ from pathlib import Path
 import pytest
 
 from cli.main import PANELS
-from tests.flows.conftest import COMMAND, ROOT, Line, line
-from tests.flows.test_line import wait_for
+from tests.flows.conftest import COMMAND, ROOT, Line, line, wait_for
 
 __all__ = ["line"]
 

@@ -7,6 +7,8 @@ import os
 import signal
 import subprocess
 import sys
+import time
+from collections.abc import Callable
 from dataclasses import dataclass
 from pathlib import Path
 from typing import Any
@@ -19,6 +21,7 @@ from components.profiles import overlay
 ROOT = Path(__file__).resolve().parents[2]
 COMMAND = (sys.executable, "-m", "cli.main")
 TIMEOUT = 1800
+START_SECONDS = 480
 
 
 @dataclass(frozen=True)
@@ -65,6 +68,14 @@ class Line:
         return {
             file.stem: file.read_text(encoding="utf-8") for file in (self.root / "artifacts" / "runs").glob("*.json")
         }
+
+
+def wait_for(condition: Callable[[], bool], process: subprocess.Popen[str]) -> None:
+    deadline = time.monotonic() + START_SECONDS
+    while not condition():
+        assert process.poll() is None, "".join(process.communicate())
+        assert time.monotonic() < deadline, "waited too long"
+        time.sleep(0.05)
 
 
 @pytest.fixture

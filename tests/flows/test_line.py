@@ -3,12 +3,7 @@
 from __future__ import annotations
 
 import json
-import os
-import signal
 import socket
-import subprocess
-import time
-from collections.abc import Callable
 from pathlib import Path
 
 import pytest
@@ -19,9 +14,6 @@ from components.stages import STAGES
 from .conftest import Line
 
 pytestmark = pytest.mark.system
-
-KILL_AFTER_SECONDS = 0.5
-START_SECONDS = 480
 
 
 @pytest.mark.slow
@@ -85,33 +77,6 @@ def test_bad_parameters_end_in_a_message_and_its_exit_code(
 
 
 @pytest.mark.slow
-def test_a_line_killed_in_the_middle_of_each_stage_goes_on(line: Line) -> None:
-    finished: dict[str, str] = {}
-    for stage in STAGES:
-        kill_during(line, stage)
-        assert line.producers().items() >= finished.items(), f"killing {stage} lost something finished"
-        finished = line.producers()
-        assert stage not in finished
-        assert not list((line.root / "artifacts").glob("[!.]*/**/*.partial"))
-    outcome = line.answer("run")
-    assert line.producers().items() >= finished.items(), "a finished stage was repeated"
-    assert outcome["roles"]["champion"] == outcome["version"]
-
-
-@pytest.mark.slow
-def test_a_second_run_beside_the_first_is_refused(line: Line) -> None:
-    first = line.start("run")
-    try:
-        wait_for(lambda: (line.root / ".embedline" / "logs" / "validate.log").exists(), first)
-        second = line.call("run")
-    finally:
-        os.killpg(first.pid, signal.SIGKILL)
-        first.wait()
-    assert second.returncode == 2
-    assert str(first.pid) in second.stderr
-
-
-@pytest.mark.slow
 def test_serving_on_a_port_in_use_says_so(line: Line) -> None:
     line.answer("run")
     with socket.create_server(("127.0.0.1", 0)) as taken:
@@ -120,24 +85,3 @@ def test_serving_on_a_port_in_use_says_so(line: Line) -> None:
         failed = line.call("serve")
     assert failed.returncode == 1
     assert f"port {port}" in failed.stderr
-
-
-def kill_during(line: Line, stage: str) -> None:
-    """Starts a round and kills all of it shortly after the stage has begun to work."""
-    log = line.root / ".embedline" / "logs" / f"{stage}.log"
-    log.unlink(missing_ok=True)
-    process = line.start("run")
-    try:
-        wait_for(lambda: log.exists() and "Running stage" in log.read_text(), process)
-        time.sleep(KILL_AFTER_SECONDS)
-    finally:
-        os.killpg(process.pid, signal.SIGKILL)
-        process.wait()
-
-
-def wait_for(condition: Callable[[], bool], process: subprocess.Popen[str]) -> None:
-    deadline = time.monotonic() + START_SECONDS
-    while not condition():
-        assert process.poll() is None, "".join(process.communicate())
-        assert time.monotonic() < deadline, "waited too long"
-        time.sleep(0.05)

@@ -1,0 +1,170 @@
+"""The same CLIP of ViT-B/32's sizes, with random weights, served by Embedline and by infinity-emb, asked by turns.
+
+infinity-emb needs packages of its own:
+
+    python3 -m venv /tmp/infinity && /tmp/infinity/bin/pip install torch "infinity-emb[server]==0.0.78" pillow \
+        "transformers==4.48.3" "sentence-transformers==3.4.1" "datasets<4" "pyarrow<21" "typer<0.13" "click<8.2"
+    python benchmarks/infinity.py --python /tmp/infinity/bin/python
+
+Texts are words, images JPEG files of 640 x 480 pixels, a request is one item. Both have two threads and use float32;
+the fraction of equal vectors is printed first: what answers differently is not worth being timed.
+"""
+
+# ruff: noqa: E402  (tools read the switches that configure() sets when they are imported)
+from __future__ import annotations
+
+import base64
+import http.client
+import json
+import os
+import socket
+import subprocess
+import tempfile
+import time
+from collections.abc import Iterator, Sequence
+from contextlib import contextmanager, suppress
+from pathlib import Path
+from threading import local
+from typing import Annotated
+
+from components.quiet import configure
+
+configure()
+
+# isort: split
+import numpy as np
+import torch
+import typer
+from transformers import CLIPConfig, CLIPModel
+
+from components.backends.tiny import write_tiny
+from components.backends.whole_model import load_whole
+from components.corpus import Item
+from components.embedder import OnnxEmbedder
+from components.export.bundle import MODEL as SERVED
+from components.export.exporters import exporter_of
+from export import OPSET, text_items
+from serving_speed import Ask, asking, by_turns, demand_equal, image_items, one_by_one, served
+from table import Row, show
+
+AT_LEAST, THREADS, START_SECONDS = 2.0, 2, 180
+SIZE = 224
+OLDER_NAMES = {"image_processor_type": "CLIPImageProcessor", "processor_class": "CLIPProcessor"}
+"""What transformers 4 calls the processor of images."""
+
+
+def main(
+    python: Annotated[Path, typer.Option(help="The Python that has infinity-emb.")],
+    seconds: Annotated[float, typer.Option(help="How long each measurement takes.")] = 4.0,
+    machine: Annotated[bool, typer.Option("--json", help="Print the rows as JSON.")] = False,
+) -> None:
+    with tempfile.TemporaryDirectory() as place:
+        folder = Path(place)
+        write_model(folder / "infinity")
+        load_whole(str(folder / "infinity"), None, 0).save(str(folder / "model"), create_model_card=False)
+        exporter_of(folder / "model").export(folder / "model", folder / "graphs", OPSET)
+        embedder = OnnxEmbedder(folder / "graphs", threads=THREADS)
+        items = {"text": text_items(100), "image": image_items(50)}
+        rows = []
+        with served(folder, embedder.dimension) as server, infinity(python, folder / "infinity") as port:
+            sides = {"Triton": asking(server, SERVED), "infinity": asking_infinity(port)}
+            for kind, asked in items.items():
+                demand_equal(sides["Triton"], embedder, asked)
+                cosine = float(np.sum(np.asarray(sides["infinity"](asked[:20])) * embedder.encode(asked[:20]), 1).min())
+                rows.append(Row(f"{kind}: least cosine between the two", cosine, ""))
+                rows += [row for each in (1, 8, 16) for row in compared(kind, sides, asked, each, seconds)]
+    show("CLIP ViT-B/32, float32, beside infinity-emb", rows, machine, "in brackets: the peer")
+
+
+def compared(
+    kind: str, sides: dict[str, Ask], items: Sequence[Item], concurrency: int, seconds: float
+) -> Iterator[Row]:
+    found = by_turns(sides, one_by_one(items), concurrency, seconds)
+    ours, theirs = (found[name].requests_per_second for name in sides)
+    what = f"{kind}, {concurrency} at once (infinity)"
+    yield Row(what, ours, "a second", theirs, ours / theirs, AT_LEAST, ours >= AT_LEAST * theirs)
+    for share in (50, 95, 99):
+        yield Row(f"  p{share}", found["Triton"].percentile(share), "ms", found["infinity"].percentile(share))
+
+
+def write_model(folder: Path) -> None:
+    """Writes a CLIP of ViT-B/32's sizes as transformers saves it, with a tokenizer of bytes."""
+    write_tiny("clip", folder)
+    torch.manual_seed(0)
+    tokens = CLIPModel.from_pretrained(folder).config.text_config
+    config = CLIPConfig(text_config={
+        name: getattr(tokens, name) for name in ("vocab_size", "bos_token_id", "eos_token_id", "pad_token_id")
+    })  # fmt: skip
+    CLIPModel(config).save_pretrained(folder)
+    for file in folder.glob("*processor_config.json"):
+        settings = json.loads(file.read_text(encoding="utf-8"))
+        images = settings.pop("image_processor", settings)
+        sizes = {"size": {"shortest_edge": SIZE}, "crop_size": {"height": SIZE, "width": SIZE}}
+        (folder / "preprocessor_config.json").write_text(json.dumps(images | sizes | OLDER_NAMES), encoding="utf-8")
+
+
+@contextmanager
+def infinity(python: Path, model: Path) -> Iterator[int]:
+    """Yields the port of an infinity-emb that serves the model."""
+    with socket.create_server(("127.0.0.1", 0)) as free:
+        port = int(free.getsockname()[1])
+    command = [
+        *(str(python), "-m", "infinity_emb", "v2", "--model-id", str(model), "--served-model-name", SERVED),
+        *("--engine", "torch", "--no-bettertransformer", "--device", "cpu", "--dtype", "float32"),
+        *("--host", "127.0.0.1", "--port", str(port), "--no-model-warmup"),
+    ]
+    environment = {**os.environ, "OMP_NUM_THREADS": str(THREADS), "HF_HUB_OFFLINE": "1", "DO_NOT_TRACK": "1"}
+    environment.pop("PYTHONPATH", None)
+    log = model.with_name("infinity.log")
+    with log.open("wb") as file:
+        process = subprocess.Popen(command, env=environment, stdout=file, stderr=file)
+    try:
+        deadline = time.monotonic() + START_SECONDS
+        while not is_ready(port):
+            if process.poll() is not None or time.monotonic() > deadline:
+                raise SystemExit(f"infinity-emb did not start:\n{log.read_text()}")
+            time.sleep(0.2)
+        yield port
+    finally:
+        process.terminate()
+        process.wait(60)
+
+
+def is_ready(port: int) -> bool:
+    connection = http.client.HTTPConnection("127.0.0.1", port, timeout=5)
+    with suppress(OSError):
+        connection.request("GET", "/health")
+        return connection.getresponse().status == http.client.OK
+    return False
+
+
+def asking_infinity(port: int) -> Ask:
+    """Returns what asks for vectors in base64, all items of a request being texts, or images; it raises `RuntimeError`
+    where the answer is another than 200."""
+    connections = local()
+
+    def ask(items: Sequence[Item]) -> np.ndarray:
+        if not hasattr(connections, "client"):
+            connections.client = http.client.HTTPConnection("127.0.0.1", port, timeout=120)
+        images = items[0].image is not None
+        given = [data_uri(item.image) if isinstance(item.image, bytes) else item.text for item in items]
+        body = {"model": SERVED, "input": given, "encoding_format": "base64", "modality": "image" if images else "text"}
+        connections.client.request("POST", "/embeddings", json.dumps(body), {"Content-Type": "application/json"})
+        answer = connections.client.getresponse()
+        content = answer.read()
+        if answer.status != http.client.OK:
+            raise RuntimeError(f"{answer.status}: {content[:300]!r}")
+        vectors = [base64.b64decode(one["embedding"]) for one in json.loads(content)["data"]]
+        found = np.frombuffer(b"".join(vectors), "<f4").reshape(len(vectors), -1)
+        vectors_of_length_one: np.ndarray = found / np.linalg.norm(found, axis=1, keepdims=True)
+        return vectors_of_length_one
+
+    return ask
+
+
+def data_uri(image: bytes) -> str:
+    return f"data:image/jpeg;base64,{base64.b64encode(image).decode()}"
+
+
+if __name__ == "__main__":
+    typer.run(main)
