@@ -212,7 +212,8 @@ def test_the_tests_of_a_file_run_on_one_worker_and_share_its_fixtures(
     assert len(said) == len(set(said)) + 1 == 2
     for name in ("one", "two"):
         (tmp_path / f"test_{name}.py").write_text(WHERE)
-    command = [sys.executable, "-m", "pytest", "-n", "2", "--dist", distribution or said[0][1], str(tmp_path)]
-    subprocess.run(command, cwd=tmp_path, check=True, capture_output=True)
+    command = [sys.executable, "-m", "pytest", "-p", "xdist", "-n", "2", "--dist", distribution or said[0][1], "."]
+    alone_with_xdist = {**os.environ, "PYTEST_DISABLE_PLUGIN_AUTOLOAD": "1"}
+    subprocess.run(command, cwd=tmp_path, env=alone_with_xdist, check=True, capture_output=True)
     workers = [set((tmp_path / f"test_{name}.txt").read_text().split()) for name in ("one", "two")]
     assert all(len(found) == 1 for found in workers) is alone

@@ -40,9 +40,12 @@ from components.training.config import Towers
 from components.training.towers import build_towers
 from tests.export.conftest import EXPORT, FP32, MAX_TOKENS, WORDS, make_encoder
 
-pytestmark = pytest.mark.skipif(
-    importlib.util.find_spec("tensorrt_rtx") is None, reason="tensorrt-rtx, the extra `tensorrt`, is not installed"
-)
+pytestmark = [
+    pytest.mark.slow,  # real engines are built
+    pytest.mark.skipif(
+        importlib.util.find_spec("tensorrt_rtx") is None, reason="tensorrt-rtx, the extra `tensorrt`, is not installed"
+    ),
+]
 without_gpu = pytest.mark.skipif(missing_gpu() is None, reason="here is a GPU, which runs engines")
 SETTINGS = TensorRT(
     builder="rtx",

@@ -36,6 +36,8 @@ from components.export.parity import demand, parity
 from components.export.sample import training_items
 from tests.export.conftest import MAX_TOKENS, SERVING, WORDS, make_encoder
 
+pytestmark = pytest.mark.slow  # every variant of a student is exported and quantised
+
 LEAST = {"fp32": 0.9999, "fp16": 0.999, "int8": 0.97, "int8_weights": 0.999, "int4": 0.95, "openvino_fp32": 0.9999}
 CALIBRATED = {"int8": {"calibration_images": 64}}
 WIDTH = 64

@@ -39,6 +39,8 @@ from components.export.runtimes.whole_dual_encoder import (
     load_image,
 )
 
+pytestmark = pytest.mark.slow  # whole models are exported
+
 LARGEST_DIFFERENCE = 1e-5
 PADDING: dict[str, dict[str, Any]] = {
     "clip": {"padding": True, "truncation": True},
@@ -105,13 +107,7 @@ class Exported:
         return OnnxEmbedder(self.directory, batch_size, threads=1)
 
 
-MINUTES = ("siglip2", "vision_text")
-
-
-@pytest.fixture(
-    scope="module",
-    params=[pytest.param(kind, marks=pytest.mark.slow) if kind in MINUTES else kind for kind in PADDING],
-)
+@pytest.fixture(scope="module", params=list(PADDING))
 def exported(request: pytest.FixtureRequest, tmp_path_factory: pytest.TempPathFactory) -> Exported:
     folder = tmp_path_factory.mktemp(request.param)
     source = write_source(request.param, folder)

@@ -30,6 +30,8 @@ from serving.asking import search_with
 from tests.evaluation.conftest import row, write_data
 from tests.registry.conftest import DIMENSION, WORDS, write_graphs
 
+pytestmark = pytest.mark.slow  # champions that are trained, packaged and scored
+
 REPOSITORY = Path(__file__).parents[2]
 CANDIDATES = WORDS[1:]
 NEGATED_QUERIES = """

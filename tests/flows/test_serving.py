@@ -43,6 +43,8 @@ from tests.scores.made_up import scores, task_score
 from tests.serving.conftest import make_bundle
 from tests.serving.test_triton import leftovers
 
+pytestmark = pytest.mark.slow  # servers that rounds start and stop
+
 ROOT = Path(__file__).resolve().parents[2]
 HOME = Path(".embedline")
 QUESTION = Item(text="a sad cat")
@@ -178,7 +180,6 @@ def test_the_server_follows_a_promotion(
         np.testing.assert_allclose(got, workspace.answer_of(version), atol=1e-5)
 
 
-@pytest.mark.slow
 def test_a_round_brings_the_server_to_the_roles_of_one_that_was_killed(
     workspace: Workspace, server: TritonServer, monkeypatch: pytest.MonkeyPatch
 ) -> None:
@@ -191,7 +192,6 @@ def test_a_round_brings_the_server_to_the_roles_of_one_that_was_killed(
 @pytest.mark.parametrize(
     ("sign", "code"), [(signal.SIGTERM, 0), (signal.SIGHUP, 0), (signal.SIGINT, None), (signal.SIGKILL, -9)]
 )
-@pytest.mark.slow
 def test_the_command_that_serves_takes_its_server_with_it(workspace: Workspace, sign: int, code: int | None) -> None:
     content = yaml.safe_load(Path("params.yaml").read_text())
     content["serving"] |= {"http_port": 0, "grpc_port": 0, "metrics_port": 0, "supervisor_metrics_port": 0}

@@ -39,6 +39,8 @@ from flows.transfer import Transferred, transfer
 from tests.registry.conftest import CHECKS, DIMENSION, SLOWDOWN, TASKS, MakeScores, write_graphs
 from tests.serving.conftest import CONFIG, TRITON_MODEL
 
+pytestmark = pytest.mark.slow  # trials in two environments
+
 ROOT = Path(__file__).parents[2]
 DATA_HASH = "a" * 32
 

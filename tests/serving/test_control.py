@@ -22,6 +22,8 @@ from serving.control import loaded
 from serving.repository import served, versions
 from serving.triton import ADMIN_HEADER
 
+pytestmark = pytest.mark.slow  # a server whose models come and go
+
 
 @contextmanager
 def traffic(server: TritonServer, version: int) -> Iterator[list[str]]:

@@ -18,6 +18,8 @@ from serving.evidence import measure
 from serving.sandbox import Proof, available_proof
 from tests.registry.conftest import promotion_config
 
+pytestmark = pytest.mark.slow  # a server of its own for each trial
+
 __all__ = ["promotion_config"]
 
 
@@ -86,10 +88,10 @@ LOOKS_AROUND = "import socket\ntry:\n    socket.create_connection(({address!r}, 
     ("proof", "address"),
     [
         ("network namespace", "192.0.2.1"),
-        pytest.param("network namespace", "127.0.0.1", marks=pytest.mark.slow),
-        pytest.param("network namespace", "mothership.example", marks=pytest.mark.slow),
+        ("network namespace", "127.0.0.1"),
+        ("network namespace", "mothership.example"),
         ("blocked sockets", "mothership.example"),
-        pytest.param("blocked sockets", "192.0.2.1", marks=pytest.mark.slow),
+        ("blocked sockets", "192.0.2.1"),
     ],
 )
 def test_a_bundle_that_opens_a_socket_is_refused_though_it_would_do_without(
@@ -111,7 +113,7 @@ def test_a_bundle_that_opens_a_socket_is_refused_though_it_would_do_without(
     assert reason.startswith("network_tries: the model tried to reach a network ") and proof in reason
 
 
-@pytest.mark.parametrize("proof", ["network namespace", pytest.param("blocked sockets", marks=pytest.mark.slow)])
+@pytest.mark.parametrize("proof", ["network namespace", "blocked sockets"])
 def test_a_bundle_that_needs_a_network_to_load_is_refused(
     copied_bundle: Path, tmp_path: Path, proof: Proof, monkeypatch: pytest.MonkeyPatch
 ) -> None:
@@ -121,7 +123,6 @@ def test_a_bundle_that_needs_a_network_to_load_is_refused(
         measure(tmp_path / "trial", copied_bundle)
 
 
-@pytest.mark.slow
 def test_a_sound_bundle_passes_behind_blocked_sockets_too(
     bundles: tuple[Path, Path], tmp_path: Path, monkeypatch: pytest.MonkeyPatch
 ) -> None:
@@ -130,7 +131,6 @@ def test_a_sound_bundle_passes_behind_blocked_sockets_too(
     assert found["network_tries"] == 0 and found["server_cosine"] == pytest.approx(1, abs=1e-5)
 
 
-@pytest.mark.slow
 def test_a_champion_that_does_not_load_is_named(
     bundles: tuple[Path, Path], copied_bundle: Path, tmp_path: Path
 ) -> None:
@@ -139,7 +139,6 @@ def test_a_champion_that_does_not_load_is_named(
         measure(tmp_path / "trial", bundles[0], copied_bundle)
 
 
-@pytest.mark.slow
 def test_a_challenger_of_another_dimension_is_measured_beside_the_champion(
     bundles: tuple[Path, Path], small_bundle: Path, tmp_path: Path, promotion_config: Promotion
 ) -> None:

@@ -95,6 +95,10 @@ def test_a_killed_server_is_noticed_and_the_next_start_is_clean(tmp_path: Path, 
             for _ in range(100):
                 embedder.encode([Item(text="cat")])
                 time.sleep(0.01)
+        deadline = time.monotonic() + 30
+        while first.is_running:  # its sockets are closed before it has ended
+            assert time.monotonic() < deadline
+            time.sleep(0.01)
         assert (tmp_path / "triton.json").exists()
         assert TritonServer.find(tmp_path) is None
         assert not (tmp_path / "triton.json").exists(), "the state of a dead server is cleared away"

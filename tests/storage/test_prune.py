@@ -20,7 +20,7 @@ from components.stages.prune import Served, lock_files, look, prune
 from components.storage import Storage
 from tests.storage.conftest import Rounds
 
-pytestmark = pytest.mark.system("git")
+pytestmark = [pytest.mark.system("git"), pytest.mark.slow]
 ROOT = Path(__file__).resolve().parents[2]
 
 

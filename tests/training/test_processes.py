@@ -19,6 +19,8 @@ from components.errors import DataInvalid, EmbedlineError
 from components.progress import Progress
 from components.training import processes
 
+pytestmark = pytest.mark.slow  # processes of torch's own, started for each test
+
 State = dict[str, Tensor]
 LeftOver = Callable[[], set[psutil.Process]]
 ROOT = Path(__file__).parents[2]
