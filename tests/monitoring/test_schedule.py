@@ -103,7 +103,6 @@ def eventually(true: Callable[[], bool], what: str) -> None:
 
 
 @pytest.mark.slow
-@pytest.mark.nightly
 def test_an_alarm_starts_a_retraining_also_after_server_and_worker_were_killed(
     workspace: Workspace, draw: Draw
 ) -> None:
