@@ -157,7 +157,7 @@ def test_a_profile_whose_default_is_lost_is_not_taken_for_the_default(parameters
     assert parameters.read_bytes() == before
 
 
-def test_sections_that_cannot_be_told_apart_are_refused(parameters: Path) -> None:
+def test_sections_that_cannot_be_distinguished_are_refused(parameters: Path) -> None:
     quoted = PARAMS.read_bytes().replace(b"\nteacher:", b'\n"teacher":')
     parameters.write_bytes(quoted)
     with pytest.raises(UsageError, match="no line starts with teacher:"):

@@ -169,7 +169,7 @@ def test_every_profile_fits_what_init_writes(made: Callable[[str], Path], worksp
     assert counted == {"teacher", "distillation"}
 
 
-def test_columns_are_chosen_or_named_and_a_wrong_one_is_told(made: Callable[[str], Path], workspace: Path) -> None:
+def test_columns_are_chosen_or_named_and_a_wrong_one_is_named(made: Callable[[str], Path], workspace: Path) -> None:
     location = made("jsonl")
     assert init(location, "--text-column", "title", "--name", "x")["corpus"]["name"] == "x"
     with pytest.raises(UsageError, match="no column 'words'") as refused:

@@ -586,7 +586,7 @@ def test_plain_leaves_words_alone(item: Item, expected: Item) -> None:
     assert plain(plain(item)) == plain(item)
 
 
-def test_what_is_not_known_is_told_with_what_is() -> None:
+def test_what_is_not_known_is_named_with_what_is() -> None:
     with pytest.raises(UsageError, match="image_qa: there is no such parser") as refused:
         render("image_qa", "query", PARROT, "qwen2_vl")
     assert "image-qa" in refused.value.remedy

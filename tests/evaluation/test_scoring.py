@@ -145,7 +145,7 @@ def sorted_ranks(vectors: Vectors, queries: Positions, candidates: Positions, re
 
 
 @pytest.mark.parametrize("spread", [1.0, 1e-3, 1e-5, 1e-7, 0.0])
-def test_what_float32_cannot_tell_is_told_by_the_exact_scores(spread: float) -> None:
+def test_what_float32_cannot_separate_is_separated_by_the_exact_scores(spread: float) -> None:
     """From vectors far apart to equal ones; several relevant candidates a query, in any order."""
     generator = np.random.default_rng(1)
     vectors = normalised((1 + spread * generator.normal(size=(700, 48))).astype(np.float32))

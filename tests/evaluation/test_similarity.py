@@ -319,7 +319,7 @@ def test_a_file_that_is_not_of_pairs_is_refused(
         rated_pairs(tmp_path / name)
 
 
-def test_a_missing_file_is_told(tmp_path: Path) -> None:
+def test_a_missing_file_is_named(tmp_path: Path) -> None:
     with pytest.raises(UsageError, match="no such file"):
         regression(HashEmbedder(), "hash", tmp_path / "pairs.csv", 16)
 

@@ -75,8 +75,8 @@ def test_captions_that_differ_in_case_alone_are_named(score: Score, tmp_path: Pa
     scores.write(tmp_path / "scores.json")
     assert Scores.read(tmp_path / "scores.json") == scores
 
-    told_apart = score(data, HashEmbedder()).tasks["Set"]
-    assert (told_apart.tie_rate, told_apart.ties) == (0, [])
+    separated = score(data, HashEmbedder()).tasks["Set"]
+    assert (separated.tie_rate, separated.ties) == (0, [])
 
 
 def test_the_same_words_in_another_order_are_named(score: Score, tmp_path: Path) -> None:

@@ -30,7 +30,7 @@ def done(workspace: Path) -> Path:
     return workspace
 
 
-def test_a_parameter_is_told_with_both_values_and_what_follows_is_uncertain(done: Path) -> None:
+def test_a_parameter_is_shown_with_both_values_and_what_follows_is_uncertain(done: Path) -> None:
     (done / "params.yaml").write_text("first: {steps: 2, losses: [{name: a, weight: 3}, {name: b}], new: x}\n")
     before = {path: path.read_bytes() for path in done.glob("*.*") if path.is_file()}
     first, second = plan(done, ORDER)

@@ -163,7 +163,7 @@ def test_a_file_of_several_modalities_must_have_the_mean_of_each(
     assert compare(mixed, None, promotion_config, TASKS).passed
 
 
-def test_so_few_samples_that_no_drop_could_be_found_are_told(
+def test_so_few_samples_that_no_drop_could_be_found_are_named(
     make_scores: MakeScores, promotion_config: Promotion
 ) -> None:
     few = promotion_config.model_copy(update={"sign_flips": 78})

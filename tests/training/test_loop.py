@@ -144,7 +144,7 @@ def test_a_checkpoint_holds_what_learns_and_all_statistics() -> None:
     assert set(trained_state(module)) == {"open.weight", "open.bias"} | statistics
 
 
-def test_progress_is_told_at_its_interval_and_at_the_end(make_schedule: MakeSchedule, tmp_path: Path) -> None:
+def test_progress_is_reported_at_its_interval_and_at_the_end(make_schedule: MakeSchedule, tmp_path: Path) -> None:
     module = linear()
     reported: dict[int, Mapping[str, float]] = {}
     schedule = make_schedule(steps=7, log_every=3)

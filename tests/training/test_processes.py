@@ -110,7 +110,7 @@ def fail(how: str, report: Progress) -> None:
     report(1, {"loss": 0.5})
     if processes.rank() == 1:
         if how == "own":
-            raise DataInvalid("row 7 is broken", "Mend row 7.")
+            raise DataInvalid("row 7 is broken", "Correct row 7.")
         if how == "other":
             raise ValueError("rows do not fit")
         os.kill(os.getpid(), signal.SIGKILL)
@@ -225,7 +225,7 @@ def test_the_first_error_of_a_process_is_the_error(
     assert type(raised.value) is kind and raised.value.problem.startswith(says) and "\n" not in raised.value.problem
     assert steps == [1] and not left_over() and capfd.readouterr() == ("", "")
     if how == "own":
-        assert raised.value.remedy == "Mend row 7."
+        assert raised.value.remedy == "Correct row 7."
     if how == "other":
         assert "in fail\n" in raised.value.__notes__[0], "where it happened is not lost"
 

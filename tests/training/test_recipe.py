@@ -214,7 +214,7 @@ def hits(model: DualEncoder, examples: Examples) -> int:
     return int(((texts @ images.T).argmax(1) == torch.arange(10)).sum())
 
 
-def test_what_the_losses_learn_and_how_the_vectors_lie_is_told(
+def test_what_the_losses_learn_and_how_the_vectors_lie_is_reported(
     make_teaching: MakeRecipe, examples: Examples, tmp_path: Path
 ) -> None:
     reported: list[Mapping[str, float]] = []

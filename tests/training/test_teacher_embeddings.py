@@ -82,7 +82,7 @@ def item(examples: Examples, row: Sequence[int]) -> Item:
     )
 
 
-def test_items_are_told_apart_however_many_texts_and_images_there_are() -> None:
+def test_items_are_distinguished_however_many_texts_and_images_there_are() -> None:
     """With 21 bits for each part, the first two of these were one."""
     largest = 2**31 - 1
     known = np.unique(

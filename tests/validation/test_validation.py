@@ -405,7 +405,7 @@ def test_the_message_names_the_task_and_the_report_the_row(data: DataSet) -> Non
     assert ".embedline/validation" in caught.value.remedy
 
 
-def test_mended_data_pass_and_leave_no_old_complaint(data: DataSet) -> None:
+def test_corrected_data_pass_and_leave_no_old_complaint(data: DataSet) -> None:
     root = data.folder.parent
     rows = data.rows["eval/Names"][1]
     duplicate_queries(data)
@@ -428,7 +428,7 @@ def test_a_report_that_cannot_be_written_leaves_nothing(data: DataSet, monkeypat
     assert not (data.folder.parent / "output").exists()
 
 
-def test_scripts_are_told_apart(data: DataSet) -> None:
+def test_scripts_are_distinguished(data: DataSet) -> None:
     data.rows["train/Names"][0]["qry"] = "кот 猫 قطة"
     validate(data)
     report = json.loads((data.folder.parent / "artifacts/validation/result.json").read_text())

@@ -160,7 +160,7 @@ def test_who_leaves_is_not_computed() -> None:
     run(test)
 
 
-def test_a_dead_server_is_told_to_all_and_blamed_on_none() -> None:
+def test_a_dead_server_is_reported_to_all_and_blamed_on_none() -> None:
     async def test(inference: HeldInference, batcher: Batcher) -> None:
         inference.open.set()
         with pytest.raises(Refusal) as caught:

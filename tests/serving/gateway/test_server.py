@@ -67,7 +67,7 @@ def test_keys_and_rates_over_http(home: Path, triton_address: str) -> None:
         assert secret not in gateway.log.read_text()
 
 
-def test_a_dead_model_is_told_as_such_and_readiness_sees_it(
+def test_a_dead_model_is_reported_as_such_and_readiness_sees_it(
     home: Path, triton_address: str, server: TritonServer
 ) -> None:
     with running(home, triton=triton_address) as gateway:

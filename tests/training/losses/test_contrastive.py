@@ -216,7 +216,7 @@ def test_prefixes_are_those_of_the_matryoshka_loss(make_batch: MakeBatch, same: 
     assert not same(make_batch(), not_normalised, theirs)
 
 
-def test_a_learnt_temperature_starts_where_told_and_has_a_gradient(make_batch: MakeBatch) -> None:
+def test_a_learnt_temperature_starts_where_set_and_has_a_gradient(make_batch: MakeBatch) -> None:
     batch = make_batch()
     loss = contrastive(learnt=True).double()
     assert loss(batch).item() == pytest.approx(contrastive()(batch).item(), abs=1e-5)

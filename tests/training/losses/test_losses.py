@@ -141,7 +141,7 @@ def test_a_loss_that_learns_from_a_teacher_needs_one(name: str) -> None:
         ),
     ],
 )
-def test_a_wrong_loss_is_told_what_is_wrong(name: str, settings: dict[str, object], message: str) -> None:
+def test_a_wrong_loss_is_refused_with_what_is_wrong(name: str, settings: dict[str, object], message: str) -> None:
     with pytest.raises(ValueError, match=re.escape(message)):
         check(name, settings)
     with pytest.raises(ValueError, match=re.escape(message)):
