@@ -105,6 +105,7 @@ def images_of(rows: Sequence[Row]) -> set[str]:
 # The same bytes again
 
 
+@pytest.mark.slow  # the corpus is built twice
 def test_another_process_builds_the_same_bytes(settings: emoji_corpus.Settings, data: Path, tmp_path: Path) -> None:
     """In a process whose sets and dictionaries of strings are ordered in another way."""
     subprocess.run(

@@ -101,6 +101,7 @@ def test_map_is_that_of_trec_eval_where_k_covers_the_relevant_ones_and_only_ther
         assert np.allclose(values(ranked(cases), f"map@{k}"), expected, atol=1e-9) == agrees
 
 
+@pytest.mark.slow  # ranx compiles for a minute
 @pytest.mark.parametrize("k", [1, 5, 10])
 @pytest.mark.parametrize(
     ("name", "theirs"),
