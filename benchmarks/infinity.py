@@ -7,7 +7,7 @@ infinity-emb needs packages of its own:
     python benchmarks/infinity.py --python /tmp/infinity/bin/python
 
 Texts are words, images JPEG files of 640 x 480 pixels, a request is one item. Both have two threads and use float32;
-the fraction of equal vectors is printed first: what answers differently is not worth being timed.
+the least cosine between the two sides' vectors is printed first.
 """
 
 # ruff: noqa: E402  (tools read the switches that configure() sets when they are imported)

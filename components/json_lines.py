@@ -40,5 +40,12 @@ def read(path: Path, of: Callable[[Any], Read], what: str) -> list[Read]:
 
 
 def whole_bytes(path: Path) -> int:
-    """Returns how many bytes the whole lines take, 0 if there is no such file."""
-    return path.read_bytes().rfind(b"\n") + 1 if path.is_file() else 0
+    """Returns how many bytes the whole lines take, 0 if there is no such file; only one that was cut off is read."""
+    if not path.is_file() or not (size := path.stat().st_size):
+        return 0
+    with path.open("rb") as file:
+        file.seek(size - 1)
+        if file.read(1) == b"\n":
+            return size
+        file.seek(0)
+        return file.read(size).rfind(b"\n") + 1

@@ -15,11 +15,12 @@ from components import config as configuration
 from components.export.config import Serving
 from components.registry import Verdict, approval, tracking
 from components.registry.models import Roles
+from components.registry.tracking import Tracking
 from serving.roles import decide
 
 APPROVAL = "embedline.approval.wanted"
 """The event that starts this flow (`flows.schedule.automate`)."""
-Words = Annotated[str, Field(min_length=1, pattern=r"\S")]
+Words = Annotated[str, Field(pattern=r"\S")]
 
 
 class Decision(RunInput):
@@ -30,8 +31,12 @@ class Decision(RunInput):
     reason: Words
 
 
-def ask_for_approval(version: str) -> None:
-    """Emits the event that starts this flow, where Prefect's server has the automation."""
+def ask_for_approval(tracked: Tracking, version: str, quality: Verdict, infrastructure: Verdict) -> None:
+    """Makes a version wait, and emits the event that starts this flow where Prefect's server has the automation.
+
+    Raises `Refused` unless both verdicts passed.
+    """
+    approval.ask(tracked, version, quality, infrastructure)
     emit_event(APPROVAL, resource={"prefect.resource.id": f"embedline.version.{version}"}, payload={"version": version})
 
 

@@ -16,7 +16,7 @@ from components.workspace import BUNDLE, STATE
 from monitoring.alert import alert
 from monitoring.policies import reason_to_retrain
 from monitoring.reference import of_own_bundle
-from monitoring.report import ALARM, WindowReport, read_history
+from monitoring.report import ALARM, WindowReport, last_before, read_history
 from monitoring.watch import HISTORY, TRAFFIC, look, past_period
 from serving import events
 
@@ -43,8 +43,7 @@ def monitor(
     past = past_period(since, until)
     for reports in look(TRAFFIC, known, settings, HISTORY, list(history), past):
         for report in reports:
-            before = [each for each in history if each.version == report.version and each.until <= report.since]
-            publish(report, before[-1] if before else None, settings)
+            publish(report, last_before(history, report.version, report.since), settings)
         history += reports
     return None if past else ask_for_retraining(settings, [report for report in history if not report.backfilled])
 

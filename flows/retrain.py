@@ -29,7 +29,6 @@ from components.markdown import as_html
 from components.registry import (
     Verdict,
     ancestry,
-    approval,
     compare,
     evidence,
     infrastructure,
@@ -200,8 +199,7 @@ def bless(config: Config, tracked: Tracking, round_: Run, version: str, reason: 
     blessing.require()
     evidence.keep(tracked, version, evidence.Evidence(served_scores(config), quality, blessing))
     if config.promotion.approval == "required":
-        approval.ask(tracked, version, quality, blessing)
-        ask_for_approval(version)
+        ask_for_approval(tracked, version, quality, blessing)
         get_run_logger().info("version %s has passed both gates and waits for `embedline approve`", version)
         return models.roles(tracked)
     return promote(config, tracked, version, quality, blessing, reason)

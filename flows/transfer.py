@@ -11,7 +11,7 @@ from components.config import Config
 from components.corpus import Manifest
 from components.errors import EmbedlineError, UsageError
 from components.export.bundle import require_scored, served_fingerprint
-from components.registry import Verdict, approval, compare, evidence, infrastructure, models, promotion, tracking
+from components.registry import Verdict, compare, evidence, infrastructure, models, promotion, tracking
 from components.registry.evidence import Evidence
 from components.registry.models import Roles
 from components.registry.tracking import Tracking
@@ -56,8 +56,7 @@ def transfer(version: str, origin: str, config: Config) -> Transferred:
         blessing = try_copy(config, tracked, number, found, champion)
         evidence.keep(tracked, number, Evidence(found.scores, quality, blessing))
         if config.promotion.approval == "required":
-            approval.ask(tracked, number, quality, blessing)
-            ask_for_approval(number)
+            ask_for_approval(tracked, number, quality, blessing)
         else:
             reason = f"from {origin} version {version}: {quality.sentence}"
             promotion.promote(tracked, number, quality, blessing, reason)

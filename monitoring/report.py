@@ -140,6 +140,12 @@ def judge_window(
     )  # fmt: skip
 
 
+def last_before(reports: Iterable[WindowReport], version: str, since: float) -> WindowReport | None:
+    """Returns the report of the last window of a version that had ended by then."""
+    earlier = (report for report in reports if report.version == version and report.until <= since)
+    return max(earlier, key=lambda report: report.until, default=None)
+
+
 def append_history(path: Path, reports: Iterable[WindowReport]) -> None:
     """Adds a line a report to a history."""
     json_lines.append(path, map(asdict, reports))

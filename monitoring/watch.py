@@ -20,7 +20,7 @@ from monitoring.page import write_history
 from monitoring.policies import DAY
 from monitoring.quality import reciprocal_rank
 from monitoring.reference import Known, first_requests
-from monitoring.report import WindowReport, append_history, judge_window
+from monitoring.report import WindowReport, append_history, judge_window, last_before
 
 TRAFFIC, FEEDBACK = STATE / "traffic", "feedback"
 HISTORY = STATE / "monitoring" / "history.jsonl"
@@ -83,10 +83,9 @@ def judge_traffic(
             if past and any(report.since < period.until and period.since < report.until for report in of_version):
                 continue
             compared, window = _sides(traffic, known(version), settings, period, version, kept)
-            earlier = [report for report in of_version if report.until <= period.since]
             found = judge_window(
                 compared.reference, window, settings, since=period.since, until=period.until, version=version,
-                before=max(earlier, key=lambda report: report.until, default=None), training=compared.training,
+                before=last_before(everything, version, period.since), training=compared.training,
                 concepts=compared.concepts, quality=quality,
             )  # fmt: skip
             reports.append(replace(found, outcomes=said, backfilled=past is not None))

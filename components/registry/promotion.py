@@ -26,8 +26,8 @@ MIRROR_TAG = "ledger_mirror"
 ANCHOR = "ledger/"
 """Begins the tag of a version that holds the hash of a line about it."""
 HEAD_TAG = "ledger_head"
-VERDICTS = STATE / "verdicts"
 """The registry remembers the last line of the ledger, so that lines cut off its end are missed."""
+VERDICTS = STATE / "verdicts"
 
 
 def nominate(tracking: Tracking, version: str, reason: str = "") -> Roles:
