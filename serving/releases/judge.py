@@ -33,15 +33,6 @@ class Counted(Protocol):
 
 
 @dataclass(frozen=True)
-class TargetStats:
-    """`Counted` as plain numbers."""
-
-    requests: int
-    errors: int
-    latencies_ms: Sequence[float]
-
-
-@dataclass(frozen=True)
 class CanaryLimits:
     """`level` is the chance that a canary as good as stable is ever returned. It may err in `max_error_rate` of its
     requests at most, whatever stable does, and be `max_latency_ratio` times as slow. Latencies are compared from

@@ -12,9 +12,10 @@ from typer.testing import CliRunner
 from cli.main import app
 from components.errors import EmbedlineError, UsageError
 from serving.releases import canary
-from serving.releases.judge import Judgement, TargetStats
+from serving.releases.judge import Judgement
 from serving.releases.places import Place
 from serving.routes import Routes, Target, write_routes
+from tests.serving.releases.made_up import TargetStats
 
 ROOT = Path(__file__).resolve().parents[2]
 ROUTES = Routes(Target("embedder", 1), Target("challenger", 2), 0.25)

@@ -7,7 +7,8 @@ import pytest
 from scipy.integrate import quad
 from scipy.stats import binom, fisher_exact
 
-from serving.releases.judge import CanaryLimits, TargetStats, evidence, judge
+from serving.releases.judge import CanaryLimits, evidence, judge
+from tests.serving.releases.made_up import TargetStats
 
 LIMITS = CanaryLimits()
 RUNS, LOOKS, A_LOOK = 150, 30, 120

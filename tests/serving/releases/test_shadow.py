@@ -9,10 +9,11 @@ import pytest
 
 from serving.events import read_events
 from serving.releases import canary, shadow
-from serving.releases.judge import Judgement, TargetStats
+from serving.releases.judge import Judgement
 from serving.releases.shadow import Comparison, ShadowLog, compare, index_of, open_indexes
 from serving.routes import Routes, Target, read_routes, write_routes
 from serving.search import Entry, Index
+from tests.serving.releases.made_up import TargetStats
 
 ROUTES = Routes(Target("embedder", 1), shadow=Target("challenger", 2), shadow_share=1.0)
 
