@@ -7,6 +7,7 @@ import json
 import tempfile
 from collections.abc import Mapping
 from dataclasses import dataclass
+from importlib.util import find_spec
 from pathlib import Path
 from typing import Any
 
@@ -21,7 +22,7 @@ from components.config import Config
 from components.corpus import Manifest
 from components.corpus.columns import row_values
 from components.embedder import OnnxEmbedder, fingerprint
-from components.errors import Refused, UsageError
+from components.errors import EmbedlineError, Refused, UsageError
 from components.evaluation import evaluate, read_suite
 from components.export import read_bundle, served_variant
 from components.export.bundle import require_scored
@@ -76,6 +77,7 @@ def retrain(parameters: Path = Path(configuration.PARAMETERS), reason: str = "",
     """
     config = configuration.read(parameters)
     require_exportable_student(config)
+    require_openlineage(config)
     root = Path()
     with lineage.lock(root):
         for line in lineage.prepare(root):
@@ -103,6 +105,7 @@ def retrain(parameters: Path = Path(configuration.PARAMETERS), reason: str = "",
             succeeded = True
         finally:
             tracking.end_round(round_, succeeded=succeeded)
+            send_events(config, round_)
         return Outcome(version, roles, repeated)
 
 
@@ -112,6 +115,27 @@ def require_exportable_student(config: Config) -> None:
         from components.export.student import require_exportable  # torch takes seconds
 
         require_exportable(config.distillation.backbone.model)
+
+
+def require_openlineage(config: Config) -> None:
+    """Raises `UsageError`, before anything is trained, if events are to be sent that cannot be made."""
+    if config.registry.openlineage and find_spec("openlineage") is None:
+        raise UsageError(
+            "registry.openlineage needs a package that is missing: openlineage-python",
+            "Run `pip install 'embedline[openlineage]'`.",
+        )
+
+
+def send_events(config: Config, round_: Run) -> None:
+    """Sends what a round that has ended did to the collector of OpenLineage events, where one is configured; one that
+    does not take them is logged and changes nothing about the round."""
+    if url := config.registry.openlineage:
+        from components.registry import openlineage  # the package is an extra
+
+        try:
+            openlineage.send(url, openlineage.events(round_.tracking, round_.run_id))
+        except EmbedlineError as error:
+            get_run_logger().warning("%s. %s", error.problem, error.remedy)
 
 
 def run_stages(config: Config, round_: Run) -> tuple[str, ...]:

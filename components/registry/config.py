@@ -37,11 +37,13 @@ class Registry(Section):
     """`environment` is what this workspace serves; each has a registered model, an experiment and a ledger of its own.
 
     `mirror` is a second copy of the ledger: a file of the workspace that is committed with git, such as
-    `ledger.jsonl`, or an object, `s3://BUCKET/KEY`.
+    `ledger.jsonl`, or an object, `s3://BUCKET/KEY`. `openlineage` is the address of a collector of OpenLineage events,
+    such as Marquez; it gets those of each round when the round has ended.
     """
 
     environment: Annotated[str, Field(pattern=r"^[a-z][a-z0-9-]*$")] = DEV
     mirror: str | None = None
+    openlineage: Annotated[str, Field(pattern=r"^https?://")] | None = None
 
 
 def named(name: str, environment: str) -> str:

@@ -10,6 +10,7 @@ import pytest
 
 from components.registry import evidence, tracking
 from components.stages import STAGES
+from tests.loopback import collecting
 
 from .conftest import Line
 
@@ -29,8 +30,12 @@ def test_a_round_promotes_and_the_next_repeats_nothing(line: Line) -> None:
     second = line.answer("run")
     assert (second["repeated"], second["version"], second["roles"]) == ([], "1", first["roles"])
 
-    line.change(serving={"max_batch_size": 32})
-    third = line.answer("run")
+    with collecting() as collector:
+        line.change(serving={"max_batch_size": 32}, registry={"openlineage": collector.url})
+        third = line.answer("run")
+    events = [json.loads(post.body) for post in collector.posts]
+    ended = {event["job"]["name"] for event in events if event["eventType"] == "COMPLETE"}
+    assert ended == {"retrain", "retrain.package"}, "the collector is away from here on, which stops no round"
     assert third["repeated"] == ["package"]
     assert third["roles"] == {"champion": "2", "challenger": None, "previous": "1"}
     kept = evidence.require(tracking.prepare(line.root), "2")

@@ -2,12 +2,8 @@
 
 from __future__ import annotations
 
-import http.server
 import json
 import socketserver
-import threading
-from collections.abc import Iterator
-from contextlib import contextmanager
 from pathlib import Path
 from typing import Any
 
@@ -15,20 +11,9 @@ import pytest
 
 from components.monitoring.config import Monitoring
 from monitoring.alert import alert
+from tests.loopback import collecting, serving
 
 SECRET = "/hook/secret-token"
-
-
-@contextmanager
-def serving(server: socketserver.TCPServer) -> Iterator[int]:
-    thread = threading.Thread(target=server.serve_forever, daemon=True)
-    thread.start()
-    try:
-        yield server.server_address[1]
-    finally:
-        server.shutdown()
-        server.server_close()
-        thread.join(5)
 
 
 def settings(*alerts: dict[str, Any]) -> Monitoring:
@@ -46,23 +31,14 @@ def test_a_file_gets_a_line(tmp_path: Path) -> None:
 
 
 def test_a_webhook_gets_the_text_and_no_message_names_its_address(monkeypatch: pytest.MonkeyPatch) -> None:
-    bodies: list[Any] = []
-
-    class Hook(http.server.BaseHTTPRequestHandler):
-        def do_POST(self) -> None:
-            bodies.append(json.loads(self.rfile.read(int(self.headers["content-length"]))))
-            self.send_response(200 if len(bodies) == 1 else 500)
-            self.end_headers()
-
-        def log_message(self, *_: object) -> None:
-            pass
-
-    with serving(http.server.HTTPServer(("127.0.0.1", 0), Hook)) as port:
-        monkeypatch.setenv("EMBEDLINE_WEBHOOK", f"http://127.0.0.1:{port}{SECRET}")
+    with collecting() as hook:
+        monkeypatch.setenv("EMBEDLINE_WEBHOOK", f"{hook.url}{SECRET}")
         assert alert(settings({"name": "webhook"}), "drift", "version 3") == []
+        hook.status = 500
         (refused,) = alert(settings({"name": "webhook"}), "drift", "version 3")
     (unreachable,) = alert(settings({"name": "webhook"}), "drift", "version 3")
-    assert bodies[0] == {"text": "drift\nversion 3"}
+    assert hook.posts[0].path == SECRET
+    assert json.loads(hook.posts[0].body) == {"text": "drift\nversion 3"}
     assert refused == "webhook: the webhook answers 500"
     assert "cannot be reached" in unreachable
     assert not any("secret" in problem for problem in (refused, unreachable))

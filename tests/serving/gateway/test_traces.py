@@ -2,12 +2,8 @@
 
 from __future__ import annotations
 
-import gzip
 import sys
-import threading
-from collections.abc import Iterator
-from contextlib import contextmanager
-from http.server import BaseHTTPRequestHandler, ThreadingHTTPServer
+from collections.abc import Sequence
 from pathlib import Path
 from typing import Any
 
@@ -17,40 +13,18 @@ from opentelemetry.proto.collector.trace.v1.trace_service_pb2 import ExportTrace
 from components.errors import UsageError
 from serving.gateway import traces
 from serving.routes import Routes, Target, write_routes
+from tests.loopback import Post, collecting
 from tests.serving.gateway.conftest import running
 
 TRACE, PARENT = "0af7651916cd43dd8448eb211c80319c", "b7ad6b7169203331"
 TEXT = "a text that nobody else may read"
 
 
-@contextmanager
-def collector() -> Iterator[tuple[str, list[bytes]]]:
-    received: list[bytes] = []
-
-    class Handler(BaseHTTPRequestHandler):
-        def do_POST(self) -> None:
-            body = self.rfile.read(int(self.headers["content-length"]))
-            received.append(gzip.decompress(body) if self.headers.get("content-encoding") == "gzip" else body)
-            self.send_response(200)
-            self.end_headers()
-
-        def log_message(self, *arguments: object) -> None:
-            pass
-
-    server = ThreadingHTTPServer(("127.0.0.1", 0), Handler)
-    thread = threading.Thread(target=server.serve_forever)
-    thread.start()
-    yield f"http://127.0.0.1:{server.server_port}/v1/traces", received
-    server.shutdown()
-    thread.join(10)
-    server.server_close()
-
-
-def spans(received: list[bytes]) -> dict[str, Any]:
+def spans(received: Sequence[Post]) -> dict[str, Any]:
     return {
         span.name: span
-        for body in received
-        for of_resource in ExportTraceServiceRequest.FromString(body).resource_spans
+        for post in received
+        for of_resource in ExportTraceServiceRequest.FromString(post.body).resource_spans
         for of_scope in of_resource.scope_spans
         for span in of_scope.spans
     }
@@ -62,11 +36,11 @@ def facts(span: Any) -> dict[str, Any]:
 
 def test_a_request_and_its_inference_are_spans_of_the_trace_of_the_client(tmp_path: Path, triton_address: str) -> None:
     write_routes(tmp_path, Routes(Target("embedder", 2)))
-    with collector() as (url, received):
-        with running(tmp_path, triton=triton_address, traces=url) as gateway:
+    with collecting() as collector:
+        with running(tmp_path, triton=triton_address, traces=f"{collector.url}/v1/traces") as gateway:
             answer = gateway.ask([TEXT, "a cat"], {"traceparent": f"00-{TRACE}-{PARENT}-01", "x-request-id": "one"})
             assert answer.status_code == 200
-        found = spans(received)  # the gateway sends the last ones before it ends
+        found = spans(collector.posts)  # the gateway sends the last ones before it ends
     request, inference = found["embeddings"], found["inference"]
     assert request.trace_id.hex() == inference.trace_id.hex() == TRACE
     assert request.parent_span_id.hex() == PARENT and inference.parent_span_id == request.span_id
@@ -74,7 +48,7 @@ def test_a_request_and_its_inference_are_spans_of_the_trace_of_the_client(tmp_pa
     expected = {"embedline.request_id": "one", "embedline.status": 200, "embedline.items": 2, "embedline.version": 2}
     assert facts(request) == expected
     assert facts(inference) == {"embedline.model": "embedder", "embedline.version": 2, "embedline.items": 2}
-    assert not any(TEXT.encode() in body for body in received), "what a request holds is in no span"
+    assert not any(TEXT.encode() in post.body for post in collector.posts), "what a request holds is in no span"
 
 
 def test_a_collector_that_is_away_costs_no_answer(tmp_path: Path, triton_address: str) -> None:
