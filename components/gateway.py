@@ -33,7 +33,8 @@ class Gateway(Section):
     `record_share` of the answered items is kept in `.embedline/traffic` for `embedline monitor`, without their content
     unless `record_raw` asks for it; what matches one of the regular expressions `redact` is then blanked out of texts.
     Spans of all requests go to `traces`, the URL of a collector that takes OTLP over HTTP; null: nowhere.
-    `in_flight` batches of a version are with Triton at once; what arrives meanwhile waits and makes the next batch.
+    `in_flight` batches of a version are with Triton at once (null: as many as the version has instances there); what
+    arrives meanwhile waits and makes the next batch.
     """
 
     host: str = "127.0.0.1"
@@ -48,7 +49,7 @@ class Gateway(Section):
     """Over all requests; what comes on top is answered 503."""
     max_held_bytes: Positive = 256_000_000
     """Of the bodies of all requests that are being read or answered."""
-    in_flight: Positive = 2
+    in_flight: Positive | None = None
     receive_seconds: Rate = 10.0
     """For the headers, for the body, and for a client that does not read its answer."""
     timeout_seconds: Rate = 30.0

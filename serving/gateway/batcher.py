@@ -47,6 +47,10 @@ class Lane:
     target: Target
     dimension: int | None
     jobs: deque[Job] = field(default_factory=deque)
+    size: int = 1
+    """The most rows that the model takes at once."""
+    at_once: int = 1
+    """The most batches that are with Triton at once."""
     in_flight: int = 0
 
 
@@ -61,7 +65,6 @@ class Batcher:
         self.waiting = 0
         self.running: set[asyncio.Task[None]] = set()
 
-    @traces.TRACER.start_as_current_span("inference", record_exception=False)
     async def encode(
         self, target: Target, rows: Sequence[Row], dimension: int | None, request_id: str, deadline: float
     ) -> Answer:
@@ -71,16 +74,22 @@ class Batcher:
         """
         if not rows:
             return Answer([], None)
-        traces.describe(model=target.model, version=target.version, items=len(rows))
-        size = await self.inference.max_batch_size(target, deadline - time.monotonic())
+        with traces.of_inference(target.model, target.version, len(rows)):
+            return await self._encode(target, rows, dimension, request_id, deadline)
+
+    async def _encode(
+        self, target: Target, rows: Sequence[Row], dimension: int | None, request_id: str, deadline: float
+    ) -> Answer:
+        limits = await self.inference.limits(target, deadline - time.monotonic())
         if self.waiting + len(rows) > self.settings.max_waiting_items:
             raise Refusal(503, f"{self.waiting} items wait already; come back later", code="overloaded", retry_after=1)
         lane = self.lanes.setdefault((target, dimension), Lane(target, dimension))
+        lane.size, lane.at_once = limits.batch, self.settings.in_flight or limits.instances
         loop = asyncio.get_running_loop()
-        jobs = [Job(part, request_id, deadline, loop.create_future()) for _, part in batches(rows, size)]
+        jobs = [Job(part, request_id, deadline, loop.create_future()) for _, part in batches(rows, lane.size)]
         lane.jobs.extend(jobs)
         self.waiting += len(rows)
-        self._send(lane, size)
+        self._send(lane)
         try:
             answers = await asyncio.gather(*(job.answer for job in jobs))
         except BaseException:
@@ -95,27 +104,27 @@ class Batcher:
                 self.waiting -= len(job.rows)
             job.answer.cancel()
 
-    def _send(self, lane: Lane, size: int) -> None:
+    def _send(self, lane: Lane) -> None:
         """Gives Triton batches until as many are in flight as may be."""
-        while lane.jobs and lane.in_flight < self.settings.in_flight:
+        while lane.jobs and lane.in_flight < lane.at_once:
             jobs, count, weight = list[Job](), 0, 0
             while lane.jobs:
                 rows = lane.jobs[0].rows
                 job_bytes = sum(len(value) for row in rows for value in row)
-                if jobs and (count + len(rows) > size or weight + job_bytes > MAX_BATCH_BYTES):
+                if jobs and (count + len(rows) > lane.size or weight + job_bytes > MAX_BATCH_BYTES):
                     break
                 jobs.append(lane.jobs.popleft())
                 count, weight = count + len(rows), weight + job_bytes
             self.waiting -= count
             lane.in_flight += 1
             self.metrics.batch_items.observe(count)
-            task = asyncio.create_task(self._run(lane, jobs, size))
+            task = asyncio.create_task(self._run(lane, jobs))
             self.running.add(task)
             task.add_done_callback(self.running.discard)
         if not lane.jobs and not lane.in_flight:
             self.lanes.pop((lane.target, lane.dimension), None)
 
-    async def _run(self, lane: Lane, jobs: Sequence[Job], size: int) -> None:
+    async def _run(self, lane: Lane, jobs: Sequence[Job]) -> None:
         rows = [row for job in jobs for row in job.rows]
         request_id = ",".join(dict.fromkeys(job.request_id for job in jobs))
         seconds = max(job.deadline for job in jobs) - time.monotonic()
@@ -133,7 +142,7 @@ class Batcher:
                 start += len(job.rows)
         finally:
             lane.in_flight -= 1
-            self._send(lane, size)
+            self._send(lane)
 
     async def _answer(self, lane: Lane, rows: Sequence[Row], request_id: str, seconds: float) -> Answer:
         """Returns the results; where Triton refuses rows together, each is asked for by itself, so that it fails alone.

@@ -28,6 +28,8 @@ OPTIONS = [
 ]
 UNKNOWN_MODEL = "unknown model"
 RETRY_SECONDS = 2
+OF_ENSEMBLE = 2
+"""Batches at once for a chain of models: while one prepares a batch, the next works on the one before."""
 
 
 @dataclass(frozen=True)
@@ -36,6 +38,14 @@ class Vectors:
 
     values: np.ndarray
     version: int
+
+
+@dataclass(frozen=True)
+class Limits:
+    """The most rows of a batch, and how many batches a model works on at the same time."""
+
+    batch: int
+    instances: int
 
 
 class Inference:
@@ -76,9 +86,11 @@ class Inference:
             raise Refusal(503, f"the model has answered {len(values)} vectors for {len(rows)} items", code="bad_answer")
         return Vectors(values, int(answer.model_version))
 
-    async def max_batch_size(self, target: Target, seconds: float) -> int:
-        """Returns the most rows that a model takes at once. Raises `Refusal` as `infer` does."""
-        return max(1, int((await self.config(target, seconds)).max_batch_size))
+    async def limits(self, target: Target, seconds: float) -> Limits:
+        """Returns how much a model works on at once. Raises `Refusal` as `infer` does."""
+        config = await self.config(target, seconds)
+        instances = sum(group.count * max(1, len(group.gpus)) for group in config.instance_group)
+        return Limits(max(1, config.max_batch_size), instances or OF_ENSEMBLE)
 
     async def config(self, target: Target, seconds: float) -> Any:
         """Returns the configuration of a model, asked for once. Raises `Refusal` as `infer` does."""

@@ -78,7 +78,7 @@ class Shadow:
         version = copy.target.version
         began = time.perf_counter()
         try:
-            size = await self.inference.max_batch_size(copy.target, SECONDS)
+            size = (await self.inference.limits(copy.target, SECONDS)).batch
             parts = [
                 (
                     await self.inference.infer(

@@ -4,6 +4,7 @@ from __future__ import annotations
 
 import json
 import os
+import shutil
 import signal
 import subprocess
 import sys
@@ -22,6 +23,7 @@ ROOT = Path(__file__).resolve().parents[2]
 COMMAND = (sys.executable, "-m", "cli.main")
 TIMEOUT = 1800
 START_SECONDS = 480
+WORKSPACE = "workspace"
 
 
 @dataclass(frozen=True)
@@ -79,13 +81,29 @@ def wait_for(condition: Callable[[], bool], process: subprocess.Popen[str]) -> N
 
 
 @pytest.fixture
-def line(tmp_path: Path, text_model: Path) -> Line:
+def fresh_line(tmp_path: Path, text_model: Path) -> Line:
     """A copy of this checkout with a small configuration, committed to a git repository of its own."""
     return make_line(tmp_path, text_model)
 
 
+@pytest.fixture(scope="session")
+def ingested(tmp_path_factory: pytest.TempPathFactory, text_model: Path) -> Path:
+    """The folder with a fresh line that has built its data set, which others start as copies of."""
+    folder = tmp_path_factory.mktemp("ingested")
+    done = make_line(folder, text_model).call("ingest")
+    assert done.returncode == 0, done.stdout + done.stderr
+    return folder
+
+
+@pytest.fixture
+def line(ingested: Path, tmp_path: Path) -> Line:
+    """A line that has its data set, but has run no stage."""
+    shutil.copytree(ingested, tmp_path, dirs_exist_ok=True, symlinks=True)
+    return Line(tmp_path / WORKSPACE, environment_of(tmp_path))
+
+
 def make_line(folder: Path, text_model: Path) -> Line:
-    root = folder / "workspace"
+    root = folder / WORKSPACE
     root.mkdir()
     listed = subprocess.run(
         ["git", "ls-files", "-coz", "--exclude-standard"], cwd=ROOT, capture_output=True, check=True

@@ -3,7 +3,6 @@
 from __future__ import annotations
 
 import json
-import socket
 from pathlib import Path
 
 import pytest
@@ -18,7 +17,8 @@ pytestmark = pytest.mark.system
 
 
 @pytest.mark.slow
-def test_a_round_promotes_and_the_next_repeats_nothing(line: Line) -> None:
+def test_a_round_promotes_and_the_next_repeats_nothing(fresh_line: Line) -> None:
+    line = fresh_line
     first = line.answer("run")
     assert first["repeated"] == list(STAGES)
     assert first["roles"]["champion"] == first["version"] == "1"
@@ -79,14 +79,3 @@ def test_bad_parameters_end_in_a_message_and_its_exit_code(
     assert failed.returncode == code, failed.stdout + failed.stderr
     assert said in failed.stderr
     assert "Traceback" not in failed.stderr
-
-
-@pytest.mark.slow
-def test_serving_on_a_port_in_use_says_so(line: Line) -> None:
-    line.answer("run")
-    with socket.create_server(("127.0.0.1", 0)) as taken:
-        port = taken.getsockname()[1]
-        line.change(serving={"http_port": port, "grpc_port": 0, "metrics_port": 0, "supervisor_metrics_port": 0})
-        failed = line.call("serve")
-    assert failed.returncode == 1
-    assert f"port {port}" in failed.stderr

@@ -7,6 +7,7 @@ import json
 import os
 import shutil
 import signal
+import socket
 import subprocess
 import sys
 import threading
@@ -121,6 +122,12 @@ def write_parity(cosine: float) -> None:
     (ONNX / "parity.json").write_text(json.dumps({"int8": {"minimum": cosine, "rank_agreement_10": 1.0}}))
 
 
+def set_serving(**values: int) -> None:
+    content = yaml.safe_load(Path("params.yaml").read_text())
+    content["serving"] |= values
+    Path("params.yaml").write_text(yaml.safe_dump(content))
+
+
 @pytest.fixture
 def server(workspace: Workspace) -> Iterator[TritonServer]:
     """The server of the workspace, as `embedline serve` runs it."""
@@ -193,9 +200,7 @@ def test_a_round_brings_the_server_to_the_roles_of_one_that_was_killed(
     ("sign", "code"), [(signal.SIGTERM, 0), (signal.SIGHUP, 0), (signal.SIGINT, None), (signal.SIGKILL, -9)]
 )
 def test_the_command_that_serves_takes_its_server_with_it(workspace: Workspace, sign: int, code: int | None) -> None:
-    content = yaml.safe_load(Path("params.yaml").read_text())
-    content["serving"] |= {"http_port": 0, "grpc_port": 0, "metrics_port": 0, "supervisor_metrics_port": 0}
-    Path("params.yaml").write_text(yaml.safe_dump(content))
+    set_serving(http_port=0, grpc_port=0, metrics_port=0, supervisor_metrics_port=0)
     command = subprocess.Popen(
         [sys.executable, "-m", "cli.main", "serve", "--no-gateway"],
         env={**os.environ, "PYTHONPATH": str(ROOT)},
@@ -219,6 +224,18 @@ def test_the_command_that_serves_takes_its_server_with_it(workspace: Workspace, 
     assert leftovers(HOME.resolve()) == []
     assert TritonServer.find(HOME) is None
     assert code is None or ended == code
+
+
+@pytest.mark.usefixtures("workspace")
+def test_a_port_in_use_is_named_by_the_command_that_serves() -> None:
+    with socket.create_server(("127.0.0.1", 0)) as taken:
+        port = taken.getsockname()[1]
+        set_serving(http_port=port, grpc_port=0, metrics_port=0, supervisor_metrics_port=0)
+        command = [sys.executable, "-m", "cli.main", "serve"]
+        environment = {**os.environ, "PYTHONPATH": str(ROOT)}
+        failed = subprocess.run(command, env=environment, capture_output=True, text=True, timeout=END_SECONDS)
+    assert failed.returncode == 1
+    assert f"port {port}" in failed.stderr and "Traceback" not in failed.stderr
 
 
 @pytest.mark.usefixtures("workspace")

@@ -13,7 +13,7 @@ import pytest
 from components.gateway import Gateway
 from serving.client import Row
 from serving.gateway.batcher import Answer, Batcher
-from serving.gateway.inference import Vectors
+from serving.gateway.inference import Limits, Vectors
 from serving.gateway.metrics import Metrics
 from serving.gateway.refusal import Refusal
 from serving.routes import Target
@@ -29,8 +29,8 @@ class HeldInference:
         self.open = asyncio.Event()
         self.version = 1
 
-    async def max_batch_size(self, target: Target, seconds: float) -> int:
-        return 8
+    async def limits(self, target: Target, seconds: float) -> Limits:
+        return Limits(batch=8, instances=2)
 
     async def infer(
         self, target: Target, rows: Sequence[Row], dimension: int | None, request_id: str, seconds: float
@@ -74,7 +74,7 @@ def test_what_arrives_meanwhile_goes_together() -> None:
     async def test(inference: HeldInference, batcher: Batcher) -> None:
         asked = [ask(batcher, str(number)) for number in range(8)]
         await settle()
-        assert [texts for _, texts, _, _ in inference.calls] == [["0"], ["1"]], "at once, and no more than in_flight"
+        assert [texts for _, texts, _, _ in inference.calls] == [["0"], ["1"]], "at once, one for each instance"
         assert batcher.waiting == 6
         inference.open.set()
         assert [values(await each) for each in asked] == [[float(number)] for number in range(8)]
@@ -82,6 +82,18 @@ def test_what_arrives_meanwhile_goes_together() -> None:
         assert inference.calls[2][3] == "2,3,4,5,6,7", "the ids of the requests reach Triton"
 
     run(test)
+
+
+def test_the_number_of_batches_in_flight_can_be_set() -> None:
+    async def test(inference: HeldInference, batcher: Batcher) -> None:
+        asked = [ask(batcher, str(number)) for number in range(4)]
+        await settle()
+        assert [texts for _, texts, _, _ in inference.calls] == [["0"]]
+        inference.open.set()
+        await asyncio.gather(*asked)
+        assert [texts for _, texts, _, _ in inference.calls[1:]] == [["1", "2", "3"]]
+
+    run(test, in_flight=1)
 
 
 def test_batches_are_no_larger_than_the_model_takes_and_answers_in_order() -> None:
