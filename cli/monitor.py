@@ -12,7 +12,7 @@ import typer
 
 from cli.options import Machine
 from cli.screen import say, screen
-from components.workspace import BUNDLE, STATE
+from components.workspace import BUNDLE, STATE, TRAFFIC
 
 if TYPE_CHECKING:
     from monitoring.reference import Known
@@ -25,7 +25,7 @@ COLOURS = {"alarm": "red", "note": "yellow", "ok": "green"}
 
 
 def monitor(
-    traffic: Annotated[Path, typer.Option(help="A folder of recorded requests.")] = STATE / "traffic",
+    traffic: Annotated[Path, typer.Option(help="A folder of recorded requests.")] = TRAFFIC,
     reference: Annotated[Path, typer.Option(help="The reference window of a bundle.")] = REFERENCE,
     healthy_since: Annotated[
         datetime | None, typer.Option(formats=TIMES, help="Compare with a past period instead; UTC.")

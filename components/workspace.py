@@ -6,6 +6,8 @@ from pathlib import Path
 
 STATE = Path(".embedline")
 """What belongs to this workspace alone: locks, logs, local databases. Neither git nor DVC sees it."""
+TRAFFIC, FEEDBACK = STATE / "traffic", STATE / "feedback"
+"""Recorded requests, and which hits their users took."""
 DATA = Path("data")
 LABELLED = Path("feedback")
 """Pairs that users have labelled, which `corpus.additions` reads."""

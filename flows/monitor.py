@@ -12,12 +12,12 @@ from prefect.events import emit_event
 
 from components import config as configuration
 from components.monitoring.config import Monitoring
-from components.workspace import BUNDLE, STATE
+from components.workspace import BUNDLE, STATE, TRAFFIC
 from monitoring.alert import alert
 from monitoring.policies import reason_to_retrain
 from monitoring.reference import of_own_bundle
 from monitoring.report import ALARM, WindowReport, last_before, read_history
-from monitoring.watch import HISTORY, TRAFFIC, look, past_period
+from monitoring.watch import HISTORY, look, past_period
 from serving import events
 
 RETRAIN = "embedline.retrain.wanted"

@@ -13,7 +13,7 @@ import numpy as np
 from components.errors import UsageError
 from components.monitoring.config import Monitoring
 from components.traffic import Window, forget, read_column, read_feedback, read_window
-from components.workspace import STATE
+from components.workspace import FEEDBACK, STATE
 from monitoring import golden
 from monitoring.outcomes import outcomes
 from monitoring.page import write_history
@@ -22,7 +22,6 @@ from monitoring.quality import reciprocal_rank
 from monitoring.reference import Known, first_requests
 from monitoring.report import WindowReport, append_history, judge_window, last_before
 
-TRAFFIC, FEEDBACK = STATE / "traffic", "feedback"
 HISTORY = STATE / "monitoring" / "history.jsonl"
 PAGE = "index.html"
 
@@ -74,7 +73,7 @@ def judge_traffic(
         if past and period.since < past.since:
             continue
         reports = []
-        feedback = traffic.with_name(FEEDBACK)
+        feedback = traffic.with_name(FEEDBACK.name)
         taken = read_feedback(feedback, period.since, period.until)
         quality = reciprocal_rank(read_feedback(feedback, -np.inf, period.since).values(), taken.values())
         said = outcomes(traffic, taken, period.since, period.until, settings.slices)

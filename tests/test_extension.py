@@ -93,6 +93,7 @@ def digests(root: Path) -> dict[str, str]:
     return {path.relative_to(root).as_posix(): file_sha256(path) for path in root.rglob("*.py")}
 
 
+@pytest.mark.slow
 def test_each_new_file_works_where_it_is_named_and_no_other_is_touched(
     source_copy: Path, content: dict[str, Any]
 ) -> None:

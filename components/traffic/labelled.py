@@ -12,8 +12,8 @@ from PIL import Image, UnidentifiedImageError
 
 from components.files import atomic_file
 from components.traffic.window import read_rows
+from components.workspace import FEEDBACK, TRAFFIC
 
-TRAFFIC, FEEDBACK = "traffic", "feedback"
 SUFFIXES = {"PNG": ".png", "JPEG": ".jpg", "WEBP": ".webp", "GIF": ".gif"}
 
 
@@ -31,7 +31,7 @@ def labelled(home: Path) -> Iterator[Labelled]:
 
     Raises as `read_window` does; folders that are not there hold none.
     """
-    traffic, feedback = home / TRAFFIC, home / FEEDBACK
+    traffic, feedback = home / TRAFFIC.name, home / FEEDBACK.name
     if not (traffic.is_dir() and feedback.is_dir()):
         return
     taken = {}

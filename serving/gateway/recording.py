@@ -16,9 +16,9 @@ import pyarrow as pa
 from PIL import Image, UnidentifiedImageError
 
 from components.traffic import Feedback, Request, TrafficWriter, feedback_table, request_table
+from components.workspace import FEEDBACK, TRAFFIC
 from serving.client import Row
 
-TRAFFIC, FEEDBACK = "traffic", "feedback"
 LETTERS = 64
 """How many letters of a text tell its script."""
 
@@ -41,8 +41,8 @@ class Recorder:
 
     def __init__(self, home: Path, share: float, raw: bool = False, redact: Sequence[str] = ()) -> None:
         self.share, self.raw, self.redact = share, raw, redact
-        self.traffic = TrafficWriter(home / TRAFFIC, table=self.answered_table, share=share)
-        self.feedback = TrafficWriter(home / FEEDBACK, table=feedback_table)
+        self.traffic = TrafficWriter(home / TRAFFIC.name, table=self.answered_table, share=share)
+        self.feedback = TrafficWriter(home / FEEDBACK.name, table=feedback_table)
 
     def answered(
         self, request_id: str, rows: Sequence[Row], vectors: Sequence[np.ndarray], version: int, milliseconds: float

@@ -112,6 +112,7 @@ def test_a_name_is_refused_while_the_hub_is_switched_off(tmp_path: Path) -> None
     assert "HF_HUB_OFFLINE=0" in raised.value.remedy
 
 
+@pytest.mark.slow
 def test_a_name_is_fetched_from_the_hub_where_that_is_allowed(sentence_model: Path, tmp_path: Path) -> None:
     """The hub is a closed port here, and what an earlier download left is found; another name is an error."""
     repository = tmp_path / "hub" / "models--somebody--some-model"

@@ -28,6 +28,7 @@ from tests.evaluation.conftest import CONFIG, HashEmbedder, row, write_data
 
 REPOSITORY = Path(__file__).parents[2]
 ENVIRONMENT = {**os.environ, "PYTHONPATH": str(REPOSITORY)}
+Ask = Callable[..., tuple[int, Any]]
 WORDS = [f"word {number}" for number in range(40)]
 
 
@@ -56,13 +57,24 @@ def workspace(tmp_path_factory: pytest.TempPathFactory) -> Path:
 
 
 def embedline(workspace: Path, *arguments: str) -> tuple[int, Any]:
-    """Returns the exit code and what was said to a machine."""
+    """Returns the exit code of a process of its own, and what it said to a machine."""
     command = [sys.executable, "-m", "cli.main", *arguments, "--json"]
     done = subprocess.run(command, cwd=workspace, env=ENVIRONMENT, capture_output=True, text=True, timeout=300)
     return done.returncode, json.loads(done.stdout)
 
 
-def test_a_model_is_scored_shown_and_compared(workspace: Path) -> None:
+@pytest.fixture
+def ask(call: Callable[..., Called]) -> Ask:
+    """Returns the exit code and what was said to a machine, in this process, which need not start anew."""
+
+    def asked(folder: Path, *arguments: str) -> tuple[int, Any]:
+        code, said, _ = call(folder, *arguments, "--json")
+        return code, json.loads(said)
+
+    return asked
+
+
+def test_a_model_is_scored_shown_and_compared(workspace: Path, ask: Ask) -> None:
     scores = {}
     for name in ("good", "poor"):
         code, scores[name] = embedline(workspace, "evaluate", f"vectors:{name}", "--vlm2vec", f"{name}.json")
@@ -72,34 +84,34 @@ def test_a_model_is_scored_shown_and_compared(workspace: Path) -> None:
         assert "<svg" in page and ("Worst queries" in page) == (name == "poor")
     assert scores["good"]["overall"] > 0.9 > 0.3 > scores["poor"]["overall"]
     files = [scores[name]["scores"] for name in ("good", "poor")]
-    code, compared = embedline(workspace, "compare", *files)
+    code, compared = ask(workspace, "compare", *files)
     assert code == 0 and compared["overall"]["verdict"] == "better" and compared["overall"]["lower"] > 0.5
-    code, same = embedline(workspace, "compare", files[0], files[0])
+    code, same = ask(workspace, "compare", files[0], files[0])
     assert code == 0 and same["overall"]["verdict"] == "no difference shown" and same["note"] is None
     content = json.loads((workspace / files[1]).read_text())
     (workspace / "asked otherwise.json").write_text(json.dumps(content | {"prompts": "of another family"}))
-    code, compared = embedline(workspace, "compare", files[0], "asked otherwise.json")
+    code, compared = ask(workspace, "compare", files[0], "asked otherwise.json")
     assert code == 0 and "prompts differ" in compared["note"]
     content["tasks"]["Names"]["values"][0] = 7.0
     (workspace / "broken.json").write_text(json.dumps(content))
-    code, said = embedline(workspace, "compare", files[0], "broken.json")
+    code, said = ask(workspace, "compare", files[0], "broken.json")
     assert code == 2 and "broken.json" in said["error"] and "tasks.Names.values.0" in said["error"]
 
 
-def test_a_probe_gives_its_own_numbers(workspace: Path) -> None:
-    code, found = embedline(workspace, "evaluate", "vectors:good", "--suite", "geometry")
+def test_a_probe_gives_its_own_numbers(workspace: Path, ask: Ask) -> None:
+    code, found = ask(workspace, "evaluate", "vectors:good", "--suite", "geometry")
     assert code == 0 and found["alignment, all"] < 1
 
 
 def test_rows_that_lead_out_of_the_data_end_in_a_message_that_names_set_and_row(
-    workspace: Path, tmp_path: Path
+    workspace: Path, tmp_path: Path, ask: Ask
 ) -> None:
     copy = tmp_path / "copy"
     shutil.copytree(workspace, copy)
     rows = [row(f"like {word}", WORDS, [place]) for place, word in enumerate(WORDS)]
     rows[9]["qry_img_path"] = str(REPOSITORY / "LICENSE")
     write_rows(copy / "data/eval/Names.parquet", EVAL_SCHEMA, rows)
-    code, said = embedline(copy, "evaluate", "vectors:good")
+    code, said = ask(copy, "evaluate", "vectors:good")
     assert code == 4 and "Names.parquet: row 9: unsafe path: /" in said["error"] and said["error"].startswith("Names: ")
 
 
@@ -120,10 +132,10 @@ def test_rows_that_lead_out_of_the_data_end_in_a_message_that_names_set_and_row(
     ],
 )
 def test_wrong_use_ends_in_a_message_and_its_exit_code(
-    workspace: Path, call: Callable[..., Called], arguments: list[str], code: int, problem: str
+    workspace: Path, ask: Ask, arguments: list[str], code: int, problem: str
 ) -> None:
-    found, said, _ = call(workspace, *arguments, "--json")
-    assert found == code and problem in json.loads(said)["error"]
+    found, said = ask(workspace, *arguments)
+    assert found == code and problem in said["error"]
 
 
 @pytest.fixture
@@ -195,8 +207,8 @@ def test_a_probe_in_a_new_file_is_a_suite(inside: Path, monkeypatch: pytest.Monk
     assert evaluated("vectors:good", "as-it-is").measured == {"sets": 2}
 
 
-def test_json_has_the_score_of_every_set(workspace: Path) -> None:
-    code, said = embedline(workspace, "evaluate", "vectors:good", "--task", "Names")
+def test_json_has_the_score_of_every_set(workspace: Path, ask: Ask) -> None:
+    code, said = ask(workspace, "evaluate", "vectors:good", "--task", "Names")
     assert code == 0 and said["tasks"].keys() == {"Names"} and said["tasks"]["Names"] > 0.9
     assert said["missing"] == ["Others"] and "overall" not in said
 

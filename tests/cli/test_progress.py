@@ -29,6 +29,7 @@ def both() -> None:
     talkative(1.2)
 
 
+@pytest.mark.slow
 def test_every_task_shows_the_seconds_that_it_took(tmp_path: object, monkeypatch: pytest.MonkeyPatch) -> None:
     monkeypatch.chdir(str(tmp_path))
     written = io.StringIO()

@@ -206,6 +206,7 @@ def test_the_table_reads_well() -> None:
     assert lines[4] == "| openvino_bf16 | - | - | - | - | - | - | - | - | not computed on this machine |"
 
 
+@pytest.mark.slow
 @pytest.mark.parametrize("max_loss", [None, 0.5])
 def test_the_stage_measures_only_where_it_is_said_how_much_may_be_lost(
     max_loss: float | None,

@@ -17,9 +17,10 @@ pytestmark = [pytest.mark.system, pytest.mark.slow]
 KILL_AFTER_SECONDS = 0.5
 
 
-def test_a_line_killed_in_the_middle_of_each_stage_goes_on(line: Line) -> None:
+@pytest.mark.parametrize("stages", [("teacher",), pytest.param(STAGES, marks=pytest.mark.nightly, id="each stage")])
+def test_a_line_killed_in_the_middle_of_a_stage_goes_on(line: Line, stages: tuple[str, ...]) -> None:
     finished: dict[str, str] = {}
-    for stage in STAGES:
+    for stage in stages:
         kill_during(line, stage)
         assert line.producers().items() >= finished.items(), f"killing {stage} lost something finished"
         finished = line.producers()

@@ -90,6 +90,7 @@ def test_a_stopped_training_goes_on_to_the_same_weights(
     assert not same(weights(fit(other, examples, tmp_path / "seed", module=untrained(recipe))), whole)
 
 
+@pytest.mark.slow
 def test_a_killed_training_goes_on_to_the_same_weights(
     make_teaching: MakeRecipe, examples: Examples, tmp_path: Path
 ) -> None:

@@ -167,12 +167,14 @@ def prometheus(
             process.wait(20)
 
 
+@pytest.mark.slow
 @pytest.mark.system("prometheus")
 @pytest.mark.parametrize("query", dict.fromkeys([*QUERIES, *RECORDED.values(), *RECORDED]))
 def test_every_query_of_dashboard_and_recording_rules_has_data(prometheus: Prometheus, query: str) -> None:
     assert prometheus.lacks(query) == []
 
 
+@pytest.mark.slow
 @pytest.mark.system("prometheus")
 def test_a_misspelt_metric_has_no_data_and_is_named(prometheus: Prometheus) -> None:
     for query in QUERIES:
@@ -185,6 +187,7 @@ def test_a_misspelt_metric_has_no_data_and_is_named(prometheus: Prometheus) -> N
         prometheus.ask("sum(up")
 
 
+@pytest.mark.slow
 @pytest.mark.system("prometheus")
 def test_what_alerts_ask_for_is_there_and_none_of_them_cries(prometheus: Prometheus) -> None:
     for alert, query in ALERTS.items():
@@ -195,6 +198,7 @@ def test_what_alerts_ask_for_is_there_and_none_of_them_cries(prometheus: Prometh
         assert prometheus.ask(annotation["expr"]) == []
 
 
+@pytest.mark.slow
 @pytest.mark.system("prometheus")
 def test_all_metrics_are_printed_by_the_endpoint_of_its_job(prometheus: Prometheus) -> None:
     printed = {
