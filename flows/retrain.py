@@ -133,7 +133,7 @@ def send_events(config: Config, round_: Run) -> None:
         from components.registry import openlineage  # the package is an extra
 
         try:
-            openlineage.send(url, openlineage.events(round_.tracking, round_.run_id))
+            openlineage.send(url, openlineage.events(round_.tracking, round_.run_id, lineage.locked_stages(Path())))
         except EmbedlineError as error:
             get_run_logger().warning("%s. %s", error.problem, error.remedy)
 

@@ -32,7 +32,10 @@ def names(lines: Iterable[str]) -> set[str]:
 
 
 DECLARED = names(
-    [*PROJECT["dependencies"], *(line for extra in ("evidently", "mteb", "openvino", "s3") for line in EXTRAS[extra])]
+    [
+        *PROJECT["dependencies"],
+        *(line for extra in ("evidently", "mteb", "openlineage", "openvino", "s3") for line in EXTRAS[extra]),
+    ]
 )
 DECLARED_FOR_TESTS = DECLARED | names(line for extra in EXTRAS.values() for line in extra)
 TESTS = sorted(path for folder in ("tests", "benchmarks") for path in (ROOT / folder).rglob("*.py"))

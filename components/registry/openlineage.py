@@ -20,7 +20,6 @@ from openlineage.client.facet_v2 import dataset_version_dataset, parent_run, tag
 from requests import RequestException
 
 from components.errors import EmbedlineError
-from components.lineage.versions import locked_stages, outputs
 from components.registry.config import named
 from components.registry.history import iso
 from components.registry.tracking import EXPERIMENT, Tracking, runs
@@ -33,21 +32,22 @@ Versions = Mapping[str, str]
 """The versions of data sets, by their names."""
 
 
-def events(tracking: Tracking, round_id: str) -> list[RunEvent]:
-    """Returns the start and the end of a round that has ended in this workspace, and those of its stages between."""
+def events(tracking: Tracking, round_id: str, locked: Mapping[str, Any]) -> list[RunEvent]:
+    """Returns the start and the end of a round that has ended, and those of its stages between; `locked` are the stages
+    of the `dvc.lock` that it left."""
     round_ = tracking.client.get_run(round_id)
     tags = round_.data.tags
     data = {"data": tags["data"]}
     version = {tracking.model: tags["version"]} if "version" in tags else {}
     began, ended = _events(tracking, round_, JOB, data, version)
-    locked, made = locked_stages(tracking.root), outputs(tracking.root)
+    made = {out["path"] for stage in locked.values() for out in stage.get("outs", ()) if "md5" in out}
     stages = list[RunEvent]()
     wanted = f"tags.`{MLFLOW_PARENT_RUN_ID}` = '{round_id}'"
     for run in sorted(runs(tracking, wanted), key=lambda run: int(run.info.start_time)):
         if "reused_from" not in run.data.tags:
             name = run.data.tags["stage"]
             stage = locked.get(name, {}) if run.info.status == "FINISHED" else {}
-            taken = _versions(stage.get("deps", ()), {"data", *made})
+            taken = _versions(stage.get("deps", ()), {"data"} | made)
             stages += _events(tracking, run, f"{JOB}.{name}", taken, _versions(stage.get("outs", ()), made), round_id)
     return [began, *stages, ended]
 

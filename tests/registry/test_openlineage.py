@@ -5,7 +5,6 @@ from collections.abc import Iterator
 from typing import Any
 
 import pytest
-import yaml
 
 from components import config as configuration
 from components.errors import EmbedlineError, UsageError
@@ -39,7 +38,6 @@ def collector() -> Iterator[Collector]:
 
 @pytest.fixture
 def round_(server: Tracking) -> Run:
-    (server.root / "dvc.lock").write_text(yaml.safe_dump({"schema": "2.0", "stages": LOCK}), encoding="utf-8")
     begun = tracking.start_round(server, {}, {"data": DATA, "git_commit": "a" * 40, "reason": "an alarm"})
     run_stage(begun, "teacher")
     run_stage(begun, "distill")
@@ -55,7 +53,7 @@ def versions(entries: list[dict[str, Any]]) -> dict[str, str]:
 def test_a_collector_gets_the_round_and_its_stages_with_what_they_took_and_made(
     collector: Collector, round_: Run
 ) -> None:
-    openlineage.send(collector.url, openlineage.events(round_.tracking, round_.run_id))
+    openlineage.send(collector.url, openlineage.events(round_.tracking, round_.run_id, LOCK))
     assert {post.path for post in collector.posts} == {"/api/v1/lineage"}
     sent = [json.loads(post.body) for post in collector.posts]
     assert [(event["job"]["name"], event["eventType"]) for event in sent] == [
@@ -81,7 +79,10 @@ def test_a_stage_that_reused_what_an_earlier_round_made_did_not_run(round_: Run)
     again = tracking.start_round(round_.tracking, {}, {"data": DATA})
     run_stage(again, "teacher", producer)
     tracking.end_round(again, succeeded=True)
-    assert [event.job.name for event in openlineage.events(round_.tracking, again.run_id)] == ["retrain", "retrain"]
+    assert [event.job.name for event in openlineage.events(round_.tracking, again.run_id, LOCK)] == [
+        "retrain",
+        "retrain",
+    ]
 
 
 def test_a_failed_stage_made_nothing_and_its_round_no_version(round_: Run) -> None:
@@ -89,7 +90,7 @@ def test_a_failed_stage_made_nothing_and_its_round_no_version(round_: Run) -> No
     with pytest.raises(RuntimeError), tracking.stage_run(failed, "distill"):
         raise RuntimeError("no space left")
     tracking.end_round(failed, succeeded=False)
-    events = openlineage.events(round_.tracking, failed.run_id)
+    events = openlineage.events(round_.tracking, failed.run_id, LOCK)
     ended = [event for event in events if event.eventType is not openlineage.RunState.START]
     assert [(event.job.name, event.eventType.value, event.outputs) for event in ended if event.eventType] == [
         ("retrain.distill", "FAIL", []),
@@ -99,14 +100,14 @@ def test_a_failed_stage_made_nothing_and_its_round_no_version(round_: Run) -> No
 
 def test_the_key_comes_from_the_environment(collector: Collector, round_: Run, monkeypatch: pytest.MonkeyPatch) -> None:
     monkeypatch.setenv("OPENLINEAGE_API_KEY", "key-7")
-    openlineage.send(collector.url, openlineage.events(round_.tracking, round_.run_id))
+    openlineage.send(collector.url, openlineage.events(round_.tracking, round_.run_id, LOCK))
     assert {post.authorization for post in collector.posts} == {"Bearer key-7"}
 
 
 def test_a_collector_that_refuses_is_an_error_of_ours(collector: Collector, round_: Run) -> None:
     collector.status = 403
     with pytest.raises(EmbedlineError, match=r"registry.openlineage: http://.* does not take events: 403"):
-        openlineage.send(collector.url, openlineage.events(round_.tracking, round_.run_id))
+        openlineage.send(collector.url, openlineage.events(round_.tracking, round_.run_id, LOCK))
 
 
 def test_a_missing_package_is_named_before_anything_is_trained(monkeypatch: pytest.MonkeyPatch) -> None:
