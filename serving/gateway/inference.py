@@ -28,8 +28,6 @@ OPTIONS = [
 ]
 UNKNOWN_MODEL = "unknown model"
 RETRY_SECONDS = 2
-OF_ENSEMBLE = 2
-"""Batches at once for a chain of models: while one prepares a batch, the next works on the one before."""
 
 
 @dataclass(frozen=True)
@@ -90,7 +88,7 @@ class Inference:
         """Returns how much a model works on at once. Raises `Refusal` as `infer` does."""
         config = await self.config(target, seconds)
         instances = sum(group.count * max(1, len(group.gpus)) for group in config.instance_group)
-        return Limits(max(1, config.max_batch_size), instances or OF_ENSEMBLE)
+        return Limits(max(1, config.max_batch_size), max(1, instances))
 
     async def config(self, target: Target, seconds: float) -> Any:
         """Returns the configuration of a model, asked for once. Raises `Refusal` as `infer` does."""

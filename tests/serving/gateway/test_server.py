@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import asyncio
 import os
 import signal
 import socket
@@ -19,6 +20,7 @@ import pytest
 
 from serving import TritonServer, control
 from serving.gateway import keys
+from serving.gateway.inference import Inference, Limits
 from serving.routes import Routes, Target, write_routes
 from tests.serving.gateway.conftest import ROOT, RunningGateway, running, wait_until
 from tests.serving.gateway.test_app import error
@@ -49,6 +51,17 @@ def triton_at_rest(server: TritonServer) -> Iterator[None]:
 def gauge(gateway: RunningGateway, name: str) -> float:
     (line,) = [line for line in gateway.get("/metrics").text.splitlines() if line.startswith(f"{name} ")]
     return float(line.split()[1])
+
+
+def test_how_much_a_model_works_on_at_once_is_what_triton_says(triton_address: str) -> None:
+    async def limits() -> Limits:
+        inference = Inference(lambda: triton_address)
+        try:
+            return await inference.limits(Target("embedder", 2), 10)
+        finally:
+            await inference.close()
+
+    assert asyncio.run(limits()) == Limits(batch=64, instances=1)
 
 
 def test_keys_and_rates_over_http(home: Path, triton_address: str) -> None:
