@@ -18,6 +18,7 @@ from prefect.runtime import flow_run
 
 from components import config as configuration
 from components import lineage
+from components.backends.directory import find_directory
 from components.config import Config
 from components.corpus import Manifest
 from components.corpus.columns import row_values
@@ -76,6 +77,7 @@ def retrain(parameters: Path = Path(configuration.PARAMETERS), reason: str = "",
     Raises `DataInvalid`, `Refused` or another `EmbedlineError` with what to do; whatever was finished stays.
     """
     config = configuration.read(parameters)
+    require_starting_models(config)
     require_exportable_student(config)
     require_openlineage(config)
     root = Path()
@@ -107,6 +109,12 @@ def retrain(parameters: Path = Path(configuration.PARAMETERS), reason: str = "",
             tracking.end_round(round_, succeeded=succeeded)
             send_events(config, round_)
         return Outcome(version, roles, repeated)
+
+
+def require_starting_models(config: Config) -> None:
+    """Raises `UsageError`, before anything is built, if a model that a training starts from is nowhere."""
+    for name in {*config.teacher.starting_models, *config.distillation.starting_models}:
+        find_directory(name)
 
 
 def require_exportable_student(config: Config) -> None:

@@ -62,19 +62,27 @@ def test_a_round_promotes_and_the_next_repeats_nothing(fresh_line: Line) -> None
 
 
 @pytest.mark.parametrize(
-    ("section", "values", "code", "said"),
+    ("backbone", "said"),
     [
-        ("teacher", {"backbone": {"dimensions": 3}}, 2, "did you mean 'dimension'?"),
-        pytest.param(
-            "teacher", {"backbone": {"text": {"model": "no/such-model"}}}, 2, "HF_HUB_OFFLINE=0", marks=pytest.mark.slow
-        ),
-        pytest.param("validation", {"min_train_rows": 10_000_000}, 4, "enough training rows", marks=pytest.mark.slow),
+        ({"dimensions": 3}, "did you mean 'dimension'?"),
+        pytest.param({"text": {"model": "no/such-model"}}, "HF_HUB_OFFLINE=0", marks=pytest.mark.slow),
     ],
 )
-def test_bad_parameters_end_in_a_message_and_its_exit_code(
-    line: Line, section: str, values: dict[str, object], code: int, said: str
+def test_a_wrong_setting_is_named_before_anything_is_built(
+    fresh_line: Line, backbone: dict[str, object], said: str
 ) -> None:
-    line.change(**{section: values})
+    fresh_line.change(teacher={"backbone": backbone})
+    demand_refusal(fresh_line, 2, said)
+    assert not (fresh_line.root / "data").exists()
+
+
+@pytest.mark.slow
+def test_data_that_are_not_fit_end_in_a_message_and_its_exit_code(line: Line) -> None:
+    line.change(validation={"min_train_rows": 10_000_000})
+    demand_refusal(line, 4, "enough training rows")
+
+
+def demand_refusal(line: Line, code: int, said: str) -> None:
     failed = line.call("run")
     assert failed.returncode == code, failed.stdout + failed.stderr
     assert said in failed.stderr
