@@ -86,7 +86,9 @@ def switches(environment: dict[str, str]) -> dict[str, str]:
     return {name: environment[name] for name in TELEMETRY_OFF | OFFLINE_BY_DEFAULT if name in environment}
 
 
-@pytest.mark.parametrize("entry", ENTRIES)
+@pytest.mark.parametrize(
+    "entry", [pytest.param(name, marks=pytest.mark.slow) if "benchmarks" in name else name for name in ENTRIES]
+)
 def test_every_tool_finds_its_switches_set(entry: str) -> None:
     code, tools = ENTRIES[entry]
     found = run(code)

@@ -153,6 +153,7 @@ def scores_of(model: Any, task: AbsTask) -> dict[str, Any]:
     return dict(results.task_results[0].scores["test"][0])
 
 
+@pytest.mark.slow
 def test_all_mock_tasks_of_texts_and_images_run() -> None:
     results = mteb.mock_run(model_of(PixelEmbedder()))
     ran = [name for name, result in results.items() if result is not None]

@@ -141,6 +141,7 @@ def test_a_cache_that_lost_its_partial_vectors_encodes_them_again(data: Path, tm
     assert vectors == pytest.approx(HashEmbedder().encode(items), abs=1e-7)
 
 
+@pytest.mark.slow
 def test_two_processes_share_the_work(data: Path, tmp_path: Path) -> None:
     cache = tmp_path / "cache"
     command = [sys.executable, "-c", SLOW_EVALUATION + "print(-len(embedder.encoded))", str(data), str(cache)]

@@ -140,6 +140,7 @@ def copy(onnx: Path, tmp_path: Path) -> Callable[[str, str], Path]:
     return make
 
 
+@pytest.mark.slow
 def test_what_answers_wrong_is_not_taken_though_it_is_the_fastest(
     copy: Callable[[str, str], Path], onnx: Path, data: Path
 ) -> None:
@@ -166,6 +167,7 @@ def test_what_answers_alike_is_taken_where_it_is_the_fastest_and_is_what_is_pack
     assert read_bundle(tmp_path / "bundle").variant == "int8"
 
 
+@pytest.mark.slow
 def test_a_loss_that_few_queries_cannot_rule_out_is_a_loss(
     copy: Callable[[str, str], Path], onnx: Path, data: Path
 ) -> None:

@@ -284,6 +284,7 @@ def write(settings, source, directory, items):
 """
 
 
+@pytest.mark.slow
 def test_a_new_variant_is_one_new_file(
     student: Path, data: Path, tmp_path: Path, monkeypatch: pytest.MonkeyPatch
 ) -> None:

@@ -49,6 +49,7 @@ def test_one_pair_has_no_uniformity() -> None:
         measure(SQUARE[:1], SQUARE[:1])
 
 
+@pytest.mark.slow
 @pytest.mark.skipif(torch.cuda.is_available(), reason="there, the accelerator's memory is reported")
 def test_memory_is_the_peak_that_the_kernel_saw() -> None:
     status = Path("/proc/self/status")

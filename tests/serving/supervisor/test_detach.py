@@ -45,6 +45,7 @@ def test_it_tells_how_it_is_and_stops(root: Path, started: dict[str, Any]) -> No
     assert "It did not run" in call(root, "stop").stdout
 
 
+@pytest.mark.slow
 def test_what_does_not_start_says_why(tmp_path: Path) -> None:
     (tmp_path / "params.yaml").write_text("serving: {}\n")
     failed = call(tmp_path, "--detach")
