@@ -12,9 +12,9 @@ from pathlib import Path
 import pytest
 
 from cli.main import PANELS
-from tests.flows.conftest import COMMAND, ROOT, Line, line, wait_for
+from tests.flows.conftest import COMMAND, ROOT, Line, fresh_line, wait_for
 
-__all__ = ["line"]
+__all__ = ["fresh_line"]
 
 ENVIRONMENT = {**os.environ, "PYTHONPATH": str(ROOT)}
 SAID = "stopped by Ctrl-C"
@@ -105,9 +105,9 @@ def test_ctrl_c_says_how_to_go_on(machine: bool, tmp_path: Path) -> None:
 
 @pytest.mark.system("git")
 @pytest.mark.slow
-def test_ctrl_c_in_a_flow_says_so_too(line: Line) -> None:
-    process = line.start("ingest")
-    holder = line.root / ".embedline" / "holder.json"
+def test_ctrl_c_in_a_flow_says_so_too(fresh_line: Line) -> None:
+    process = fresh_line.start("ingest")
+    holder = fresh_line.root / ".embedline" / "holder.json"
     wait_for(lambda: holder.exists() and str(process.pid) in holder.read_text(), process)
     process.send_signal(signal.SIGINT)
     _, errors = process.communicate(timeout=300)
@@ -139,14 +139,16 @@ def test_help_and_usage_errors_end_as_typer_ends_them(
 
 @pytest.mark.slow
 @pytest.mark.system
-def test_git_is_asked_for_and_says_what_it_commits(line: Line) -> None:
-    subprocess.run(["rm", "-rf", ".git"], cwd=line.root, check=True)
-    refused = line.call("ingest")
+def test_git_is_asked_for_and_says_what_it_commits(fresh_line: Line) -> None:
+    subprocess.run(["rm", "-rf", ".git"], cwd=fresh_line.root, check=True)
+    refused = fresh_line.call("ingest")
     assert refused.returncode == 2
     assert "no git repository with a commit" in refused.stderr and "embedline ingest --git" in refused.stderr
-    assert not (line.root / ".git").exists()
-    started = line.call("ingest", "--git")
+    assert not (fresh_line.root / ".git").exists()
+    started = fresh_line.call("ingest", "--git")
     assert started.returncode == 0, started.stderr
-    committed = subprocess.run(["git", "ls-files"], cwd=line.root, capture_output=True, text=True, check=True).stdout
+    committed = subprocess.run(
+        ["git", "ls-files"], cwd=fresh_line.root, capture_output=True, text=True, check=True
+    ).stdout
     assert f"first commit, of {len(committed.splitlines())} files" in " ".join(started.stderr.split())
     assert "params.yaml" in committed and "data/" not in committed
