@@ -54,7 +54,7 @@ ENTRIES = {
             f"import runpy\nsys.path.insert(0, 'benchmarks')\nrunpy.run_path('benchmarks/{name}.py', run_name='x')",
             tools,
         )
-        for name, tools in {"evaluation": {"mteb", "datasets"}, "training": {"datasets"}}.items()
+        for name, tools in {"evaluation": {"mteb", "datasets"}, "training": {"datasets"}, "recipes": set()}.items()
     },
 }  # fmt: skip
 

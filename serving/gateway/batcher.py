@@ -13,7 +13,7 @@ import numpy as np
 from components.gateway import Gateway
 from serving.client import MAX_BATCH_BYTES, Row, batches
 from serving.gateway import traces
-from serving.gateway.inference import Inference
+from serving.gateway.inference import Inference, Limits
 from serving.gateway.metrics import Metrics
 from serving.gateway.refusal import Refusal
 from serving.routes import Target
@@ -46,11 +46,8 @@ class Lane:
 
     target: Target
     dimension: int | None
+    limits: Limits
     jobs: deque[Job] = field(default_factory=deque)
-    size: int = 1
-    """The most rows that the model takes at once."""
-    at_once: int = 1
-    """The most batches that are with Triton at once."""
     in_flight: int = 0
 
 
@@ -74,7 +71,8 @@ class Batcher:
         """
         if not rows:
             return Answer([], None)
-        with traces.of_inference(target.model, target.version, len(rows)):
+        with traces.of_inference():
+            traces.describe(model=target.model, version=target.version, items=len(rows))
             return await self._encode(target, rows, dimension, request_id, deadline)
 
     async def _encode(
@@ -83,10 +81,10 @@ class Batcher:
         limits = await self.inference.limits(target, deadline - time.monotonic())
         if self.waiting + len(rows) > self.settings.max_waiting_items:
             raise Refusal(503, f"{self.waiting} items wait already; come back later", code="overloaded", retry_after=1)
-        lane = self.lanes.setdefault((target, dimension), Lane(target, dimension))
-        lane.size, lane.at_once = limits.batch, self.settings.in_flight or limits.instances
+        lane = self.lanes.setdefault((target, dimension), Lane(target, dimension, limits))
+        lane.limits = limits
         loop = asyncio.get_running_loop()
-        jobs = [Job(part, request_id, deadline, loop.create_future()) for _, part in batches(rows, lane.size)]
+        jobs = [Job(part, request_id, deadline, loop.create_future()) for _, part in batches(rows, limits.batch)]
         lane.jobs.extend(jobs)
         self.waiting += len(rows)
         self._send(lane)
@@ -106,12 +104,13 @@ class Batcher:
 
     def _send(self, lane: Lane) -> None:
         """Gives Triton batches until as many are in flight as may be."""
-        while lane.jobs and lane.in_flight < lane.at_once:
+        at_once = self.settings.in_flight or lane.limits.instances
+        while lane.jobs and lane.in_flight < at_once:
             jobs, count, weight = list[Job](), 0, 0
             while lane.jobs:
                 rows = lane.jobs[0].rows
                 job_bytes = sum(len(value) for row in rows for value in row)
-                if jobs and (count + len(rows) > lane.size or weight + job_bytes > MAX_BATCH_BYTES):
+                if jobs and (count + len(rows) > lane.limits.batch or weight + job_bytes > MAX_BATCH_BYTES):
                     break
                 jobs.append(lane.jobs.popleft())
                 count, weight = count + len(rows), weight + job_bytes

@@ -40,10 +40,12 @@ class Vectors:
 
 @dataclass(frozen=True)
 class Limits:
-    """The most rows of a batch, and how many batches a model works on at the same time."""
+    """The most rows of a batch, how many batches a model works on at the same time, and whether it has an input for
+    the length of vectors: a version that was packaged before there was one has a parameter."""
 
     batch: int
     instances: int
+    takes_dimension: bool = True
 
 
 class Inference:
@@ -54,7 +56,7 @@ class Inference:
         self.connected: str | None = None
         self.channels: list[grpc.aio.Channel] = []
         self.stub: Any = None
-        self.configs: dict[Target, Any] = {}
+        self.known: dict[Target, Limits] = {}
 
     async def infer(
         self, target: Target, rows: Sequence[Row], dimension: int | None, request_id: str, seconds: float
@@ -72,11 +74,10 @@ class Inference:
             request.raw_input_contents.append(b"".join(as_raw(value) for value in column))
         request.outputs.add(name="EMBEDDING")
         if dimension is not None:
-            config = await self.config(target, seconds)
-            if any(each.name == DIMENSION for each in config.input):
+            if (await self.limits(target, seconds)).takes_dimension:
                 request.inputs.add(name=DIMENSION, datatype="INT32", shape=[len(rows), 1])
                 request.raw_input_contents.append(np.full(len(rows), dimension, "<i4").tobytes())
-            else:  # a version that was packaged before it had that input
+            else:
                 request.parameters["dimension"].int64_param = dimension
         answer = await self.call("ModelInfer", request, seconds)
         values = np.frombuffer(answer.raw_output_contents[0], "<f4").reshape(tuple(answer.outputs[0].shape))
@@ -85,17 +86,15 @@ class Inference:
         return Vectors(values, int(answer.model_version))
 
     async def limits(self, target: Target, seconds: float) -> Limits:
-        """Returns how much a model works on at once. Raises `Refusal` as `infer` does."""
-        config = await self.config(target, seconds)
-        instances = sum(group.count * max(1, len(group.gpus)) for group in config.instance_group)
-        return Limits(max(1, config.max_batch_size), max(1, instances))
-
-    async def config(self, target: Target, seconds: float) -> Any:
-        """Returns the configuration of a model, asked for once. Raises `Refusal` as `infer` does."""
-        if target not in self.configs:
+        """Returns how much a model works on at once, by its configuration, asked for once. Raises `Refusal` as `infer`
+        does."""
+        if target not in self.known:
             request = service_pb2.ModelConfigRequest(name=target.model, version=version_text(target))
-            self.configs[target] = (await self.call("ModelConfig", request, seconds)).config
-        return self.configs[target]
+            config = (await self.call("ModelConfig", request, seconds)).config
+            instances = sum(group.count * max(1, len(group.gpus)) for group in config.instance_group)
+            takes_dimension = any(each.name == DIMENSION for each in config.input)
+            self.known[target] = Limits(max(1, config.max_batch_size), max(1, instances), takes_dimension)
+        return self.known[target]
 
     async def call(self, method: str, request: Any, seconds: float) -> Any:
         """Returns Triton's answer to a call of its gRPC service. Raises `Refusal`."""
@@ -104,7 +103,7 @@ class Inference:
         try:
             return await getattr(self.stub, method)(request, timeout=seconds)
         except grpc.aio.AioRpcError as error:
-            self.configs.clear()  # another model may have taken the place
+            self.known.clear()  # another model may have taken the place
             if error.code() == grpc.StatusCode.UNAVAILABLE:
                 self._connect()
             raise explained(error) from error

@@ -55,12 +55,9 @@ def of_request(headers: Iterable[tuple[bytes, bytes]], request_id: str) -> Abstr
     )
 
 
-def of_inference(model: str, version: int, items: int) -> AbstractContextManager[object]:
+def of_inference() -> AbstractContextManager[object]:
     """Traces what happens inside of the block as the time that items wait and a model works on them."""
-    if _tracer is None:
-        return nullcontext()
-    known: dict[str, str | int] = {"embedline.model": model, "embedline.version": version, "embedline.items": items}
-    return _tracer.start_as_current_span("inference", attributes=known, record_exception=False)
+    return _tracer.start_as_current_span("inference", record_exception=False) if _tracer else nullcontext()
 
 
 def describe(**facts: str | int | None) -> None:

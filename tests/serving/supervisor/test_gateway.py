@@ -3,7 +3,6 @@
 from __future__ import annotations
 
 import json
-import threading
 from collections.abc import Iterator
 from http.server import BaseHTTPRequestHandler, ThreadingHTTPServer
 from pathlib import Path
@@ -12,6 +11,7 @@ import pytest
 
 from components.errors import EmbedlineError
 from serving.supervisor.gateway import ask, gateway
+from tests.loopback import serving
 
 
 class Gateway(BaseHTTPRequestHandler):
@@ -27,11 +27,9 @@ class Gateway(BaseHTTPRequestHandler):
 
 @pytest.fixture
 def home(tmp_path: Path) -> Iterator[Path]:
-    with ThreadingHTTPServer(("127.0.0.1", 0), Gateway) as server:
-        threading.Thread(target=server.serve_forever).start()
-        (tmp_path / "gateway.json").write_text(json.dumps({"pid": 1, "host": "0.0.0.0", "port": server.server_port}))
+    with serving(ThreadingHTTPServer(("127.0.0.1", 0), Gateway)) as port:
+        (tmp_path / "gateway.json").write_text(json.dumps({"pid": 1, "host": "0.0.0.0", "port": port}))
         yield tmp_path
-        server.shutdown()
 
 
 def test_a_gateway_that_answers_is_well(home: Path) -> None:
