@@ -28,7 +28,7 @@ from transformers import (
 )
 
 from components.embedder.module_file import module_source
-from components.embedder.runtime import DESCRIPTION, Description, load_image, pixel_values
+from components.embedder.runtime import DESCRIPTION, Description, pixel_values
 from components.embedder.towers import register_towers
 from components.errors import UsageError
 
@@ -124,7 +124,7 @@ class DualEncoder(InputModule):
             features["text_rows"] = torch.tensor([row for row, _, _ in texts])
             features["text_weights"] = torch.tensor([[weight] for _, _, weight in texts])
         if images:
-            pixels = pixel_values([load_image(image) for _, image in images], self.description)
+            pixels = pixel_values([image for _, image in images], self.description)
             features["pixel_values"] = torch.from_numpy(pixels)
             features["image_rows"] = torch.tensor([row for row, _ in images])
         return features

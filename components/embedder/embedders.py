@@ -12,7 +12,7 @@ from typing import TYPE_CHECKING, Any, Protocol, runtime_checkable
 import numpy as np
 from numpy.typing import NDArray
 
-from components.embedder.runtime import load_image, pixel_values, sum_of_parts
+from components.embedder.runtime import pixel_values, sum_of_parts
 from components.errors import EmbedlineError
 
 if TYPE_CHECKING:
@@ -116,7 +116,7 @@ class TorchEmbedder:
 
         from components.embedder.dual_encoder import autocast
 
-        pixels = pixel_values([load_image(image) for image in images], self.encoder.description)
+        pixels = pixel_values(images, self.encoder.description)
         with torch.inference_mode(), autocast(self.precision, self.device):
             vectors: Vectors = self.encoder.embed_images(torch.from_numpy(pixels).to(self.device)).cpu().numpy()
         return vectors

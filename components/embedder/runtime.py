@@ -8,8 +8,10 @@ from __future__ import annotations
 
 import io
 import json
+import math
 import os
 from collections.abc import Callable, Hashable, Mapping, Sequence
+from concurrent.futures import ThreadPoolExecutor
 from dataclasses import dataclass
 from pathlib import Path
 from typing import Any, TypeAlias
@@ -25,6 +27,7 @@ MAX_IMAGE_PIXELS = 40_000_000
 
 
 Colours = tuple[float, float, float]
+ImageSource: TypeAlias = bytes | str | Path | Image.Image
 
 
 class UnreadableImage(ValueError):
@@ -57,7 +60,7 @@ def described(file: Path) -> dict[str, Any]:
     return {name: tuple(value) if isinstance(value, list) else value for name, value in fields.items()}
 
 
-def load_image(source: bytes | str | Path | Image.Image) -> Image.Image:
+def load_image(source: ImageSource) -> Image.Image:
     """Returns the image as RGB on white, turned as its EXIF data say; 16 bits of grey become 8.
 
     Of several frames it is the first. Raises `UnreadableImage` before a large one is decoded.
@@ -88,18 +91,38 @@ def load_image(source: bytes | str | Path | Image.Image) -> Image.Image:
         raise UnreadableImage("the image cannot be decoded; send PNG, JPEG, WebP or GIF") from error
 
 
-def pixel_values(images: Sequence[Image.Image], description: Description) -> np.ndarray:
-    """Returns `(n, 3, size, size)` float32: each image padded to a square on white, resized, standardised."""
+def pixel_values(images: Sequence[ImageSource], description: Description, threads: int = 1) -> np.ndarray:
+    """Returns `(n, 3, size, size)` float32: each image padded to a square on white, resized, standardised.
+
+    Raises `UnreadableImage`.
+    """
     size = description.image_size
     mean = np.asarray(description.image_mean, np.float32)
     std = np.asarray(description.image_std, np.float32)
     levels = (np.arange(256, dtype=np.float32)[:, None] / 255 - mean) / std
     pixels = np.empty((len(images), 3, size, size), np.float32)
-    for row, image in enumerate(images):
-        brightness = np.asarray(square(image, size))
+
+    def fill(row: int) -> None:
+        brightness = np.asarray(square(load_image(images[row]), size))
         for channel in range(3):
             np.take(levels[:, channel], brightness[..., channel], out=pixels[row, channel])
+
+    for_each(fill, range(len(images)), threads)
     return pixels
+
+
+def for_each(function: Callable[[Any], Any], items: Sequence[Any], threads: int) -> list[Any]:
+    """Returns what the function makes of each item, by so many threads, of which each takes items in a row.
+
+    Pillow decodes and resizes outside of Python's lock. Raises what the function raises for the first item.
+    """
+    part = math.ceil(len(items) / threads)
+    if part in (0, len(items)):
+        return [function(item) for item in items]
+    parts = [items[start : start + part] for start in range(0, len(items), part)]
+    with ThreadPoolExecutor(len(parts)) as pool:
+        found = list(pool.map(lambda part: [function(item) for item in part], parts))
+    return [one for part in found for one in part]
 
 
 def square(image: Image.Image, size: int) -> Image.Image:
@@ -207,7 +230,7 @@ Encode = Callable[[list[Any]], np.ndarray]
 
 def sum_of_parts(
     texts: Sequence[str | None],
-    images: Sequence[bytes | str | Path | Image.Image | None],
+    images: Sequence[ImageSource | None],
     instructions: Sequence[str | None],
     encode_texts: Encode,
     encode_images: Encode,
@@ -244,6 +267,7 @@ class Runtime:
     ) -> None:
         self.description = Description.read(directory)
         self.batch_size = batch_size
+        self.threads = threads or os.cpu_count() or 1
         self.tokenizer = Tokenizer.from_file(str(directory / "tokenizer.json"))
         self.tokenizer.enable_truncation(self.description.max_tokens)
         self.tokenizer.enable_padding()
@@ -254,7 +278,7 @@ class Runtime:
     def encode(
         self,
         texts: Sequence[str | None],
-        images: Sequence[bytes | str | Path | Image.Image | None],
+        images: Sequence[ImageSource | None],
         instructions: Sequence[str | None],
     ) -> np.ndarray:
         """Returns `(n, dimension)` float32, L2-normalised; see `sum_of_parts`."""
@@ -279,7 +303,7 @@ class Runtime:
         return vectors
 
     def encode_images(self, images: list[Any]) -> np.ndarray:
-        pixels = pixel_values([load_image(image) for image in images], self.description)
+        pixels = pixel_values(images, self.description, self.threads)
         vectors: np.ndarray = self.image_session.run(["image_embedding"], {"pixel_values": pixels})[0]
         return vectors
 
@@ -298,5 +322,7 @@ def _add(total: np.ndarray, parts: Sequence[Any], weight: float, encode: Encode,
     different = sorted(rows, key=lambda part: len(part) if isinstance(part, str) else 0)
     for start in range(0, len(different), batch_size):
         batch = different[start : start + batch_size]
-        for part, vector in zip(batch, encode(batch), strict=True):
-            total[rows[part]] += np.float32(weight) * vector
+        vectors = np.float32(weight) * np.asarray(encode(batch))
+        where = [(row, number) for number, part in enumerate(batch) for row in rows[part]]
+        taking, taken = np.array(where).T  # no row twice: it has one part of a kind
+        total[taking] += vectors[taken]

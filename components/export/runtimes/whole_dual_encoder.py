@@ -7,6 +7,7 @@ class, and what it refers to, to the `runtime.py` beside the graphs, which impor
 from __future__ import annotations
 
 import math
+import os
 from collections.abc import Sequence
 from dataclasses import dataclass
 from pathlib import Path
@@ -19,8 +20,10 @@ from tokenizers import Tokenizer
 from components.embedder.runtime import (
     MAX_IMAGE_PIXELS,
     Colours,
+    ImageSource,
     UnreadableImage,
     described,
+    for_each,
     graph,
     load_image,
     provider_of,
@@ -32,8 +35,6 @@ DESCRIPTION, TOKENIZER, TEXT, IMAGE = "whole_dual_encoder.json", "tokenizer.json
 KINDS_OF_TOKENS = {"input_ids": "ids", "attention_mask": "attention_mask", "token_type_ids": "type_ids"}
 """What a text graph may take, and where an encoding of the tokenizer has it."""
 SCALE_STEP = 1e-5
-
-ImageSource = bytes | str | Path | Image.Image
 
 
 @dataclass(frozen=True)
@@ -73,6 +74,7 @@ class Runtime:
     ) -> None:
         self.description = Description.read(directory)
         self.batch_size = batch_size
+        self.threads = threads or os.cpu_count() or 1
         self.tokenizer = Tokenizer.from_file(str(directory / TOKENIZER))  # which says how it cuts and pads
         self.text_session = session(graph(directory, "text"), threads, provider)
         self.image_session = session(graph(directory, "image"), threads, provider)
@@ -109,7 +111,7 @@ class Runtime:
 
     def encode_images(self, images: list[Any]) -> np.ndarray:
         """Returns `(n, dimension)`, L2-normalised. Raises `UnreadableImage`."""
-        inputs = image_inputs([load_image(image) for image in images], self.description)
+        inputs = image_inputs(images, self.description, self.threads)
         vectors: np.ndarray = self.image_session.run(["image_embedding"], inputs)[0]
         return vectors
 
@@ -122,16 +124,20 @@ class Runtime:
         }
 
 
-def image_inputs(images: Sequence[Image.Image], description: Description) -> dict[str, np.ndarray]:
-    """Returns what the image graph takes of RGB images. Raises `UnreadableImage` if one is far too narrow.
+def image_inputs(images: Sequence[ImageSource], description: Description, threads: int = 1) -> dict[str, np.ndarray]:
+    """Returns what the image graph takes of images. Raises `UnreadableImage`, also if one is far too narrow.
 
     `pixel_values (n, 3, height, width)` float32; or `pixel_values (n, patches, numbers of a patch)` and `positions (n,
     patches, places)`, the weights of the places in the table of positions: zeros where an image has fewer patches.
     """
     if description.patches:
-        parts = zip(*(patched(image, description) for image in images), strict=True)
+        parts = zip(*for_each(lambda image: patched(load_image(image), description), images, threads), strict=True)
         return {name: np.stack(part) for name, part in zip(("pixel_values", "positions"), parts, strict=True)}
-    pixels = [standardised(framed(image, description), description) for image in images]
+
+    def pixels_of(image: ImageSource) -> np.ndarray:
+        return standardised(framed(load_image(image), description), description)
+
+    pixels = for_each(pixels_of, images, threads)
     return {"pixel_values": np.stack(pixels).transpose(0, 3, 1, 2)}
 
 
