@@ -10,7 +10,6 @@ import time
 from collections.abc import AsyncIterator, Awaitable, Callable
 from contextlib import asynccontextmanager
 from dataclasses import dataclass, field
-from functools import partial
 from typing import Any, TypeVar
 
 from fastapi import FastAPI, Request, Response
@@ -21,7 +20,7 @@ from starlette.exceptions import HTTPException as StarletteHTTPException
 from starlette.types import ASGIApp, Message, Receive, Scope, Send
 
 from serving.gateway import log, traces
-from serving.gateway.limits import ClientDisconnect, read_body
+from serving.gateway.limits import ClientDisconnect, header, read_body
 from serving.gateway.openai_api import (
     MODEL,
     EmbeddingRequest,
@@ -89,28 +88,34 @@ def create_app(service: Service) -> ASGIApp:
     async def embeddings(request: Request) -> Response:
         """Returns one vector an item, of length 1: texts, images, and both together."""
         record: Record = request.scope["record"]
-        key = service.keys.authorise(request.headers.get("authorization"))
+        key = service.keys.authorise(header(request, b"authorization"))
         record.key = key.name if key else None
-        if request.headers.get("content-type", "").partition(";")[0].strip().lower() != "application/json":
+        if header(request, b"content-type").partition(";")[0].strip().lower() != "application/json":
             raise Refusal(415, "send application/json", code="content_type")
-        async with read_body(request, service.settings, service.held) as body:
-            done = await unless_client_leaves(request, service.embed(body, key, record.request_id))
+        body = await read_body(request, service.settings, service.held)
+        try:
+            done = await unless_left(request.scope["client_left"], service.embed(body, key, record.request_id))
             record.items, record.target, record.version = len(done.results), done.target, done.version
             content = response(done.results, f"{MODEL}/{done.version}", done.request.encoding_format)
+        finally:
+            service.held.give_back(len(body))
         return Response(content, media_type="application/json", headers={"embedline-version": str(done.version)})
 
     @app.post("/v1/feedback", status_code=202, responses=ERRORS, openapi_extra=body_of(Taken))
     async def feedback(request: Request) -> Response:
         """Takes which hit of a search the user took, or that none was right."""
-        service.keys.authorise(request.headers.get("authorization"))
-        async with read_body(request, service.settings, service.held) as body:
+        service.keys.authorise(header(request, b"authorization"))
+        body = await read_body(request, service.settings, service.held)
+        try:
             await service.took(body)
+        finally:
+            service.held.give_back(len(body))
         return JSONResponse({"taken": True}, 202)
 
     @app.get("/v1/models", response_model=Models, responses=ERRORS)
     async def models(request: Request) -> Response:
         """Returns the models that a request may name."""
-        service.keys.authorise(request.headers.get("authorization"))
+        service.keys.authorise(header(request, b"authorization"))
         routes = service.router.routes
         versions = sorted({target.version for target in (routes.stable, routes.canary) if target and target.version})
         names = [MODEL, *(f"{MODEL}/{version}" for version in versions)]
@@ -120,7 +125,7 @@ def create_app(service: Service) -> ASGIApp:
     @app.get("/v1/routes", responses=ERRORS)
     async def routes(request: Request) -> Response:
         """Returns which versions answer, and how each has done in its last requests."""
-        service.keys.authorise(request.headers.get("authorization"))
+        service.keys.authorise(header(request, b"authorization"))
         return JSONResponse(service.routes())
 
     @app.get("/healthz")
@@ -168,28 +173,24 @@ def describe(app: FastAPI) -> None:
     page["security"] = [{"key": []}, {}]
 
 
-async def unless_client_leaves(request: Request, work: Awaitable[Returned]) -> Returned:
-    """Returns what the work does; cancels it and raises `ClientDisconnect` when the client leaves before."""
+async def unless_left(left: asyncio.Future[None], work: Awaitable[Returned]) -> Returned:
+    """Returns what the work does; cancels it and raises `ClientDisconnect` when its client has left before."""
     working = asyncio.current_task()
     assert working is not None
-    leaving = asyncio.ensure_future(request.receive())
-    leave = partial(_cancel_unless_cancelled, working)
-    leaving.add_done_callback(leave)
+
+    def leave(_: object) -> None:
+        working.cancel()
+
+    left.add_done_callback(leave)
     try:
         return await work
     except asyncio.CancelledError:
-        if leaving.done():
+        if left.done():
             working.uncancel()
             raise ClientDisconnect from None
         raise
     finally:
-        leaving.remove_done_callback(leave)
-        leaving.cancel()
-
-
-def _cancel_unless_cancelled(working: asyncio.Task[Any], leaving: asyncio.Future[Message]) -> None:
-    if not leaving.cancelled():
-        working.cancel()
+        left.remove_done_callback(leave)
 
 
 class Recorded:
@@ -267,7 +268,6 @@ class Recorded:
 def given_request_id(scope: Scope) -> str | None:
     """Returns the id that the client has given its request, if it is one that can be logged."""
     for name, value in scope["headers"]:
-        text: str = value.decode("latin-1") if name == b"x-request-id" else ""
-        if REQUEST_ID.fullmatch(text):
-            return text
+        if name == b"x-request-id" and REQUEST_ID.fullmatch(text := value.decode("latin-1")):
+            return str(text)
     return None

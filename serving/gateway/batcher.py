@@ -89,7 +89,7 @@ class Batcher:
         self.waiting += len(rows)
         self._send(lane)
         try:
-            answers = await asyncio.gather(*(job.answer for job in jobs))
+            answers = [await jobs[0].answer] if len(jobs) == 1 else await asyncio.gather(*(job.answer for job in jobs))
         except BaseException:
             self._forget(lane, jobs)
             raise
@@ -164,7 +164,8 @@ class Batcher:
 def results_of(vectors: np.ndarray) -> list[Result]:
     """Returns each vector; a refusal for one that has values that are no numbers, whoever shares the batch with it."""
     results: list[Result] = list(vectors)
-    for position in np.flatnonzero(~np.isfinite(vectors).all(axis=1)):
+    numbers = np.isfinite(vectors)
+    for position in () if numbers.all() else np.flatnonzero(~numbers.all(axis=1)):
         results[position] = Refusal(422, "the model has no vector for this item", code="no_vector")
     return results
 

@@ -100,7 +100,7 @@ class Keys:
         self.looked = float("-inf")
         self.keys: Sequence[Key] = []
 
-    def authorise(self, header: str | None) -> Key | None:
+    def authorise(self, header: str) -> Key | None:
         """Returns the key in an `Authorization` header; None where no key was ever made, and everybody is let in.
 
         Raises `Refusal` 401. Every key is compared in constant time.
@@ -108,7 +108,7 @@ class Keys:
         keys = self.current()
         if not keys:
             return None
-        scheme, _, secret = (header or "").partition(" ")
+        scheme, _, secret = header.partition(" ")
         if scheme.lower() != "bearer" or not secret:
             raise Refusal(401, "send a key: Authorization: Bearer KEY", code="missing_api_key")
         found = digest(secret.strip())

@@ -112,17 +112,47 @@ def allow_many_files() -> None:
     resource.setrlimit(resource.RLIMIT_NOFILE, (most, most))
 
 
+class Joined:
+    """A transport that sends together what is written in one turn of the loop: uvicorn writes the head of an answer and
+    its body one after the other, which are two packets and wake the client twice."""
+
+    def __init__(self, transport: asyncio.Transport, loop: asyncio.AbstractEventLoop) -> None:
+        self.transport = transport
+        self.loop = loop
+        self.written: list[bytes] = []
+
+    def __getattr__(self, name: str) -> Any:
+        return getattr(self.transport, name)
+
+    def write(self, data: bytes) -> None:
+        if not self.written:
+            self.loop.call_soon(self.flush)
+        self.written.append(data)
+
+    def flush(self) -> None:
+        if self.written:
+            self.transport.write(b"".join(self.written))
+            self.written.clear()
+
+    def close(self) -> None:
+        self.flush()
+        self.transport.close()
+
+
 def patient(seconds: float) -> type[HttpToolsProtocol]:
-    """Returns uvicorn's protocol with a limit on how long, and how large, headers may be, and on slow readers."""
+    """Returns uvicorn's protocol with a limit on how long, and how large, headers may be, and on slow readers. Each
+    request's scope has `client_left`, a future that is done when the connection has ended."""
 
     class Patient(HttpToolsProtocol):
         timer: asyncio.TimerHandle | None = None
         reading: asyncio.TimerHandle | None = None
         header_bytes: int | None = 0
         """Of the headers that are being received; None while none are."""
+        client_left: asyncio.Future[None]
 
         def connection_made(self, transport: asyncio.Transport) -> None:  # type: ignore[override]
-            super().connection_made(transport)
+            super().connection_made(Joined(transport, self.loop))  # type: ignore[arg-type]
+            self.client_left = self.loop.create_future()
             self.timer = self.loop.call_later(seconds, transport.abort)
 
         def data_received(self, data: bytes) -> None:
@@ -134,6 +164,7 @@ def patient(seconds: float) -> type[HttpToolsProtocol]:
 
         def on_message_begin(self) -> None:
             super().on_message_begin()
+            self.scope["client_left"] = self.client_left  # type: ignore[typeddict-unknown-key]
             self.header_bytes = 0
             if self.timer is None:
                 self.timer = self.loop.call_later(seconds, self.transport.abort)
@@ -141,6 +172,10 @@ def patient(seconds: float) -> type[HttpToolsProtocol]:
         def on_headers_complete(self) -> None:
             self._headers_done()
             super().on_headers_complete()
+
+        def on_message_complete(self) -> None:
+            super().on_message_complete()
+            self.flow.resume_reading()  # else nobody sees that the client of a large body leaves
 
         def pause_writing(self) -> None:
             super().pause_writing()
@@ -155,6 +190,7 @@ def patient(seconds: float) -> type[HttpToolsProtocol]:
             self._headers_done()
             if self.reading:
                 self.reading.cancel()
+            self.client_left.set_result(None)
             super().connection_lost(exc)
 
         def _headers_done(self) -> None:
