@@ -8,7 +8,6 @@ from __future__ import annotations
 
 import io
 import json
-import math
 import os
 from collections.abc import Callable, Hashable, Mapping, Sequence
 from concurrent.futures import ThreadPoolExecutor
@@ -91,7 +90,9 @@ def load_image(source: ImageSource) -> Image.Image:
         raise UnreadableImage("the image cannot be decoded; send PNG, JPEG, WebP or GIF") from error
 
 
-def pixel_values(images: Sequence[ImageSource], description: Description, threads: int = 1) -> np.ndarray:
+def pixel_values(
+    images: Sequence[ImageSource], description: Description, pool: ThreadPoolExecutor | None = None
+) -> np.ndarray:
     """Returns `(n, 3, size, size)` float32: each image padded to a square on white, resized, standardised.
 
     Raises `UnreadableImage`.
@@ -107,22 +108,21 @@ def pixel_values(images: Sequence[ImageSource], description: Description, thread
         for channel in range(3):
             np.take(levels[:, channel], brightness[..., channel], out=pixels[row, channel])
 
-    for_each(fill, range(len(images)), threads)
+    for_each(fill, range(len(images)), pool)
     return pixels
 
 
-def for_each(function: Callable[[Any], Any], items: Sequence[Any], threads: int) -> list[Any]:
-    """Returns what the function makes of each item, by so many threads, of which each takes items in a row.
+def image_threads(threads: int | None) -> ThreadPoolExecutor | None:
+    """Returns threads that prepare images, which Pillow does outside of Python's lock; None where one is enough."""
+    count = threads or os.cpu_count() or 1
+    return ThreadPoolExecutor(count, "images") if count > 1 else None
 
-    Pillow decodes and resizes outside of Python's lock. Raises what the function raises for the first item.
-    """
-    part = math.ceil(len(items) / threads)
-    if part in (0, len(items)):
+
+def for_each(function: Callable[[Any], Any], items: Sequence[Any], pool: ThreadPoolExecutor | None) -> list[Any]:
+    """Returns what the function makes of each item. Raises what it raises for the first one that it fails for."""
+    if pool is None or len(items) < 2:
         return [function(item) for item in items]
-    parts = [items[start : start + part] for start in range(0, len(items), part)]
-    with ThreadPoolExecutor(len(parts)) as pool:
-        found = list(pool.map(lambda part: [function(item) for item in part], parts))
-    return [one for part in found for one in part]
+    return list(pool.map(function, items))
 
 
 def square(image: Image.Image, size: int) -> Image.Image:
@@ -267,7 +267,7 @@ class Runtime:
     ) -> None:
         self.description = Description.read(directory)
         self.batch_size = batch_size
-        self.threads = threads or os.cpu_count() or 1
+        self.pool = image_threads(threads)
         self.tokenizer = Tokenizer.from_file(str(directory / "tokenizer.json"))
         self.tokenizer.enable_truncation(self.description.max_tokens)
         self.tokenizer.enable_padding()
@@ -303,7 +303,7 @@ class Runtime:
         return vectors
 
     def encode_images(self, images: list[Any]) -> np.ndarray:
-        pixels = pixel_values(images, self.description, self.threads)
+        pixels = pixel_values(images, self.description, self.pool)
         vectors: np.ndarray = self.image_session.run(["image_embedding"], {"pixel_values": pixels})[0]
         return vectors
 

@@ -151,7 +151,8 @@ def patient(seconds: float) -> type[HttpToolsProtocol]:
         client_left: asyncio.Future[None]
 
         def connection_made(self, transport: asyncio.Transport) -> None:  # type: ignore[override]
-            super().connection_made(Joined(transport, self.loop))  # type: ignore[arg-type]
+            self.joined = Joined(transport, self.loop)
+            super().connection_made(self.joined)  # type: ignore[arg-type]
             self.client_left = self.loop.create_future()
             self.timer = self.loop.call_later(seconds, transport.abort)
 
@@ -176,6 +177,10 @@ def patient(seconds: float) -> type[HttpToolsProtocol]:
         def on_message_complete(self) -> None:
             super().on_message_complete()
             self.flow.resume_reading()  # else nobody sees that the client of a large body leaves
+
+        def on_response_complete(self) -> None:
+            self.joined.flush()  # at once: other answers of this turn may take long
+            super().on_response_complete()
 
         def pause_writing(self) -> None:
             super().pause_writing()

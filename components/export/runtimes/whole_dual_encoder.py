@@ -7,8 +7,8 @@ class, and what it refers to, to the `runtime.py` beside the graphs, which impor
 from __future__ import annotations
 
 import math
-import os
 from collections.abc import Sequence
+from concurrent.futures import ThreadPoolExecutor
 from dataclasses import dataclass
 from pathlib import Path
 from typing import Any
@@ -25,6 +25,7 @@ from components.embedder.runtime import (
     described,
     for_each,
     graph,
+    image_threads,
     load_image,
     provider_of,
     session,
@@ -74,7 +75,7 @@ class Runtime:
     ) -> None:
         self.description = Description.read(directory)
         self.batch_size = batch_size
-        self.threads = threads or os.cpu_count() or 1
+        self.pool = image_threads(threads)
         self.tokenizer = Tokenizer.from_file(str(directory / TOKENIZER))  # which says how it cuts and pads
         self.text_session = session(graph(directory, "text"), threads, provider)
         self.image_session = session(graph(directory, "image"), threads, provider)
@@ -111,7 +112,7 @@ class Runtime:
 
     def encode_images(self, images: list[Any]) -> np.ndarray:
         """Returns `(n, dimension)`, L2-normalised. Raises `UnreadableImage`."""
-        inputs = image_inputs(images, self.description, self.threads)
+        inputs = image_inputs(images, self.description, self.pool)
         vectors: np.ndarray = self.image_session.run(["image_embedding"], inputs)[0]
         return vectors
 
@@ -124,20 +125,22 @@ class Runtime:
         }
 
 
-def image_inputs(images: Sequence[ImageSource], description: Description, threads: int = 1) -> dict[str, np.ndarray]:
+def image_inputs(
+    images: Sequence[ImageSource], description: Description, pool: ThreadPoolExecutor | None = None
+) -> dict[str, np.ndarray]:
     """Returns what the image graph takes of images. Raises `UnreadableImage`, also if one is far too narrow.
 
     `pixel_values (n, 3, height, width)` float32; or `pixel_values (n, patches, numbers of a patch)` and `positions (n,
     patches, places)`, the weights of the places in the table of positions: zeros where an image has fewer patches.
     """
     if description.patches:
-        parts = zip(*for_each(lambda image: patched(load_image(image), description), images, threads), strict=True)
+        parts = zip(*for_each(lambda image: patched(load_image(image), description), images, pool), strict=True)
         return {name: np.stack(part) for name, part in zip(("pixel_values", "positions"), parts, strict=True)}
 
     def pixels_of(image: ImageSource) -> np.ndarray:
         return standardised(framed(load_image(image), description), description)
 
-    pixels = for_each(pixels_of, images, threads)
+    pixels = for_each(pixels_of, images, pool)
     return {"pixel_values": np.stack(pixels).transpose(0, 3, 1, 2)}
 
 
