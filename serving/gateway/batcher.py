@@ -87,7 +87,7 @@ class Batcher:
         jobs = [Job(part, request_id, deadline, loop.create_future()) for _, part in batches(rows, limits.batch)]
         lane.jobs.extend(jobs)
         self.waiting += len(rows)
-        loop.call_soon(self._send, lane)  # what else has arrived in this turn of the loop goes with it
+        self._send(lane)
         try:
             answers = [await jobs[0].answer] if len(jobs) == 1 else await asyncio.gather(*(job.answer for job in jobs))
         except BaseException:

@@ -19,7 +19,7 @@ from serving.gateway.server import require_keys
 from tests.serving.gateway.conftest import ROOT
 
 
-def refused(home: Path, header: str | None) -> Refusal:
+def refused(home: Path, header: str) -> Refusal:
     with pytest.raises(Refusal) as caught:
         Keys(home).authorise(header)
     assert caught.value.status == 401 and caught.value.headers["www-authenticate"] == "Bearer"
@@ -27,17 +27,17 @@ def refused(home: Path, header: str | None) -> Refusal:
 
 
 def test_a_key_lets_in_and_a_revoked_one_does_not(tmp_path: Path) -> None:
-    assert Keys(tmp_path).authorise(None) is None, "before there is a key everybody is let in"
+    assert Keys(tmp_path).authorise("") is None, "before there is a key everybody is let in"
     first, second = keys.create(tmp_path, "first", rate=5), keys.create(tmp_path, "second")
     found = Keys(tmp_path).authorise(f"Bearer {first}")
     assert found is not None and (found.name, found.rate) == ("first", 5)
-    for header in (None, "", "Bearer", "Bearer wrong", first, f"Basic {first}", f"Bearer {first[:-1]}"):
+    for header in ("", "Bearer", "Bearer wrong", first, f"Basic {first}", f"Bearer {first[:-1]}"):
         refused(tmp_path, header)
     keys.revoke(tmp_path, "first")
     assert refused(tmp_path, f"Bearer {first}").code == "invalid_api_key"
     assert Keys(tmp_path).authorise(f"Bearer {second}") is not None
     keys.revoke(tmp_path, "second")
-    refused(tmp_path, None)  # where keys were made, none is let in without
+    refused(tmp_path, "")  # where keys were made, none is let in without
 
 
 def test_only_hashes_are_kept(tmp_path: Path) -> None:
@@ -50,7 +50,7 @@ def test_only_hashes_are_kept(tmp_path: Path) -> None:
 def test_a_running_gateway_follows_the_file(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> None:
     monkeypatch.setattr(keys, "REREAD_SECONDS", 0)
     running = Keys(tmp_path)
-    assert running.authorise(None) is None
+    assert running.authorise("") is None
     secret = keys.create(tmp_path, "first")
     assert running.authorise(f"Bearer {secret}") is not None
     keys.revoke(tmp_path, "first")
@@ -68,7 +68,7 @@ def test_wrong_names_and_damaged_files_are_explained(tmp_path: Path) -> None:
         keys.create(tmp_path, " ")
     (tmp_path / "keys.json").write_text("[{")
     with pytest.raises(EmbedlineError, match="holds no keys"):
-        Keys(tmp_path).authorise(None)
+        Keys(tmp_path).authorise("")
 
 
 def test_the_command_creates_lists_and_revokes(tmp_path: Path) -> None:
