@@ -5,9 +5,11 @@ infinity-emb needs packages of its own:
     python3 -m venv /tmp/infinity && /tmp/infinity/bin/pip install torch "infinity-emb[server]==0.0.78" pillow \
         "transformers==4.48.3" "sentence-transformers==3.4.1" "datasets<4" "pyarrow<21" "typer<0.13" "click<8.2"
     python benchmarks/infinity.py --python /tmp/infinity/bin/python
+    python benchmarks/infinity.py --python /tmp/infinity/bin/python --variant int8
 
-Texts are words, images JPEG files of 640 x 480 pixels, a request is one item. Both have two threads and use float32;
-the least cosine between the two sides' vectors is printed first.
+Texts are words, images JPEG files of 640 x 480 pixels, a request is one item. Both have two threads; infinity-emb uses
+float32, Embedline that too, or the int8 that it would ship. The least cosine between the two sides' vectors is printed
+first.
 """
 
 # ruff: noqa: E402  (tools read the switches that configure() sets when they are imported)
@@ -26,7 +28,7 @@ from collections.abc import Iterator, Sequence
 from contextlib import contextmanager, suppress
 from pathlib import Path
 from threading import local
-from typing import Annotated
+from typing import Annotated, Literal
 
 from components.quiet import configure
 
@@ -44,7 +46,8 @@ from components.backends.whole_model import load_whole
 from components.corpus import Item
 from components.embedder import OnnxEmbedder
 from components.export.bundle import MODEL as SERVED
-from components.export.exporters import exporter_of
+from components.export.exporters import calibration_of, exporter_of
+from components.export.quantisation import quantise
 from export import OPSET, text_items
 from serving_speed import Ask, asking, by_turns, demand_equal, image_items, one_by_one, served
 from table import Row, show
@@ -57,6 +60,7 @@ OLDER_NAMES = {"image_processor_type": "CLIPImageProcessor", "processor_class": 
 
 def main(
     python: Annotated[Path, typer.Option(help="The Python of the environment that has infinity-emb.")],
+    variant: Annotated[Literal["fp32", "int8"], typer.Option(help="What Embedline serves.")] = "fp32",
     seconds: Annotated[float, typer.Option(help="How long each measurement takes.")] = 4.0,
     machine: Annotated[bool, typer.Option("--json", help="Print the rows as JSON.")] = False,
 ) -> None:
@@ -66,9 +70,12 @@ def main(
         shutil.copytree(folder / "clip", folder / "infinity")
         (folder / "infinity" / PROCESSOR).unlink()  # transformers 4 takes preprocessor_config.json alone
         load_whole(str(folder / "clip"), None, 0).save(str(folder / "model"), create_model_card=False)
-        exporter_of(folder / "model").export(folder / "model", folder / "graphs", OPSET)
-        embedder = OnnxEmbedder(folder / "graphs", threads=THREADS)
         items = {"text": [Item(str(each.text)[:40]) for each in text_items(100)], "image": image_items(50)}
+        exported = folder / ("exported" if variant == "int8" else "graphs")
+        exporter_of(folder / "model").export(folder / "model", exported, OPSET)
+        if variant == "int8":
+            quantise(exported, folder / "graphs", calibration_of(exported, items["image"], len(items["image"])))
+        embedder = OnnxEmbedder(folder / "graphs", threads=THREADS)
         rows = []
         with served(folder, embedder.dimension) as server, infinity(python, folder / "infinity") as port:
             sides = {"Triton": asking(server, SERVED), "infinity": asking_infinity(port)}
@@ -78,7 +85,7 @@ def main(
                 cosine = float((answers * embedder.encode(asked[:20])).sum(axis=1).min())
                 rows.append(Row(f"{kind}: least cosine between the two", cosine, ""))
                 rows += [row for each in (1, 8, 16) for row in compared(kind, sides, asked, each, seconds)]
-    show("CLIP ViT-B/32, float32, beside infinity-emb", rows, machine, "in brackets: the peer")
+    show(f"CLIP ViT-B/32, {variant}, beside infinity-emb", rows, machine, "in brackets: the peer")
 
 
 def compared(
