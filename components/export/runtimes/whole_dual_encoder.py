@@ -118,7 +118,7 @@ class Runtime:
 
     def tokens(self, texts: list[str]) -> dict[str, np.ndarray]:
         """Returns `(n, tokens)` int64 of each of the text graph's inputs."""
-        encodings = self.tokenizer.encode_batch(texts)
+        encodings = self.tokenizer.encode_batch_fast(texts)
         return {
             name: np.array([getattr(encoding, KINDS_OF_TOKENS[name]) for encoding in encodings], np.int64)
             for name in self.description.text_inputs
