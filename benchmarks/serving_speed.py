@@ -39,7 +39,7 @@ from components.corpus import Item
 from components.embedder import OnnxEmbedder
 from components.embedder.dual_encoder import save
 from components.export.bundle import MODEL, TRITON_CONFIG, triton_config, write_version
-from components.export.capacity import Capacity
+from components.export.capacity import choose_capacity
 from components.export.config import Serving
 from components.export.exporters import exporter_of
 from export import OPSET, small, text_items, vit_b_32
@@ -51,9 +51,7 @@ from serving.client.triton import Row as Sent
 from table import Row, show
 
 THREADS = 2
-SETTINGS = Serving(
-    variant="fp32", http_port=0, grpc_port=0, metrics_port=0, threads=THREADS, max_batch_size=64, startup_seconds=120
-)
+SETTINGS = Serving(variant="fp32", http_port=0, grpc_port=0, metrics_port=0, max_batch_size=64, startup_seconds=120)
 BATCH = 64
 AT_LEAST, FROM = 0.9, 8
 """The share of the in-process throughput that is to be reached, from this concurrency on."""
@@ -151,11 +149,13 @@ def goal_of(name: str, kind: str, peer: str, concurrency: int) -> float | None:
 
 @contextmanager
 def served(folder: Path, dimension: int) -> Iterator[TritonServer]:
-    """Yields a server with the model as `embedder`, and one of the same configuration as `nothing`."""
+    """Yields a server with the model as `embedder`, and one of the same configuration as `nothing`; how many instances
+    there are, of how many threads, is measured as `embedline run` does it."""
+    capacity, _ = choose_capacity(SETTINGS, folder / "graphs", [*text_items(16), *image_items(16)])
     repository = folder / "model_repository"
     for model in (MODEL, "nothing"):
         (repository / model).mkdir(parents=True)
-        config = triton_config(SETTINGS, Capacity(THREADS, 1)).replace(f'name: "{MODEL}"', f'name: "{model}"')
+        config = triton_config(SETTINGS, capacity).replace(f'name: "{MODEL}"', f'name: "{model}"')
         (repository / model / TRITON_CONFIG).write_text(config, encoding="utf-8")
     write_version(folder / "graphs", repository / MODEL / "1")
     (repository / "nothing" / "1").mkdir()
