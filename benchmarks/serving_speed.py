@@ -51,7 +51,9 @@ from serving.client.triton import Row as Sent
 from table import Row, show
 
 THREADS = 2
-SETTINGS = Serving(variant="fp32", http_port=0, grpc_port=0, metrics_port=0, max_batch_size=64, startup_seconds=120)
+SETTINGS = Serving(
+    variant="fp32", http_port=0, grpc_port=0, metrics_port=0, threads=None, max_batch_size=64, startup_seconds=120
+)
 BATCH = 64
 AT_LEAST, FROM = 0.9, 8
 """The share of the in-process throughput that is to be reached, from this concurrency on."""
