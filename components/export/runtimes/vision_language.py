@@ -18,7 +18,16 @@ import numpy as np
 from PIL import Image
 from tokenizers import Tokenizer
 
-from components.embedder.runtime import Colours, UnreadableImage, described, graph, load_image, provider_of, session
+from components.embedder.runtime import (
+    Colours,
+    ImageSource,
+    UnreadableImage,
+    described,
+    graph,
+    load_image,
+    provider_of,
+    session,
+)
 
 DESCRIPTION, GRAPH, TOKENIZER = "vision_language.json", "model.onnx", "tokenizer.json"
 OUTPUT = "sentence_embedding"
@@ -28,7 +37,6 @@ MOST_SCORES = 2**24
 MARKERS = "\U000f0000\U000f0001"
 """What transformers marks control tokens in a user's text with; it drops them from that text first."""
 
-ImageSource = bytes | str | Path | Image.Image
 Images = ImageSource | Sequence[ImageSource] | None
 Grid = tuple[int, int]
 
