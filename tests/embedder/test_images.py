@@ -4,6 +4,7 @@ from __future__ import annotations
 
 import io
 from collections.abc import Callable
+from concurrent.futures import ThreadPoolExecutor
 from typing import Any
 
 import numpy as np
@@ -97,6 +98,17 @@ def test_a_large_image_is_read_to_the_limit_and_refused_beyond_it() -> None:
     assert load_image(stored(at_limit)).size == at_limit.size
     with pytest.raises(UnreadableImage, match="pixels are read"):
         load_image(stored(Image.new("L", (width, MAX_IMAGE_PIXELS // width + 1))))
+
+
+def test_several_threads_make_the_same_pixels_and_name_the_first_image_that_is_broken() -> None:
+    images: list[Any] = [stored(noise(8 + number, 9)) for number in range(7)]
+    with ThreadPoolExecutor(3) as pool:
+        together = pixel_values(images, DESCRIPTION, pool)
+        np.testing.assert_array_equal(together, pixel_values(images, DESCRIPTION))
+        assert not np.array_equal(together, pixel_values(images[::-1], DESCRIPTION, pool))
+        images[2], images[5] = stored(Image.new("L", (8000, 5001))), b"no image"
+        with pytest.raises(UnreadableImage, match="pixels are read"):
+            pixel_values(images, DESCRIPTION, pool)
 
 
 @pytest.mark.parametrize("kind", KINDS)

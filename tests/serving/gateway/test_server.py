@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 import asyncio
+import io
 import os
 import signal
 import socket
@@ -15,15 +16,17 @@ from contextlib import contextmanager
 from pathlib import Path
 
 import httpx
+import numpy as np
 import psutil
 import pytest
+from PIL import Image
 
 from serving import TritonServer, control
 from serving.gateway import keys
 from serving.gateway.inference import Inference, Limits
 from serving.routes import Routes, Target, write_routes
 from tests.serving.gateway.conftest import ROOT, RunningGateway, running, wait_until
-from tests.serving.gateway.test_app import error
+from tests.serving.gateway.test_app import error, image_part
 
 
 @pytest.fixture
@@ -129,6 +132,25 @@ def test_a_full_queue_a_client_that_leaves_and_a_late_answer(
         assert gauge(gateway, "embedline_gateway_held_bytes") == 0
         wait_until(lambda: gateway.ask("a cat").status_code == 200)
         assert 499 in [line.get("status") for line in gateway.lines()]
+
+
+def test_a_client_of_a_large_body_that_leaves_is_seen(home: Path, triton_address: str, server: TritonServer) -> None:
+    noise = np.random.default_rng(0).integers(0, 256, (400, 400, 3), np.uint8)
+    stream = io.BytesIO()
+    Image.fromarray(noise).save(stream, "PNG")
+    body = {"input": [[image_part(stream.getvalue())]]}
+    with running(home, triton=triton_address, in_flight=1) as gateway:
+        gateway.ask("a cat")
+        with triton_at_rest(server):
+            first = threading.Thread(target=lambda: gateway.ask("a cat"))
+            first.start()
+            time.sleep(0.5)
+            with pytest.raises(httpx.ReadTimeout):
+                httpx.post(f"{gateway.url}/v1/embeddings", json=body, timeout=1)
+            wait_until(lambda: gauge(gateway, "embedline_gateway_held_bytes") < 1000, 2)
+            assert gauge(gateway, "embedline_gateway_waiting_items") == 0
+        first.join()
+        assert gauge(gateway, "embedline_gateway_dropped_total") == 1
 
 
 def test_what_is_in_flight_is_answered_before_the_end(home: Path, triton_address: str, server: TritonServer) -> None:
