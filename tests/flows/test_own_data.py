@@ -56,5 +56,5 @@ def test_a_table_becomes_a_served_model_without_an_edit(tmp_path: Path) -> None:
     assert outcome["version"] == outcome["roles"]["champion"] == "1"
 
     for colour in ("red", "blue"):
-        hits = line.answer("search", f"a big {colour} circle")["hits"]
-        assert len(hits) == 10 and colour in hits[0]["text"], hits
+        hits = [hit["text"] for hit in line.answer("search", f"a big {colour} circle")["hits"]]
+        assert len(hits) == 10 and f"a big {colour} circle" in hits[:5], hits  # one in twelve by chance

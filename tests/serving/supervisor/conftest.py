@@ -72,7 +72,7 @@ class Serving:
         def is_ready() -> bool:
             assert self.process.poll() is None, self.said
             found = state.find(self.home)
-            return bool(found and found.ready)
+            return bool(found and found.ready and found.pid == self.process.pid)  # not one that was killed
 
         wait_for(is_ready)
 
