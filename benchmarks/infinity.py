@@ -7,9 +7,9 @@ infinity-emb needs packages of its own:
     python benchmarks/infinity.py --python /tmp/infinity/bin/python
     python benchmarks/infinity.py --python /tmp/infinity/bin/python --variant int8
 
-Texts are words, images JPEG files of 640 x 480 pixels, a request is one item. Both have two threads; infinity-emb uses
-float32, Embedline that too, or the int8 that it would ship. The least cosine between the two sides' vectors is printed
-first.
+Texts are words, images JPEG files of 640 x 480 pixels, a request is one item. infinity-emb has two threads and uses
+float32; Embedline has the threads and instances that it measures, and uses float32 or the int8 that it would ship. The
+least cosine between the two sides' vectors is printed first.
 """
 
 # ruff: noqa: E402  (tools read the switches that configure() sets when they are imported)
